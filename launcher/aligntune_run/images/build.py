@@ -1,0 +1,227 @@
+"""Building images: a client that has BuildKit, a base to build on, a context, and the build."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from aligntune.errors import ImageError
+
+from aligntune_run.images.packages import ca_bundle, find_torch_wheel, index_settings
+from aligntune_run.images.recipes import Recipe
+from aligntune_run.programs import Finished, Say, capture, stream
+
+DEBIAN = "debian:bookworm-slim"
+BUILT_IN = range(18, 23)
+"""Docker clients of these years have BuildKit built in; later ones need the buildx plugin."""
+
+REMEDIES = (
+    (r"no space left on device", "Free some disk: `docker system prune`, `docker builder prune`"),
+    (
+        r"certificate verify failed|x509:|invalid peer certificate|UnknownIssuer|SSLError",
+        "Set SSL_CERT_FILE to your proxy's CA bundle; the build gets it as a secret",
+    ),
+    (
+        r"[Ff]ailed to lookup address|dns error|[Nn]ame or service not known"
+        r"|[Tt]emporary failure (in name resolution|resolving)|no such host",
+        "Builds have no working DNS or no network: check the engine's DNS and proxy settings",
+    ),
+    (
+        r"[Hh]ash mismatch|DO NOT MATCH THE HASHES",
+        "An index served another file than the lock names: check your mirror, then build again",
+    ),
+    (
+        r"\+cpu.*(no wheels|not found|no version)|no version of torch==\S*\+cpu",
+        "Say where torch's +cpu wheel is: --find-links FOLDER or --find-links URL",
+    ),
+)
+"""What a failed build prints -> what to do about it."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """A docker command line client that can build with BuildKit."""
+
+    path: Path
+    environment: dict[str, str] = field(
+        default_factory=lambda: {
+            "DOCKER_BUILDKIT": "1",
+            "BUILDX_BUILDER": "default",  # the engine's own: another could not see local images
+            "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",
+            "BUILDKIT_PROGRESS": "plain",
+        }
+    )
+
+    def build(self, arguments: Sequence[str], say: Say) -> Finished:
+        environment = {**os.environ, **self.environment}
+        return stream([self.path, "build", *arguments], say, env=environment)
+
+
+def find_buildkit_client() -> Client:
+    """The first docker client on this machine that has BuildKit.
+
+    Raises:
+        ImageError: there is none; it names the clients that were found and what each lacks.
+    """
+    folders = [*os.environ.get("PATH", "").split(os.pathsep), "/usr/bin", "/usr/local/bin"]
+    paths = dict.fromkeys(Path(folder, "docker") for folder in folders if folder)
+    lacking: list[str] = []
+    for path in filter(Path.is_file, paths):
+        version = re.match(r"Docker version (\d+)\.\S*?(?=,|\s|$)", capture([path, "--version"]).out)
+        if version and int(version[1]) in BUILT_IN or capture([path, "buildx", "version"]).ok:
+            return Client(path)
+        lacking.append(f"{path} ({version[0] if version else 'not Docker'}, no buildx plugin)")
+    if lacking:
+        raise ImageError(
+            f"no docker client here has BuildKit: {'; '.join(lacking)}",
+            "Install Docker's buildx plugin (package docker-buildx-plugin or docker-buildx)",
+        )
+    raise ImageError(
+        "building needs a docker client, and there is none on the path",
+        "Install one: package docker.io on Debian 12, else docker-ce-cli with docker-buildx-plugin",
+    )
+
+
+def build(recipe: Recipe, *, base: str = "auto", find_links: Sequence[str] = (), say: Say) -> str:
+    """Build an image and tag it as ``recipe.ref`` and ``recipe.alias``; returns the reference.
+
+    Args:
+        base: a Debian 12 image to build on; ``auto`` takes :data:`DEBIAN` where it can be had and
+            otherwise makes one with debootstrap.
+        find_links: folders or addresses with the wheels that no index has.
+        say: takes the build's output, a line at a time.
+
+    Raises:
+        ImageError: something is missing, or the build failed; with its last lines and a remedy.
+    """
+    client = find_buildkit_client()
+    with _context(recipe, find_links) as (folder, options):
+        known = capture([client.path, "image", "inspect", "--format", "{{.Id}}", recipe.base_ref])
+        if base != "auto" or not known.ok:
+            system = _debian(client, recipe, say) if base == "auto" else base
+            say(f"building {recipe.base_ref} on {system}")
+            arguments = [f"--build-arg=BASE={system}", "--target=torch", f"--tag={recipe.base_ref}"]
+            _checked(client.build([*options, *arguments, str(folder)], say))
+        say(f"building {recipe.ref} on {recipe.base_ref}")
+        labels = [f"--label={name}={value}" for name, value in recipe.labels.items()]
+        tags = [f"--tag={recipe.ref}", f"--tag={recipe.alias}"]
+        bases = [f"--build-arg=BASE={recipe.base_ref}", f"--build-arg=TORCH={recipe.base_ref}"]
+        _checked(client.build([*options, *bases, *labels, *tags, str(folder)], say))
+    return recipe.ref
+
+
+@contextmanager
+def _context(recipe: Recipe, find_links: Sequence[str]) -> Iterator[tuple[Path, list[str]]]:
+    """A folder with what the Dockerfile copies, and the options that every build of it shares."""
+    wheels = find_torch_wheel(recipe.lock, find_links)
+    images, backend = recipe.sources.images, f"images/{recipe.backend}"
+    with tempfile.TemporaryDirectory(prefix="aligntune-build-") as name:
+        folder = Path(name, "context")
+        shutil.copytree(images / "base", folder / "images/base")
+        shutil.copytree(images / recipe.backend, folder / backend)
+        shutil.copytree(
+            recipe.sources.shared,
+            folder / "shared/aligntune",
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+        shutil.copy(images / "Dockerfile", folder / "images")
+        (folder / "wheels").mkdir()
+        for wheel in wheels.files:
+            shutil.copy(wheel, folder / "wheels")
+
+        options = [
+            f"--file={folder / 'images/Dockerfile'}",
+            f"--build-arg=BACKEND={recipe.backend}",
+            f"--build-arg=FLAVOUR={recipe.flavour}",
+        ]
+        options += [f"--build-arg={name}" for name in _proxies()]
+        if bundle := ca_bundle():
+            options.append(f"--secret=id=ca,src={bundle}")
+        if settings := index_settings(wheels):
+            secret = Path(name, "index")
+            secret.write_text(settings)
+            options.append(f"--secret=id=index,src={secret}")
+        yield folder, options
+
+
+def _proxies() -> list[str]:
+    """The proxy variables that are set; Docker passes their values and keeps them out of images."""
+    names = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
+    return [name for upper in names for name in (upper, upper.lower()) if os.environ.get(name)]
+
+
+def _debian(client: Client, recipe: Recipe, say: Say) -> str:
+    """A Debian to build on: what the engine has or a registry gives, else one made here."""
+    made = f"aligntune-os:bookworm-{sha256(_packages(recipe).encode()).hexdigest()[:12]}"
+    for name in (DEBIAN, made):
+        if capture([client.path, "image", "inspect", name]).ok:
+            return name
+    say(f"pulling {DEBIAN}")
+    pulled = stream([client.path, "pull", DEBIAN], say)
+    if pulled.ok:
+        return DEBIAN
+    say(f"{DEBIAN} cannot be pulled; making a base with debootstrap instead")
+    _debootstrap(client, recipe, made, say, pulled.out.splitlines()[-1:])
+    return made
+
+
+def _debootstrap(
+    client: Client, recipe: Recipe, name: str, say: Say, refusal: Sequence[str]
+) -> None:
+    program = shutil.which("debootstrap", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if program is None or os.geteuid() != 0:
+        lack = "is not installed" if program is None else "needs root"
+        raise ImageError(
+            f"{DEBIAN} cannot be pulled ({' '.join(refusal)}), and debootstrap, which would make "
+            f"a base instead, {lack}",
+            "Make the registry reachable, or name a Debian 12 image that is here with --base IMAGE"
+            + (", or install debootstrap" if program is None else ", or build once as root"),
+        )
+    with tempfile.TemporaryDirectory(prefix="aligntune-os-") as folder:
+        root, archive = Path(folder, "root"), Path(folder, "root.tar")
+        include = f"--include={','.join(_packages(recipe).split())}"
+        _checked(
+            stream(
+                [program, "--variant=minbase", include, "bookworm", root, *_mirror()], say
+            )
+        )
+        leftovers = ("var/cache/apt/*", "var/lib/apt/lists/*", "var/log/*", "debootstrap")
+        excluded = [f"--exclude=./{pattern}" for pattern in leftovers]
+        _checked(capture(["tar", "-C", root, *excluded, "-cf", archive, "."], timeout=600))
+        _checked(capture([client.path, "import", archive, name], timeout=600))
+
+
+def _packages(recipe: Recipe) -> str:
+    return (recipe.sources.images / "base/packages.txt").read_text()
+
+
+def _mirror() -> list[str]:
+    """The Debian mirror that this machine's own apt uses; none where it is not Debian's."""
+    folder = Path("/etc/apt")
+    files = [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))]
+    text = "\n".join(
+        path.read_text() for path in files if path.suffix in (".list", ".sources") and path.is_file()
+    )
+    found = re.search(r"^(?:URIs:|deb(?: \[.*?\])?)\s*(https?://\S+/debian/?)(?:\s|$)", text, re.M)
+    return [found[1]] if found else []
+
+
+def _checked(done: Finished) -> None:
+    """Raises ImageError where a program of the build failed, with what it said last."""
+    if done.ok:
+        return
+    said = [line for line in f"{done.out}\n{done.err}".splitlines() if line.strip()]
+    remedies = (remedy for sign, remedy in REMEDIES if re.search(sign, "\n".join(said)))
+    telling = [line for line in said if re.search(r"error|fail|E:|×|╰─▶", line, re.I)] or said
+    raise ImageError(
+        f"building failed: {Path(done.argv[0]).name} ended with {done.code}:\n  "
+        + "\n  ".join(telling[-6:]),
+        next(remedies, "The lines above say why; `aligntune-run images build` shows all of them"),
+    )

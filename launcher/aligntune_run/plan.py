@@ -1,0 +1,99 @@
+"""Plan: everything that will be done, as plain data. What ``--dry-run`` prints is what runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from aligntune.spec import RunSpec, is_local
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one rule says of one backend, and the evidence for it."""
+
+    rule: str
+    backend: str
+    passed: bool
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """The image that a run takes; ``id`` is its digest, None while it has yet to be obtained."""
+
+    ref: str
+    id: str | None
+    how: Literal["present", "pull", "build"]
+    lock_hash: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen, and why.
+
+    Attributes:
+        reason: one line for the user: the choice and the rule that decided.
+        warnings: what the user must not miss, such as a backend that was asked for and not had.
+        gpus: UUIDs of the GPUs that training gets; empty trains on the CPU.
+        image: None in the process engine, which makes a venv from the lock instead.
+    """
+
+    backend: str
+    flavour: str
+    engine: Literal["docker", "process"]
+    image: Image | None
+    lock_hash: str
+    gpus: tuple[str, ...]
+    reason: str
+    warnings: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run, decided.
+
+    Attributes:
+        origins: dotted key -> where its value came from; defaults are left out.
+        memory: the container's limit in bytes.
+        fetch: hub ids that are fetched before training, as ``model gpt2`` or ``dataset a/b``.
+    """
+
+    run_id: str
+    run_dir: str
+    spec: RunSpec
+    origins: dict[str, str]
+    choice: Choice
+    memory: int
+    fetch: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; the spec is left out, as the record and ``--json`` carry it beside the plan."""
+        values = {name: getattr(self, name) for name in ("run_id", "run_dir", "memory", "fetch")}
+        return {**values, "origins": self.origins, "choice": asdict(self.choice)}
+
+
+def hub_ids(spec: RunSpec) -> tuple[str, ...]:
+    """What a run needs from a hub, as ``model gpt2`` or ``dataset a/b``."""
+    named = (
+        ("model", spec.model.name),
+        ("adapter", spec.adapter.path),
+        ("dataset", spec.dataset.name),
+        ("dataset", spec.dataset.eval_name),
+    )
+    wanted = (f"{kind} {name}" for kind, name in named if name and not is_local(name))
+    return tuple(dict.fromkeys(wanted))
+
+
+def memory_limit(wanted: str | None, total: int) -> int:
+    """Bytes a container may use: what was asked for, else all but a twentieth (1 GiB at least).
+
+    Leaving the host a little means that a run too large for the machine is ended by its own limit,
+    which the engine reports, rather than by the kernel choosing some process.
+    """
+    if wanted is None:
+        return max(total - max(total // 20, 2**30), 2**29)
+    number = wanted.rstrip("bkmgt")
+    unit = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}[wanted[len(number) :].rstrip("b")]
+    return int(float(number) * 1024**unit)

@@ -1,0 +1,77 @@
+"""The one door for running other programs: nothing else calls :mod:`subprocess`."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+Say = Callable[[str], None]
+"""Takes one line of what a program prints, as it prints it."""
+
+TAIL = 200
+"""How many of the last lines are kept to explain a failure."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a program ended; ``code`` is 127 where it could not be started at all."""
+
+    argv: tuple[str, ...]
+    code: int
+    out: str
+    err: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.code == 0
+
+
+def capture(
+    argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, timeout: float = 60
+) -> Finished:
+    """Run a short program to its end; a missing or hanging one is a failure, not an exception."""
+    words = tuple(map(str, argv))
+    try:
+        done = subprocess.run(
+            words, env=env, timeout=timeout, capture_output=True, text=True, errors="replace"
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finished(words, 127, "", str(error))
+    return Finished(words, done.returncode, done.stdout, done.stderr)
+
+
+def stream(
+    argv: Sequence[str | Path], say: Say, *, env: Mapping[str, str] | None = None
+) -> Finished:
+    """Run a long program, handing each line to ``say``; ``out`` holds the last :data:`TAIL` lines.
+
+    The program ends with us: where ``say`` raises or the user interrupts, it is terminated.
+    """
+    words = tuple(map(str, argv))
+    tail: deque[str] = deque(maxlen=TAIL)
+    try:
+        process = subprocess.Popen(
+            words,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        return Finished(words, 127, str(error))
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            tail.append(line.rstrip())
+            say(tail[-1])
+        process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    return Finished(words, process.returncode, "\n".join(tail))

@@ -1,0 +1,98 @@
+"""Events: one JSON object a line in ``events.jsonl``, written by the worker, read by everyone else.
+
+Every event has ``time`` (seconds since the epoch) and ``event``, one of:
+
+============ ==================================================================================
+``phase``    ``name``: a phase of the run began (see :data:`PHASES`)
+``data``     ``part``, ``rows``, ``format``, ``source``: what was read
+``start``    ``max_steps``, ``epochs``, ``parameters``, ``trainable``: training begins
+``step``     ``step``, ``max_steps``, ``epoch``, ``tokens``, ``tokens_per_second``, and where the
+             trainer logged them ``loss``, ``grad_norm``, ``learning_rate``
+``evaluate`` ``step``, ``loss`` (mean over tokens, nats), ``perplexity``, ``tokens``
+``save``     ``step``, ``path``: a checkpoint is complete
+``note``     ``message``: something the user should know
+``warning``  ``message``: something the user must not miss
+``error``    ``kind``, ``what``, ``remedy``: the run failed, and why
+``end``      ``status`` and ``result``, the worker's last word
+============ ==================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+Event = dict[str, Any]
+
+PHASES = ("start", "fetch", "import", "load_model", "load_data", "train", "evaluate", "save")
+
+
+class EventWriter:
+    """Appends events to a file, each whole and flushed, and tells them in words as they come."""
+
+    def __init__(self, path: Path, say: TextIO | None = None) -> None:
+        self._file = path.open("a", encoding="utf-8")
+        self._say = say
+
+    def __call__(self, event: str, **values: Any) -> None:
+        record = {"time": round(time.time(), 3), "event": event, **values}
+        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+        self._file.flush()
+        line = describe(record)
+        if self._say is not None and line:
+            print(line, file=self._say, flush=True)
+
+
+class EventReader:
+    """Reads the events that were appended since the last look; a half-written line waits."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def __iter__(self) -> Iterator[Event]:
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        return
+                    self._offset += len(line)
+                    yield json.loads(line)
+        except FileNotFoundError:
+            return
+
+
+def describe(event: Event) -> str:
+    """One plain line for an event, or nothing where it is not worth one."""
+    match event["event"]:
+        case "phase":
+            return f"{event['name'].replace('_', ' ')} ..."
+        case "data":
+            return f"{event['part']}: {event['rows']} rows, {event['format']} ({event['source']})"
+        case "start":
+            share = 100 * event["trainable"] / max(event["parameters"], 1)
+            return (
+                f"training {event['trainable']:,} of {event['parameters']:,} parameters "
+                f"({share:.2f} %), {event['max_steps']} steps"
+            )
+        case "step" if "loss" in event:
+            return (
+                f"step {event['step']}/{event['max_steps']}  loss {event['loss']:.4f}  "
+                f"{event.get('tokens_per_second') or 0:,.0f} token/s"
+            )
+        case "evaluate":
+            return f"evaluation at step {event['step']}: loss {event['loss']:.4f}"
+        case "save":
+            return f"checkpoint: {event['path']}"
+        case "note":
+            return str(event["message"])
+        case "warning":
+            return f"WARNING: {event['message']}"
+        case "error":
+            return f"error: {event['what']}" + (f". {event['remedy']}" if event["remedy"] else "")
+        case _:
+            return ""

@@ -1,0 +1,83 @@
+"""The run directory: what a run leaves behind, and the state that everything else reads.
+
+Each file has one writer at a time: the launcher makes the folder with ``spec.yaml`` and the first
+``run.json`` before the worker starts, the worker owns everything while it lives, and the launcher
+adds the exit cause to ``run.json`` after the worker is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from aligntune.errors import OutputError
+
+Record = dict[str, Any]
+"""``run.json``: id, status (planned, running, finished, failed, stopped), spec, plan, image, result."""
+
+
+class RunDir:
+    """The files of one run below ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spec = path / "spec.yaml"
+        self.record_file = path / "run.json"
+        self.events = path / "events.jsonl"
+        self.log = path / "train.log"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+
+    def record(self) -> Record:
+        """The record, or an empty one where none has been written.
+
+        Raises:
+            OutputError: ``run.json`` is there and is not a record.
+        """
+        try:
+            record = json.loads(self.record_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise OutputError(f"cannot read {self.record_file}: {error}") from error
+        if not isinstance(record, dict):
+            raise OutputError(f"{self.record_file} is not a run's record")
+        return record
+
+    def update(self, **values: Any) -> Record:
+        """Set top-level keys of the record; readers see the old record or the new, never half."""
+        record = {**self.record(), **values}
+        beside = self.record_file.with_suffix(".json.part")
+        beside.write_text(json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
+        os.replace(beside, self.record_file)
+        return record
+
+    def require_new(self) -> None:
+        """Refuse a folder that holds anything: nothing is ever overwritten.
+
+        Raises:
+            OutputError: the folder is a run, holds other files, or is not a folder.
+        """
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise OutputError(f"{self.path} is not a folder", "Name another with --output")
+        if self.record_file.exists():
+            status = self.record().get("status", "unknown")
+            raise OutputError(
+                f"{self.path} already holds a run ({status})",
+                "Name another folder with --output, or leave it out for a new one",
+            )
+        if any(self.path.iterdir()):
+            raise OutputError(f"{self.path} is not empty", "Name an empty or a new folder with --output")
+
+
+def new_run_id(algorithm: str, model: str, now: datetime) -> str:
+    """``<date>-<algorithm>-<model>-<short id>``: sortable, readable and never the same twice."""
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", Path(model).name).strip("-.")[:40] or "model"
+    return f"{now:%Y%m%d-%H%M%S}-{algorithm}-{name}-{secrets.token_hex(3)}"

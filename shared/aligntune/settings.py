@@ -1,0 +1,284 @@
+"""From words to a RunSpec: defaults < config file < environment < command line < Python argument.
+
+Every source becomes a :class:`Layer` of nested values; :func:`resolve` lays them over each other,
+refuses keys it does not know, and remembers where each value came from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from aligntune.algorithms import ALGORITHMS
+from aligntune.errors import AligntuneError, DataError, ModelError, SpecError
+from aligntune.spec import RunSpec
+
+ENVIRONMENT_PREFIX = "ALIGNTUNE_"
+NOT_SETTINGS = frozenset(
+    {"ALIGNTUNE_CACHE_DIR", "ALIGNTUNE_INPUT_ROOT", "ALIGNTUNE_PINS", "ALIGNTUNE_BASE"}
+)
+"""Variables of ours that configure the program rather than a run."""
+
+FREE_FORM = frozenset({"trainer_args", "dataset.columns"})
+"""Keys whose own keys are the user's."""
+
+PATH_KEYS: tuple[tuple[str, str, type[AligntuneError] | None], ...] = (
+    ("model", "name", ModelError),
+    ("model", "chat_template", None),
+    ("dataset", "name", DataError),
+    ("dataset", "eval_name", DataError),
+    ("adapter", "path", ModelError),
+)
+"""Keys whose value may be a local path, with the error where it is one and is missing; where there
+is no error class of its own, the value can be nothing else than a path."""
+
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+SHORTHANDS = {"model": "name", "dataset": "name"}
+"""``model: M`` means ``model: {name: M}``."""
+
+
+KeyPath: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values from one source; ``origin`` is what the user would call that source."""
+
+    origin: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A valid RunSpec, and for each dotted key the origin of its value (defaults are left out)."""
+
+    spec: RunSpec
+    origins: dict[str, str]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads ``1e-4`` as a number, as YAML 1.2 does, and refuses repeated keys."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def parse_value(text: str) -> Any:
+    """A value from a flag or a variable, read as YAML: ``2`` is a number, ``null`` nothing."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        return text
+
+
+def from_file(path: Path) -> Layer:
+    """The layer of a YAML config file.
+
+    Raises:
+        SpecError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise SpecError(f"cannot read the config file {path}: {reason}") from error
+    except yaml.YAMLError as error:
+        place = getattr(error, "problem_mark", None)
+        line = f", line {place.line + 1}" if place else ""
+        problem = getattr(error, "problem", None) or "not valid YAML"
+        raise SpecError(f"{path}{line}: {problem}", "Mend the YAML") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise SpecError(f"{path} holds a {type(values).__name__}, not keys and values")
+    return Layer(str(path), values)
+
+
+def from_environment(environment: Mapping[str, str]) -> Iterator[Layer]:
+    """One layer a variable: ``ALIGNTUNE_TRAINING__EPOCHS=2`` is ``training.epochs``."""
+    for name in sorted(environment):
+        if name.startswith(ENVIRONMENT_PREFIX) and name not in NOT_SETTINGS:
+            key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+            yield Layer(f"${name}", nested(key, parse_value(environment[name])))
+
+
+def from_assignment(text: str) -> Layer:
+    """The layer of one ``--set section.key=value``."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise SpecError(f"--set {text!r} is not of the form section.key=value")
+    return Layer(f"--set {key}", nested(key.strip(), parse_value(value)))
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """``nested("training.epochs", 2)`` is ``{"training": {"epochs": 2}}``."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def resolve(layers: Sequence[Layer], base_dir: Path | None = None) -> Settings:
+    """Lay the layers over each other, later ones on top, and validate the result.
+
+    Args:
+        layers: sources in order of precedence, the weakest first.
+        base_dir: folder that relative local paths are relative to; None leaves names as they are,
+            as inside a container, where the host's paths are elsewhere.
+
+    Raises:
+        SpecError: a key is unknown (the nearest known one is named), a value is missing, of the
+            wrong type or out of range; the message names the key and where it was set.
+    """
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        for path, value in _flatten(layer.values, RunSpec, (), layer.origin):
+            _put(merged, path, value)
+            origins[".".join(path)] = layer.origin
+    _require(merged)
+    try:
+        spec = RunSpec.model_validate(merged if base_dir is None else _local_paths(merged, base_dir))
+    except ValidationError as error:
+        raise SpecError(_explain(error, origins)) from None
+    return Settings(spec, origins)
+
+
+def known_keys(model: type[BaseModel] = RunSpec, prefix: str = "") -> list[str]:
+    """Every dotted key of a RunSpec, in order."""
+    keys = []
+    for name, field in model.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            keys += known_keys(section, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """`` Did you mean 'x'?``, or nothing where no known word is near."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _flatten(
+    values: Mapping[str, Any], model: type[BaseModel], above: KeyPath, origin: str
+) -> Iterator[tuple[KeyPath, Any]]:
+    """Each value with its path of keys; a key that the model does not have is an error."""
+    for name, value in values.items():
+        path = (*above, str(name))
+        key = ".".join(path)
+        field = model.model_fields.get(str(name))
+        if field is None:
+            raise SpecError(f"unknown key {key!r} (from {origin}){_suggest(path, model)}")
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            if key in SHORTHANDS and not isinstance(value, Mapping):
+                value = {SHORTHANDS[key]: value}
+            if not isinstance(value, Mapping):
+                raise SpecError(f"{key} (from {origin}) is a section of keys, not {value!r}")
+            yield from _flatten(value, section, path, origin)
+        elif key in FREE_FORM and isinstance(value, Mapping):
+            for inner, item in value.items():
+                yield (*path, str(inner)), item
+        else:
+            yield path, value
+
+
+def _suggest(path: KeyPath, model: type[BaseModel]) -> str:
+    same_leaf = [known for known in known_keys() if known.rpartition(".")[2] == path[-1]]
+    if same_leaf:
+        return f"; did you mean {same_leaf[0]!r}?"
+    siblings = [".".join((*path[:-1], name)) for name in model.model_fields]
+    return nearest(".".join(path), siblings) or nearest(".".join(path), known_keys())
+
+
+def _put(tree: dict[str, Any], path: KeyPath, value: Any) -> None:
+    for part in path[:-1]:
+        branch = tree.get(part)
+        if not isinstance(branch, dict):
+            branch = tree[part] = {}
+        tree = branch
+    tree[path[-1]] = value
+
+
+def _require(values: Mapping[str, Any]) -> None:
+    """Name what is missing in the user's words before pydantic names it in its own."""
+    missing = [
+        flag
+        for flag, given in (
+            ("--algo", values.get("algorithm")),
+            ("--model", values.get("model", {}).get("name")),
+            ("--dataset", values.get("dataset", {}).get("name")),
+        )
+        if given is None
+    ]
+    if missing:
+        raise SpecError(
+            f"missing {', '.join(missing)}",
+            f"For example: aligntune-run --algo {next(iter(ALGORITHMS))} --model M --dataset D",
+        )
+
+
+def _local_paths(values: dict[str, Any], base_dir: Path) -> dict[str, Any]:
+    """Names of existing files and folders made absolute, so that they mean the same everywhere."""
+    for section, key, kind in PATH_KEYS:
+        branch = values.get(section)
+        if not isinstance(branch, dict) or not isinstance(branch.get(key), str):
+            continue
+        name = branch[key]
+        path = Path(os.path.normpath(base_dir / Path(name).expanduser()))
+        if path.exists():
+            branch[key] = str(path)
+        elif kind is not None and (looks_like_path(name) or not HUB_ID.fullmatch(name)):
+            raise kind(f"no such {section}: {name}", f"Looked for {path}")
+        elif kind is None:
+            raise SpecError(f"{section}.{key}: no such file: {name}", f"Looked for {path}")
+    output = values.get("output")
+    if isinstance(output, str):
+        values["output"] = os.path.normpath(base_dir / Path(output).expanduser())
+    return values
+
+
+def looks_like_path(name: str) -> bool:
+    """Whether the user can only have meant a file or folder, as no hub id looks like this."""
+    return name.startswith(("/", "./", "../", "~")) or name.lower().endswith(DATA_SUFFIXES)
+
+
+def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
+    problems = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        while key and key not in origins and "." in key:
+            key = key.rpartition(".")[0]
+        origin = f" (from {origins[key]})" if key in origins else ""
+        message = problem["msg"].removeprefix("Value error, ")
+        given = problem["input"]
+        shown = f", not {given!r}" if key and isinstance(given, str | int | float) else ""
+        problems.append(f"{key}{origin}: {message}{shown}" if key else message)
+    return "; ".join(dict.fromkeys(problems))

@@ -1,0 +1,5 @@
+import sys
+
+from aligntune.training.cli import main
+
+sys.exit(main())

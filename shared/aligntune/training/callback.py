@@ -1,0 +1,113 @@
+"""What happens while training, as events; and the stop signal."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from transformers import TrainerCallback
+
+from aligntune.errors import TrainingError
+from aligntune.events import EventWriter
+from aligntune.training.stop import StopSignal
+
+TICK_SECONDS = 0.5
+"""Steps between logged ones are told no more often than this."""
+
+
+class EventCallback(TrainerCallback):  # type: ignore[misc]
+    """Writes steps, evaluations and checkpoints as events, and stops on a signal or a lost loss."""
+
+    def __init__(self, events: EventWriter, stop: StopSignal) -> None:
+        self._events = events
+        self._stop = stop
+        self._told = 0.0
+        self._mark = (0.0, 0)
+        self._speed: float | None = None
+        self.train_seconds = 0.0
+        self.sizes: dict[str, int] = {}
+        self._since = 0.0
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        weights = list(model.parameters())
+        self.sizes = {
+            "parameters": sum(weight.numel() for weight in weights),
+            "trainable": sum(weight.numel() for weight in weights if weight.requires_grad),
+        }
+        self._events("start", max_steps=state.max_steps, epochs=args.num_train_epochs, **self.sizes)
+        self._since = time.monotonic()
+        self._mark = (self._since, int(state.num_input_tokens_seen))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.train_seconds = time.monotonic() - self._since
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._stop.asked:
+            control.should_save = True
+            control.should_training_stop = True
+        now = time.monotonic()
+        if now - self._told >= TICK_SECONDS:
+            self._measure(state, now)
+            self._told = now
+            self._step(state)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        logs = logs or {}
+        if "loss" not in logs:
+            return
+        if not math.isfinite(float(logs["loss"])):
+            raise TrainingError(
+                f"the loss is {logs['loss']} at step {state.global_step}",
+                "Lower training.learning_rate, or check the data for rows that make no sense",
+            )
+        self._measure(state, time.monotonic())
+        self._step(
+            state,
+            loss=float(logs["loss"]),
+            grad_norm=_finite(logs.get("grad_norm")),
+            learning_rate=_finite(logs.get("learning_rate")),
+        )
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        if metrics:
+            self._events(
+                "evaluate",
+                step=state.global_step,
+                loss=_finite(metrics["eval_loss"]),
+                perplexity=_finite(metrics["eval_perplexity"]),
+                tokens=metrics["eval_tokens"],
+            )
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        path = f"{args.output_dir}/checkpoint-{state.global_step}"
+        self._events("save", step=state.global_step, path=path)
+
+    def _measure(self, state: Any, now: float) -> None:
+        """Tokens a second since the last look, over at least a few tenths of a second."""
+        then, tokens = self._mark
+        seen = int(state.num_input_tokens_seen)
+        if now - then >= TICK_SECONDS / 2 and seen > tokens:
+            self._speed = (seen - tokens) / (now - then)
+            self._mark = (now, seen)
+
+    def _step(self, state: Any, **values: Any) -> None:
+        self._events(
+            "step",
+            step=state.global_step,
+            max_steps=state.max_steps,
+            epoch=round(float(state.epoch or 0), 4),
+            tokens=int(state.num_input_tokens_seen),
+            tokens_per_second=None if self._speed is None else round(self._speed, 1),
+            **values,
+        )
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(float(value)) else None

@@ -1,0 +1,80 @@
+"""Token-weighted evaluation: the mean over all learned tokens, in nats.
+
+The trainers' own evaluation averages the means of batches, so that short rows weigh more the fewer
+they are with. This one is what anybody gets who computes the loss of the saved weights over the
+same rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from aligntune.training.tokenization import IGNORED
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``loss`` is nats a token, ``tokens`` how many were predicted."""
+
+    loss: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss), infinite where that overflows."""
+        return math.exp(self.loss) if self.loss < 700 else math.inf
+
+
+def evaluate(model: Any, batches: Iterable[dict[str, Any]]) -> Evaluation:
+    """The mean cross entropy of ``model`` over every learned token of ``batches``.
+
+    Args:
+        model: a causal language model that returns the mean loss of a batch. Logits are not read,
+            as Unsloth's fused loss returns none on a GPU.
+        batches: ``input_ids``, ``attention_mask`` and ``labels``, each (batch, length).
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    total, tokens = 0.0, 0
+    with torch.no_grad():
+        for batch in batches:
+            # Position 0 has nothing before it to be predicted from.
+            count = int((batch["labels"][:, 1:] != IGNORED).sum())
+            if count:
+                inputs = {key: value.to(device) for key, value in batch.items()}
+                total += float(model(**inputs).loss) * count
+                tokens += count
+    model.train(was_training)
+    return Evaluation(total / max(tokens, 1), tokens)
+
+
+def token_weighted(trainer: type[Any]) -> type[Any]:
+    """``trainer`` with an ``evaluate`` that weighs every token the same."""
+
+    class TokenWeighted(trainer):  # type: ignore[misc]
+        def evaluate(
+            self,
+            eval_dataset: Any = None,
+            ignore_keys: list[str] | None = None,
+            metric_key_prefix: str = "eval",
+        ) -> dict[str, float]:
+            found = evaluate(self.model, self.get_eval_dataloader(eval_dataset))
+            metrics = {
+                f"{metric_key_prefix}_loss": found.loss,
+                f"{metric_key_prefix}_perplexity": found.perplexity,
+                f"{metric_key_prefix}_tokens": found.tokens,
+            }
+            self.log(metrics)
+            self.control = self.callback_handler.on_evaluate(
+                self.args, self.state, self.control, metrics
+            )
+            return metrics
+
+    TokenWeighted.__name__ = trainer.__name__
+    return TokenWeighted

@@ -1,0 +1,112 @@
+"""Fetch, then train: what comes from a hub is brought into the caller's cache first.
+
+A short container with network and token does this, and writes into the record which commit of what
+it brought; training then reads those files with neither network nor token.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from aligntune.errors import AligntuneError, DataError, HubError
+from aligntune.events import EventWriter
+from aligntune.rundir import RunDir
+from aligntune.spec import RunSpec, is_local
+
+WEIGHTS_TO_SKIP = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt", "*.pth", "*.tflite")
+FOLDERS_TO_SKIP = ("original/*", "onnx/*", "openvino/*", "coreml/*")
+
+
+def fetch(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
+    """Bring every hub id of ``spec`` into the cache and record where and at which commit.
+
+    Raises:
+        HubError: the hub cannot be reached, or refuses.
+        DataError: the dataset has no such configuration or split.
+    """
+    events("phase", name="fetch")
+    found: dict[str, Any] = {"datasets": {}}
+    if not is_local(spec.model.name):
+        found["model"] = _fetch_repository(spec.model.name, spec.model.revision)
+        events("note", message=f"model {spec.model.name} at {found['model']['commit'][:12]}")
+    if spec.adapter.path and not is_local(spec.adapter.path):
+        found["adapter"] = _fetch_repository(spec.adapter.path, None)
+    for name, split in dataset_splits(spec):
+        fetched = _fetch_dataset(name, split, spec)
+        found["datasets"][f"{name}:{split}"] = fetched
+        events("note", message=f"dataset {name}, split {split}: {fetched['rows']} rows")
+    run.update(fetched=found)
+
+
+def fetched(spec: RunSpec, run: RunDir) -> dict[str, Any]:
+    """What was fetched for this run; fetches it where nobody has, as in a container run by hand."""
+    record = run.record()
+    if "fetched" not in record:
+        fetch(spec, run, EventWriter(run.events))
+        record = run.record()
+    found: dict[str, Any] = record["fetched"]
+    return found
+
+
+def dataset_splits(spec: RunSpec) -> list[tuple[str, str]]:
+    """Hub datasets a request reads, as (id, split without its slice)."""
+    wanted = spec.dataset
+    named = [(wanted.name, wanted.split)]
+    if wanted.eval_name or wanted.eval_split:
+        named.append((wanted.eval_name or wanted.name, wanted.eval_split or "train"))
+    found = [(name, split.partition("[")[0]) for name, split in named if not is_local(name)]
+    return list(dict.fromkeys(found))
+
+
+def _fetch_repository(name: str, revision: str | None) -> dict[str, str]:
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        info = HfApi().model_info(name, revision=revision)
+        files = [file.rfilename for file in info.siblings or []]
+        skip = [*WEIGHTS_TO_SKIP, *FOLDERS_TO_SKIP]
+        if any(file.endswith(".safetensors") for file in files):
+            skip.append("*.bin")
+        path = snapshot_download(name, revision=info.sha, ignore_patterns=skip)
+    except Exception as error:
+        raise _hub_error(f"model {name}", revision, error) from error
+    return {"path": path, "commit": str(info.sha)}
+
+
+def _fetch_dataset(name: str, split: str, spec: RunSpec) -> dict[str, Any]:
+    from datasets import load_dataset
+
+    config = spec.dataset.config if name == spec.dataset.name else None
+    revision = spec.dataset.revision if name == spec.dataset.name else None
+    try:
+        loaded = load_dataset(name, config, split=split, revision=revision)
+    except ValueError as error:
+        raise DataError(f"dataset {name}: {error}", "Set dataset.split or dataset.config") from error
+    except Exception as error:
+        raise _hub_error(f"dataset {name}", revision, error) from error
+    files = [entry["filename"] for entry in loaded.cache_files]
+    commit = next((part for part in Path(files[0]).parts if len(part) == 40), None)
+    return {"files": files, "rows": len(loaded), "commit": commit}
+
+
+def _hub_error(what: str, revision: str | None, error: Exception) -> AligntuneError:
+    """The user's words for what a hub said."""
+    kind = type(error).__name__
+    at = f" at {revision}" if revision else ""
+    if kind == "GatedRepoError":
+        return HubError(
+            f"{what} is gated, and this token has no access",
+            "Accept its terms on the hub, and log in with `hf auth login` or set HF_TOKEN",
+        )
+    if kind in ("RepositoryNotFoundError", "DatasetNotFoundError"):
+        return HubError(f"no such {what} on the hub", "Check the name; a private one needs HF_TOKEN")
+    if kind == "RevisionNotFoundError":
+        return HubError(f"{what} has no revision{at}", "Check the branch, tag or commit")
+    if kind in ("OfflineModeIsEnabled", "LocalEntryNotFoundError"):
+        return HubError(f"{what} is not in the cache, and the hub is out of reach", "Go online once")
+    lines = str(error).strip().splitlines()
+    return HubError(
+        f"{what} could not be fetched: {kind}: {lines[0] if lines else ''}",
+        "Check the network, HF_ENDPOINT and proxies",
+    )

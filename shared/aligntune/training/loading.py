@@ -1,0 +1,164 @@
+"""The device, the tokenizer and the model of a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from aligntune.contract import INPUT_ROOT_VARIABLE
+from aligntune.errors import ModelError, SpecError
+from aligntune.rundir import RunDir
+from aligntune.spec import RunSpec, is_local
+from aligntune.training.arguments import Device
+from aligntune.training.backend import Backend
+from aligntune.training.failures import first_line
+from aligntune.training.fetch import fetched
+
+
+def find_device(spec: RunSpec) -> Device:
+    """The GPU if there is one, and the precision, where ``auto`` is the best the device computes in.
+
+    Raises:
+        SpecError: the device cannot compute in the precision that was asked for.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available() and spec.gpus != "0"
+    asked = spec.training.precision
+    if cuda:
+        bf16 = torch.cuda.get_device_capability() >= (8, 0)
+        automatic = "bf16" if bf16 else "fp16"
+    else:
+        bf16 = True  # a CPU computes in it, if need be slowly
+        automatic = "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+    if asked == "bf16" and not bf16:
+        raise SpecError("this GPU does not compute in bf16", "Use training.precision=fp16")
+    if asked == "fp16" and not cuda:
+        raise SpecError("fp16 is not for a CPU", "Use training.precision=bf16 or fp32")
+    return Device(cuda, automatic if asked == "auto" else asked)
+
+
+def locate(name: str) -> Path:
+    """Where a local path of the host is here: below ``/in`` in a container, else where it is."""
+    mounted = Path(os.environ.get(INPUT_ROOT_VARIABLE, "/") + name)
+    return mounted if mounted.exists() else Path(name)
+
+
+def locate_model(spec: RunSpec, run: RunDir) -> Path:
+    """The model's folder: mounted, or where it was fetched to."""
+    if is_local(spec.model.name):
+        path = locate(spec.model.name)
+    else:
+        path = Path(fetched(spec, run)["model"]["path"])
+    if not (path / "config.json").is_file():
+        raise ModelError(f"no model in {spec.model.name}: there is no config.json")
+    if not any(True for kind in ("*.safetensors", "*.bin") for _ in path.glob(kind)):
+        raise ModelError(f"{spec.model.name} has no weights (*.safetensors or *.bin)")
+    return path
+
+
+def load_tokenizer(spec: RunSpec, path: Path) -> Any:
+    """The model's tokenizer, padding on the right, with a padding token that is not learned."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=spec.model.trust_remote_code, local_files_only=True
+        )
+    except Exception as error:  # transformers raises a dozen classes for a folder without one
+        raise ModelError(
+            f"{spec.model.name} has no usable tokenizer: {first_line(error)}",
+            "Save its tokenizer beside the weights",
+        ) from error
+    if spec.model.chat_template:
+        tokenizer.chat_template = locate(spec.model.chat_template).read_text(encoding="utf-8")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ModelError(
+            f"the tokenizer of {spec.model.name} has neither padding nor end-of-sequence token",
+            "Set pad_token in its tokenizer_config.json",
+        )
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_model(spec: RunSpec, path: Path, backend: Backend, device: Device) -> Any:
+    """The model, with its adapter if the request has one.
+
+    Raises:
+        ModelError: it is no causal language model that this stack knows, or its files are broken.
+    """
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig
+    try:
+        loaded = config.from_pretrained(
+            path, trust_remote_code=spec.model.trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{spec.model.name} cannot be read: {first_line(error)}",
+            "Set model.trust_remote_code=true if its repository carries code you trust"
+            if "trust_remote_code" in str(error)
+            else "Check its config.json",
+        ) from error
+    if hasattr(loaded, "vision_config"):
+        raise ModelError(f"{loaded.model_type} is a vision model, which is not supported")
+    dtype = _dtype(spec, loaded, device)
+    attention = None if spec.model.attention == "auto" else spec.model.attention
+    try:
+        model = backend.load_model(spec, path, dtype, attention)
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"{spec.model.name} does not load: {first_line(error)}") from error
+    if spec.adapter.type == "none":
+        return model
+    if spec.adapter.path is None:
+        try:
+            return backend.add_adapter(spec, model)
+        except ValueError as error:
+            raise SpecError(f"adapter: {first_line(error)}", "Check adapter.targets") from error
+    return _go_on_from(spec, model)
+
+
+def _go_on_from(spec: RunSpec, model: Any) -> Any:
+    from peft import PeftModel
+
+    assert spec.adapter.path is not None
+    try:
+        return PeftModel.from_pretrained(model, str(locate(spec.adapter.path)), is_trainable=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"the adapter {spec.adapter.path} does not fit {spec.model.name}: {first_line(error)}"
+        ) from error
+
+
+def _dtype(spec: RunSpec, config: Any, device: Device) -> Any:
+    import torch
+
+    if spec.model.dtype != "auto":
+        return getattr(torch, spec.model.dtype)
+    if spec.adapter.type == "none":
+        return torch.float32
+    own = getattr(config, "dtype", None) or torch.float32
+    if own in (torch.float16, torch.bfloat16):
+        # Half-precision weights in the half the device computes in; a CPU is slow in fp16.
+        return torch.float16 if device.precision == "fp16" else torch.bfloat16
+    return own
+
+
+def require_matching(tokenizer: Any, model: Any, spec: RunSpec) -> None:
+    """Refuse a tokenizer that makes tokens which the model has no embedding for."""
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > embeddings:
+        raise ModelError(
+            f"wrong tokenizer: it has {len(tokenizer)} tokens, and {spec.model.name} has "
+            f"{embeddings} embeddings",
+            "Use the tokenizer that the model was made with",
+        )
+
+

@@ -1,0 +1,303 @@
+"""One run, top to bottom: load the model, load the data, train, evaluate, save, record."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import shutil
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from aligntune.algorithms import ALGORITHMS
+from aligntune.errors import AligntuneError, OutputError, SpecError, StoppedError, TrainingError
+from aligntune.events import EventWriter
+from aligntune.rundir import RunDir
+from aligntune.spec import RunSpec, is_local
+from aligntune.training import data
+from aligntune.training.arguments import Device, refuse_owned, trainer_arguments
+from aligntune.training.backend import installed
+from aligntune.training.failures import first_line, foreseen
+from aligntune.training.fetch import fetched
+from aligntune.training.loading import (
+    find_device,
+    load_model,
+    load_tokenizer,
+    locate,
+    locate_model,
+    require_matching,
+)
+from aligntune.training.stop import StopSignal
+
+STACK = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")
+
+
+def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
+    """Train what ``spec`` says and leave the result in ``run``.
+
+    Raises:
+        AligntuneError: anything foreseen, by class.
+    """
+    stop = StopSignal()
+    clock = Clock(events)
+    _claim(spec, run)
+    refuse_owned(spec)
+
+    with clock.phase("import"):
+        backend = installed()
+        row = ALGORITHMS[spec.algorithm]
+        if backend.NAME not in row.backends:
+            raise SpecError(f"{row.title} does not run on {backend.NAME}", "Use --backend trl")
+        backend.prepare()
+        import torch
+        import transformers
+
+        from aligntune.training.callback import EventCallback
+        from aligntune.training.evaluation import evaluate, token_weighted
+        from aligntune.training.tokenization import tokenize
+
+        transformers.set_seed(spec.training.seed)
+        device = find_device(spec)
+
+    with clock.phase("load_model"):
+        path = locate_model(spec, run)
+        tokenizer = load_tokenizer(spec, path)
+        model = load_model(spec, path, backend, device)
+        require_matching(tokenizer, model, spec)
+
+    with clock.phase("load_data"):
+        chat = tokenizer.chat_template is not None
+        train_rows, eval_rows = load_rows(spec, run, chat)
+        parts = {"train": train_rows} | ({"evaluation": eval_rows} if eval_rows else {})
+        encoded = {}
+        for part, rows in parts.items():
+            events("data", part=part, rows=len(rows.dataset), format=rows.format, source=rows.source)
+            encoded[part] = tokenize(rows.dataset, tokenizer, spec)
+            for note in _told(part, encoded[part], spec):
+                events("note", message=note)
+
+    with clock.phase("train"):
+        trainer_class, config_class = backend.trainer(row)
+        callback = EventCallback(events, stop)
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
+        arguments = trainer_arguments(spec, device, run.checkpoints, "evaluation" in encoded)
+        trainer = token_weighted(trainer_class)(
+            model=model,
+            args=config_class(**_accepted(arguments, config_class, spec)),
+            train_dataset=encoded["train"].dataset,
+            eval_dataset=encoded["evaluation"].dataset if "evaluation" in encoded else None,
+            processing_class=tokenizer,
+            callbacks=[callback],
+        )
+        _quieten(trainer)
+        stop.training = True
+        trained = _train(trainer, _checkpoint(run))
+        stop.training = False
+        if stop.asked and trainer.state.global_step < trainer.state.max_steps:
+            raise StoppedError(
+                f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, "
+                "with a checkpoint",
+                f"Go on with: aligntune-run --resume {run.record().get('run_dir', run.path)}",
+            )
+
+    result: dict[str, Any] = {
+        "steps": trainer.state.global_step,
+        "epochs": round(float(trainer.state.epoch or 0), 4),
+        "train_loss": trained.training_loss,
+        "final_loss": _last(trainer.state.log_history, "loss"),
+        "tokens": int(trainer.state.num_input_tokens_seen),
+        **callback.sizes,
+    }
+    # Accelerate wraps forward in autocast; the saved weights are judged without it.
+    plain = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    if "evaluation" in encoded:
+        with clock.phase("evaluate"):
+            found = evaluate(plain, trainer.get_eval_dataloader())
+            result |= {
+                "eval_loss": found.loss,
+                "eval_perplexity": found.perplexity,
+                "eval_tokens": found.tokens,
+            }
+            events(
+                "evaluate",
+                step=trainer.state.global_step,
+                loss=found.loss,
+                perplexity=found.perplexity,
+                tokens=found.tokens,
+            )
+    with clock.phase("save"):
+        save(trainer, tokenizer, run)
+
+    seconds = clock.seconds
+    result |= {
+        "tokens_per_second": round(result["tokens"] / max(callback.train_seconds, 1e-9), 1),
+        "train_seconds": round(callback.train_seconds, 3),
+        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_gpu_memory": torch.cuda.max_memory_allocated() if device.cuda else None,
+        "seconds": {name: round(spent, 3) for name, spent in seconds.items()},
+        "precision": device.precision,
+        "backend": backend.NAME,
+        "versions": stack_versions(),
+        "attention": plain.config._attn_implementation,
+    }
+    run.update(status="finished", result=result, machine=machine(device))
+    events("end", status="finished", result=result)
+
+
+@dataclass
+class Clock:
+    """Seconds spent in each phase, told as events."""
+
+    events: EventWriter
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self.events("phase", name=name)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.monotonic() - began
+
+
+def _claim(spec: RunSpec, run: RunDir) -> None:
+    """Write the record of a run that is under way; a finished one is never trained over."""
+    record = run.record()
+    if record.get("status") == "finished":
+        raise OutputError(f"{run.path} holds a finished run", "Use a new run directory")
+    run.update(status="running", spec=spec.model_dump(mode="json"))
+    if not run.spec.exists():
+        run.spec.write_text(spec.to_yaml(), encoding="utf-8")
+
+
+def load_rows(spec: RunSpec, run: RunDir, chat: bool) -> tuple[data.Rows, data.Rows | None]:
+    """Training rows, and evaluation rows where the request has any."""
+    wanted = spec.dataset
+    limit = wanted.max_samples
+    source = _source(wanted.name, spec, run, wanted.split)
+    rows = data.load(source, wanted.split, wanted, limit, chat)
+    if wanted.eval_name or wanted.eval_split:
+        name = wanted.eval_name or wanted.name
+        split = wanted.eval_split or "train"  # a separate set is one file or folder, read whole
+        return rows, data.load(_source(name, spec, run, split), split, wanted, None, chat)
+    if wanted.validation_fraction:
+        if len(rows.dataset) < 2:
+            raise SpecError("dataset.validation_fraction needs at least 2 rows")
+        split_rows = rows.dataset.train_test_split(
+            test_size=max(1, round(len(rows.dataset) * wanted.validation_fraction)),
+            seed=spec.training.seed,
+        )
+        held_out = f"{wanted.validation_fraction:g} of {rows.source}"
+        return (
+            data.Rows(split_rows["train"], rows.format, rows.source),
+            data.Rows(split_rows["test"], rows.format, held_out),
+        )
+    return rows, None
+
+
+def _source(name: str, spec: RunSpec, run: RunDir, split: str) -> data.Source:
+    if is_local(name):
+        return data.Source(name, path=locate(name))
+    files = fetched(spec, run)["datasets"][f"{name}:{split.partition('[')[0]}"]["files"]
+    return data.Source(name, arrow_files=tuple(Path(file) for file in files))
+
+
+def _told(part: str, encoded: Any, spec: RunSpec) -> Iterator[str]:
+    if encoded.cut:
+        limit = spec.training.max_length
+        yield f"{part}: {encoded.cut} rows are longer than {limit} tokens and were cut"
+    if encoded.dropped:
+        yield f"{part}: {encoded.dropped} rows have no token left to learn and were left out"
+
+
+def _accepted(arguments: dict[str, Any], config: type[Any], spec: RunSpec) -> dict[str, Any]:
+    """The arguments that this version's configuration knows; what the user named has to be known."""
+    from dataclasses import fields
+
+    known = {item.name for item in fields(config)}
+    for name in spec.trainer_args:
+        if name not in known:
+            from aligntune.settings import nearest
+
+            raise SpecError(
+                f"trainer_args.{name}: {config.__name__} has no such argument"
+                f"{nearest(name, sorted(known))}"
+            )
+    return {name: value for name, value in arguments.items() if name in known}
+
+
+def _quieten(trainer: Any) -> None:
+    """Events tell the progress; the trainer's own printing of dictionaries would only repeat it."""
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+
+
+def _train(trainer: Any, checkpoint: str | None) -> Any:
+    try:
+        return trainer.train(resume_from_checkpoint=checkpoint)
+    except AligntuneError:
+        raise
+    except Exception as error:
+        known = foreseen(error)
+        if known is None:
+            traceback.print_exc()
+            known = TrainingError(
+                f"the trainer failed: {type(error).__name__}: {first_line(error)}",
+                "The traceback is at the end of train.log",
+            )
+        raise known from error
+
+
+def _checkpoint(run: RunDir) -> str | None:
+    """The newest complete checkpoint of an earlier try at this run, if there is one."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    return get_last_checkpoint(str(run.checkpoints)) if run.checkpoints.is_dir() else None
+
+
+def _last(history: list[dict[str, Any]], key: str) -> float | None:
+    return next((float(entry[key]) for entry in reversed(history) if key in entry), None)
+
+
+def save(trainer: Any, tokenizer: Any, run: RunDir) -> None:
+    """Write ``model/`` whole or not at all: adapter or full weights (safetensors), and tokenizer."""
+    beside = run.path / "model.part"
+    shutil.rmtree(beside, ignore_errors=True)
+    trainer.save_model(str(beside))
+    tokenizer.save_pretrained(str(beside))
+    (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle of paths nobody needs
+    os.replace(beside, run.model)
+
+
+def stack_versions() -> dict[str, str]:
+    """Version by distribution of what trained."""
+    found = {}
+    for name in STACK:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), **found}
+
+
+def machine(device: Device) -> dict[str, Any]:
+    """Where it ran."""
+    import torch
+
+    return {
+        "platform": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        if device.cuda
+        else [],
+    }
