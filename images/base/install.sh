@@ -14,10 +14,11 @@ if [ -f $secrets/index ]; then
 fi
 
 case $1 in
-tools)  # uv, which installs the rest: Debian's own pip is too old to be kept in the image
-    python3.11 -m venv /tools
-    exec /tools/bin/pip install --quiet --no-deps --no-cache-dir --disable-pip-version-check \
-        --require-hashes --only-binary :all: --requirement "$2"
+tools)  # uv, which installs the rest; by the pip that Debian keeps as a wheel, run from that wheel
+    pip=$(echo /usr/share/python-wheels/pip-*.whl)
+    exec python3.11 "$pip/pip" install --quiet --target /tools \
+        --no-deps --no-cache-dir --disable-pip-version-check --require-hashes \
+        --only-binary :all: --root-user-action ignore --requirement "$2"
     ;;
 lock)   # unsafe-best-match: with hashes, every index that has the file is as good as another
     [ -d "$VIRTUAL_ENV" ] || uv venv --quiet --python /usr/bin/python3.11 "$VIRTUAL_ENV"

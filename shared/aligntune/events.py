@@ -47,11 +47,16 @@ class EventWriter:
 
 
 class EventReader:
-    """Reads the events that were appended since the last look; a half-written line waits."""
+    """Reads the events that were appended since the last look; a half-written line waits.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: ``events.jsonl``, which need not be there yet.
+        skip: leave out what is there now.
+    """
+
+    def __init__(self, path: Path, skip: bool = False) -> None:
         self._path = path
-        self._offset = 0
+        self._offset = path.stat().st_size if skip and path.exists() else 0
 
     def __iter__(self) -> Iterator[Event]:
         try:

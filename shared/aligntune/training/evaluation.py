@@ -41,6 +41,7 @@ def evaluate(model: Any, batches: Iterable[dict[str, Any]]) -> Evaluation:
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
+    _keep_trainable(model)
     total, tokens = 0.0, 0
     with torch.no_grad():
         for batch in batches:
@@ -52,6 +53,17 @@ def evaluate(model: Any, batches: Iterable[dict[str, Any]]) -> Evaluation:
                 tokens += count
     model.train(was_training)
     return Evaluation(total / max(tokens, 1), tokens)
+
+
+def _keep_trainable(model: Any) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights for inference on a CPU.
+
+    Seen in 0.50.2: a forward in evaluation mode repacks them for good, and from then on the layer
+    passes no gradient, so that training after an evaluation would go wrong without a word.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.training = True
 
 
 def token_weighted(trainer: type[Any]) -> type[Any]:

@@ -115,20 +115,23 @@ def load_model(spec: RunSpec, path: Path, backend: Backend, device: Device) -> A
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"{spec.model.name} does not load: {first_line(error)}") from error
-    if spec.adapter.type == "none":
-        return model
+    if spec.adapter.type != "none":
+        model = _with_adapter(spec, model, backend)
+        for shape in model.peft_config.values():
+            # The host's name for the base, so that the adapter loads outside this container.
+            shape.base_model_name_or_path = spec.model.name
+            shape.revision = spec.model.revision
+    return model
+
+
+def _with_adapter(spec: RunSpec, model: Any, backend: Backend) -> Any:
     if spec.adapter.path is None:
         try:
             return backend.add_adapter(spec, model)
         except ValueError as error:
             raise SpecError(f"adapter: {first_line(error)}", "Check adapter.targets") from error
-    return _go_on_from(spec, model)
-
-
-def _go_on_from(spec: RunSpec, model: Any) -> Any:
     from peft import PeftModel
 
-    assert spec.adapter.path is not None
     try:
         return PeftModel.from_pretrained(model, str(locate(spec.adapter.path)), is_trainable=True)
     except (OSError, ValueError, RuntimeError) as error:

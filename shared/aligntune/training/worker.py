@@ -23,6 +23,7 @@ from aligntune.spec import RunSpec, is_local
 from aligntune.training import data
 from aligntune.training.arguments import Device, refuse_owned, trainer_arguments
 from aligntune.training.backend import installed
+from aligntune.training.card import model_card
 from aligntune.training.failures import first_line, foreseen
 from aligntune.training.fetch import fetched
 from aligntune.training.loading import (
@@ -55,6 +56,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         if backend.NAME not in row.backends:
             raise SpecError(f"{row.title} does not run on {backend.NAME}", "Use --backend trl")
         backend.prepare()
+        import datasets
         import torch
         import transformers
 
@@ -62,6 +64,8 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         from aligntune.training.evaluation import evaluate, token_weighted
         from aligntune.training.tokenization import tokenize
 
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
         transformers.set_seed(spec.training.seed)
         device = find_device(spec)
 
@@ -131,8 +135,9 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
                 perplexity=found.perplexity,
                 tokens=found.tokens,
             )
+    versions = stack_versions()
     with clock.phase("save"):
-        save(trainer, tokenizer, run)
+        save(trainer, tokenizer, model_card(spec, result, versions), run)
 
     seconds = clock.seconds
     result |= {
@@ -143,7 +148,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         "seconds": {name: round(spent, 3) for name, spent in seconds.items()},
         "precision": device.precision,
         "backend": backend.NAME,
-        "versions": stack_versions(),
+        "versions": versions,
         "attention": plain.config._attn_implementation,
     }
     run.update(status="finished", result=result, machine=machine(device))
@@ -268,12 +273,13 @@ def _last(history: list[dict[str, Any]], key: str) -> float | None:
     return next((float(entry[key]) for entry in reversed(history) if key in entry), None)
 
 
-def save(trainer: Any, tokenizer: Any, run: RunDir) -> None:
-    """Write ``model/`` whole or not at all: adapter or full weights (safetensors), and tokenizer."""
+def save(trainer: Any, tokenizer: Any, card: str, run: RunDir) -> None:
+    """Write ``model/`` whole or not at all: adapter or weights (safetensors), tokenizer and card."""
     beside = run.path / "model.part"
     shutil.rmtree(beside, ignore_errors=True)
     trainer.save_model(str(beside))
     tokenizer.save_pretrained(str(beside))
+    (beside / "README.md").write_text(card, encoding="utf-8")
     (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle of paths nobody needs
     os.replace(beside, run.model)
 

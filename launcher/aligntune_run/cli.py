@@ -1,0 +1,226 @@
+"""The command line: words in, exit codes out. What is heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rich_click as click
+
+from aligntune import __version__
+from aligntune.algorithms import ALGORITHMS
+from aligntune.errors import AligntuneError, StoppedError
+from aligntune_run.ownership import require_own_name
+
+if TYPE_CHECKING:
+    from aligntune.settings import Settings
+    from aligntune_run.run import Prepared
+
+PROGRAM = "aligntune-run"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A key of the RunSpec that has a flag of its own; every other key is reached by ``--set``."""
+
+    name: str
+    key: str
+    help: str
+    type: Any = str
+    value: Any = None
+    """What a flag without an argument sets."""
+
+
+FLAGS = (
+    Flag("--algo", "algorithm", "How to train.", click.Choice(list(ALGORITHMS))),
+    Flag("--model", "model", "Local folder or hub id of the model."),
+    Flag("--dataset", "dataset", "File, folder or hub id of the data."),
+    Flag(
+        "--backend",
+        "backend",
+        "auto takes the fastest that runs here.",
+        click.Choice(["auto", "trl", "unsloth"]),
+    ),
+    Flag("--output", "output", "Run directory; a new one below runs/ if left out.", click.Path()),
+    Flag("--epochs", "training.epochs", "Passes over the data.", float),
+    Flag("--max-steps", "training.max_steps", "Optimizer steps, instead of epochs.", int),
+    Flag("--batch-size", "training.batch_size", "Sequences a device and step.", int),
+    Flag("--lr", "training.learning_rate", "Peak learning rate.", float),
+    Flag("--max-length", "training.max_length", "Tokens a sequence is cut to.", int),
+    Flag("--lora-rank", "adapter.rank", "Train a LoRA adapter of this rank.", int),
+    Flag("--load-in-4bit", "model.quantization", "Hold the weights in 4 bits (QLoRA).", value="4bit"),
+    Flag("--seed", "training.seed", "Of every random choice.", int),
+    Flag("--engine", "engine", "Where it runs.", click.Choice(["auto", "docker", "process"])),
+    Flag("--gpus", "gpus", "auto, all, a number (0 is the CPU), or indices or UUIDs (0,2)."),
+    Flag("--image", "image", "Run this derived image instead of the pinned one."),
+    Flag(
+        "--pull",
+        "pull",
+        "When to obtain the image.",
+        click.Choice(["missing", "never", "always"]),
+    ),
+    Flag("--strict", "strict", "A backend that cannot be had is an error.", value=True),
+)
+
+
+def spec_flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a click command every flag of :data:`FLAGS`."""
+    for flag in reversed(FLAGS):
+        name = flag.name.removeprefix("--").replace("-", "_")
+        if flag.value is None:
+            option = click.option(flag.name, name, type=flag.type, default=None, help=flag.help)
+        else:
+            option = click.option(
+                flag.name, name, flag_value=flag.value, type=type(flag.value), default=None,
+                is_flag=True, help=flag.help,
+            )
+        command = option(command)
+    return command
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@spec_flags
+@click.option("-c", "--config", multiple=True, type=click.Path(path_type=Path), help="YAML spec.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any key of the spec.")
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on with a stopped run.")
+@click.option("--find-links", multiple=True, help="Folder or page with wheels, for a first build.")
+@click.option("--yes", is_flag=True, help="Obtain an image without asking.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan or the result as JSON.")
+@click.version_option(__version__, prog_name=PROGRAM)
+@click.pass_context
+def cli(
+    context: click.Context,
+    config: tuple[Path, ...],
+    assignments: tuple[str, ...],
+    resume: Path | None,
+    find_links: tuple[str, ...],
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Post-train a language model with the fastest stack this machine can run.
+
+    [dim]aligntune-run --algo sft --model M --dataset D[/dim]
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if not (config or assignments or resume or any(value is not None for value in flags.values())):
+        click.echo(context.get_help())
+        return
+    from aligntune_run import report, run
+    from aligntune_run.obtaining import Obtain
+
+    obtain = Obtain(find_links=find_links, ask=not yes and sys.stdin.isatty())
+    if resume is not None:
+        given = [flag.name for flag in FLAGS if flags[_name(flag)] is not None]
+        if config or assignments or given:
+            raise click.UsageError("--resume goes on with the run's own spec; leave other keys out")
+        prepared = run.prepare_resume(resume, obtain)
+    else:
+        prepared = run.prepare(settings(config, flags, assignments), obtain)
+    if dry_run:
+        report.plan(prepared, as_json)
+        return
+    _train(prepared, as_json)
+
+
+def _train(prepared: Prepared, as_json: bool) -> None:
+    from aligntune_run import report, run
+    from aligntune_run.progress import progress
+
+    stream = sys.stderr if as_json else sys.stdout
+    report.choice(prepared.plan, stream)
+    with progress(stream) as shown:
+        record = run.execute(prepared, shown.say, shown.watch)
+    if as_json:
+        report.json_line(record)
+    else:
+        report.summary(record, stream)
+
+
+def settings(
+    config: tuple[Path, ...], flags: dict[str, Any], assignments: tuple[str, ...]
+) -> Settings:
+    """Lay default, files, environment and command line over each other, in this order."""
+    from aligntune.settings import Layer, from_assignment, from_environment, from_file, nested, resolve
+
+    layers = [from_file(path) for path in config]
+    layers += from_environment(os.environ)
+    for flag in FLAGS:
+        value = flags[_name(flag)]
+        if value is not None:
+            layers.append(Layer(flag.name, nested(flag.key, value)))
+    layers += map(from_assignment, assignments)
+    return resolve(layers, Path.cwd())
+
+
+def _name(flag: Flag) -> str:
+    return flag.name.removeprefix("--").replace("-", "_")
+
+
+@cli.group("images")
+def images_group() -> None:
+    """Build and list the pinned images."""
+
+
+@images_group.command("build")
+@click.argument("backend", type=click.Choice(["trl", "unsloth", "all"]), default="all")
+@click.option("--flavour", type=click.Choice(["cpu", "cuda"]), help="Default: every flavour.")
+@click.option("--base", default="auto", help="Image to start from, or debootstrap.")
+@click.option("--find-links", multiple=True, help="Folder or page with wheels.")
+def build_images(backend: str, flavour: str | None, base: str, find_links: tuple[str, ...]) -> None:
+    """Build images from their locks."""
+    from aligntune_run import images
+    from aligntune_run.engines.docker import require_client
+
+    client = require_client()
+    for recipe in images.recipes():
+        if backend in (recipe.backend, "all") and flavour in (recipe.flavour, None):
+            click.echo(f"building {recipe.ref}")
+            images.build(client, recipe, base=base, find_links=find_links, say=click.echo)
+
+
+@images_group.command("list")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def list_images(as_json: bool) -> None:
+    """Images, their sizes and versions, and whether they are up to date with their locks."""
+    from aligntune_run import images, report
+    from aligntune_run.engines.docker import require_client
+
+    report.images(images.list_images(require_client()), as_json)
+
+
+def main() -> int:
+    """Run the command; a foreseen error is one message and its exit code, never a traceback."""
+    try:
+        require_own_name()
+        cli.main(prog_name=PROGRAM, standalone_mode=False)
+    except AligntuneError as error:
+        word = "stopped" if isinstance(error, StoppedError) else "error"
+        click.echo(f"{word}: {error}", err=True)
+        return error.exit_code
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.Abort:
+        click.echo("aborted", err=True)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has left; nothing is wrong with the run.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    return 0

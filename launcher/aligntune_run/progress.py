@@ -1,0 +1,86 @@
+"""Progress of a run: a live bar in a terminal, plain lines everywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, TextIO
+
+from aligntune.events import Event, describe
+
+
+class Progress(Protocol):
+    """Is told what happens."""
+
+    def say(self, line: str) -> None:
+        """One line that is not an event, as while an image is built."""
+
+    def watch(self, event: Event) -> None:
+        """One event of the run."""
+
+
+class PlainProgress:
+    """One line for each event that is worth one."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def say(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+    def watch(self, event: Event) -> None:
+        line = describe(event)
+        if line and event["event"] != "error":  # the error is the command's last word
+            self.say(line)
+
+
+class LiveProgress:
+    """A bar with step, loss, tokens a second and time left; what is worth keeping scrolls above."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+        self._console = Console(file=stream, highlight=False)
+        self.bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self.bar.add_task("starting", total=None, numbers="")
+        self._loss = ""
+
+    def say(self, line: str) -> None:
+        self.bar.update(self._task, description=line[: max(self._console.width - 40, 20)])
+
+    def watch(self, event: Event) -> None:
+        kind = event["event"]
+        if kind == "phase":
+            self.bar.update(self._task, description=event["name"].replace("_", " "))
+        elif kind == "step":
+            if "loss" in event:
+                self._loss = f"loss {event['loss']:.4f}"
+            speed = event.get("tokens_per_second")
+            rate = f"{speed:,.0f} token/s" if speed else ""
+            numbers = f"{event['step']}/{event['max_steps']}  {self._loss}  {rate}"
+            self.bar.update(
+                self._task, completed=event["step"], total=event["max_steps"], numbers=numbers
+            )
+        elif kind != "error" and (line := describe(event)):
+            style = "bold yellow" if kind == "warning" else "dim"
+            self.bar.console.print(line, style=style, markup=False)
+
+
+@contextmanager
+def progress(stream: TextIO) -> Iterator[Progress]:
+    """The progress that suits the stream."""
+    if not stream.isatty():
+        yield PlainProgress(stream)
+        return
+    live = LiveProgress(stream)
+    with live.bar:
+        yield live

@@ -1,0 +1,104 @@
+"""What the user is told before and after a run, in words or as JSON."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+import yaml
+
+from aligntune.rundir import Record
+from aligntune_run.plan import Plan
+from aligntune_run.run import Prepared
+
+
+def choice(plan: Plan, stream: TextIO) -> None:
+    """One line for the choice, then every warning where it cannot be missed."""
+    engine = plan.choice.engine
+    if engine == "process":
+        engine = "process, as asked" if plan.spec.engine == "process" else "process: no container engine"
+    print(f"{plan.spec.algorithm} with {plan.choice.reason}, engine {engine}", file=stream)
+    for warning in plan.choice.warnings:
+        rule = "!" * 78
+        print(f"{rule}\nWARNING: {warning}\n{rule}", file=sys.stderr)
+    print(f"run directory: {plan.run_dir}", file=stream, flush=True)
+
+
+def plan(prepared: Prepared, as_json: bool) -> None:
+    """The plan, with the exact arguments that would run."""
+    values = {
+        "spec": prepared.plan.spec.model_dump(mode="json"),
+        "plan": prepared.plan.to_dict(),
+        "commands": [
+            {"phase": command.phase, "engine": prepared.plan.choice.engine, **command.arguments}
+            for command in prepared.engine.commands(prepared.plan)
+        ],
+    }
+    if as_json:
+        json_line(values)
+        return
+    choice(prepared.plan, sys.stdout)
+    for verdict in prepared.plan.choice.verdicts:
+        word = "pass" if verdict.passed else "FAIL"
+        print(f"  {word}  {verdict.backend:8} {verdict.rule}: {verdict.evidence}")
+    print(yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False, allow_unicode=True), end="")
+
+
+def json_line(values: Any) -> None:
+    """JSON for programs, on stdout."""
+    print(json.dumps(values, indent=2, ensure_ascii=False, default=str))
+
+
+def summary(record: Record, stream: TextIO) -> None:
+    """What came out, where it is and how to load it."""
+    result = record["result"]
+    model = f"{record['run_dir']}/model"
+    losses = f"loss {result['final_loss']:.4f}"
+    if "eval_loss" in result:
+        losses += f", evaluation loss {result['eval_loss']:.4f}"
+    speed = f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} token/s"
+    memory = result["peak_gpu_memory"] or result["peak_memory"]
+    print(f"finished: {result['steps']} steps, {losses}; {speed}, peak {memory / 2**30:.2f} GiB")
+    print(f"model: {model}", file=stream)
+    print(f"load it with:\n{_loading(record, model)}", file=stream)
+
+
+def _loading(record: Record, model: str) -> str:
+    spec = record["spec"]
+    if spec["adapter"]["type"] == "none":
+        return (
+            "    from transformers import AutoModelForCausalLM\n"
+            f"    model = AutoModelForCausalLM.from_pretrained({model!r})"
+        )
+    return (
+        "    from peft import AutoPeftModelForCausalLM\n"
+        f"    model = AutoPeftModelForCausalLM.from_pretrained({model!r})"
+    )
+
+
+def images(found: Sequence[Any], as_json: bool) -> None:
+    """The images on this machine, as a table or as JSON."""
+    from dataclasses import asdict
+
+    if as_json:
+        json_line([asdict(image) for image in found])
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("image", "size", "digest", "versions", "state"):
+        table.add_column(column, justify="right" if column == "size" else "left")
+    for image in found:
+        size = f"{image.size / 1e9:.2f} GB" if image.size else ""
+        versions = ", ".join(f"{name} {version}" for name, version in image.versions.items())
+        table.add_row(image.ref, size, (image.id or "")[:19], versions, image.state)
+    Console().print(table)
+
+
+def shell(words: Sequence[str]) -> str:
+    """A command line that a shell reads back as the same words."""
+    return shlex.join(words)

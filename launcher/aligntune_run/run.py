@@ -1,0 +1,270 @@
+"""One run, from a RunSpec to a finished run directory.
+
+    settings -> Host -> Choice -> Plan -> Engine -> Worker -> RunDir
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from aligntune.errors import (
+    KINDS,
+    AligntuneError,
+    ImageError,
+    OutOfMemoryError,
+    OutputError,
+    StoppedError,
+    TrainingError,
+)
+from aligntune.events import Event, EventReader
+from aligntune.rundir import Record, RunDir, new_run_id
+from aligntune.settings import Settings, from_file, resolve
+from aligntune.spec import RunSpec
+from aligntune.training.arguments import refuse_owned
+from aligntune_run import images
+from aligntune_run.choose import choose
+from aligntune_run.engines import GRACE_SECONDS, Command, Engine, Exit, Say, Worker
+from aligntune_run.engines import docker as docker_engine
+from aligntune_run.host import Host, ImageState, memory_total, probe, probe_engine
+from aligntune_run.models import read_model
+from aligntune_run.obtaining import Obtain
+from aligntune_run.plan import Plan, hub_ids, memory_limit
+
+TICK_SECONDS = 0.1
+
+Watch = Callable[[Event], None]
+"""Is told every event of a run as it happens."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan, and the engine that can carry it out on this host."""
+
+    plan: Plan
+    host: Host
+    engine: Engine
+    resumed: bool
+
+
+def prepare(settings: Settings, obtain: Obtain, resume: Path | None = None) -> Prepared:
+    """Look at the machine and decide; nothing is changed, obtained or written.
+
+    Args:
+        settings: the request.
+        obtain: how an image or venv that is missing may be had.
+        resume: the run directory to go on in, instead of a new one.
+
+    Raises:
+        AligntuneError: the request cannot be carried out here.
+    """
+    spec = settings.spec
+    refuse_owned(spec)
+    model = read_model(spec.model.name)
+    client, reason = (None, "--engine process") if spec.engine == "process" else _connect()
+    engine = probe_engine(client, reason)
+    host = probe(engine, _images(spec, client))
+    choice = choose(spec, host, model, images.facts())
+    if resume is not None:
+        run_dir = RunDir(resume.absolute())
+        run_id = str(run_dir.record()["id"])
+    else:
+        run_id = new_run_id(spec.algorithm, spec.model.name, datetime.now())
+        run_dir = RunDir(Path(spec.output) if spec.output else Path("runs", run_id).absolute())
+        run_dir.require_new()
+    _require_writable(run_dir.path)
+    total = min(filter(None, (engine.memory, memory_total())))
+    plan = Plan(
+        run_id=run_id,
+        run_dir=str(run_dir.path),
+        spec=spec,
+        origins=settings.origins,
+        choice=choice,
+        memory=memory_limit(spec.memory, total),
+        fetch=hub_ids(spec),
+    )
+    return Prepared(plan, host, _engine(choice.engine, host, client, obtain), resume is not None)
+
+
+def prepare_resume(path: Path, obtain: Obtain) -> Prepared:
+    """Go on with a run that was stopped or failed, from its newest checkpoint, in its own folder.
+
+    Raises:
+        OutputError: there is no such run, it has finished, or it has no checkpoint.
+    """
+    run = RunDir(path)
+    status = run.record().get("status")
+    if status is None:
+        raise OutputError(f"{path} is not a run directory: it has no run.json")
+    if status not in ("stopped", "failed"):
+        raise OutputError(
+            f"{path} is a run that has {status}" if status == "finished" else f"{path} is {status}",
+            "Only a stopped or failed run can go on",
+        )
+    if not run.checkpoints.is_dir() or not any(run.checkpoints.glob("checkpoint-*")):
+        raise OutputError(f"{path} has no checkpoint to go on from", f"Run it anew: -c {run.spec}")
+    return prepare(resolve([from_file(run.spec)], path.absolute()), obtain, path)
+
+
+def execute(prepared: Prepared, say: Say, watch: Watch) -> Record:
+    """Carry out a plan and return the record of the run.
+
+    Ctrl-C and SIGTERM ask the worker to checkpoint and end; a second one ends it at once.
+
+    Raises:
+        AligntuneError: the run failed; the class and the exit code are those of what went wrong.
+    """
+    plan = prepared.engine.prepare(prepared.plan, say)
+    run = RunDir(Path(plan.run_dir))
+    if prepared.resumed:
+        run.update(status="planned", plan=plan.to_dict(), error=None)
+    else:
+        _create(run, plan)
+    reader = EventReader(run.events, skip=prepared.resumed)
+    for command in prepared.engine.commands(plan):
+        left, told = _follow(prepared.engine, command, reader, watch)
+        failure = _failure(left, told, plan)
+        if failure is not None:
+            _add_exit(run, left, failure)
+            raise failure
+    _add_exit(run, left, None)
+    return run.record()
+
+
+def _connect() -> tuple[Any, str]:
+    try:
+        return docker_engine.connect()
+    except AligntuneError as error:
+        return None, str(error)
+
+
+def _images(spec: RunSpec, client: Any | None) -> tuple[ImageState, ...]:
+    """What images there are to choose from: the user's own if one is named, else the pinned ones."""
+    if client is not None and spec.image:
+        return (images.derived_state(client, spec.image),)
+    return images.states(client, spec.pull)
+
+
+def _engine(kind: str, host: Host, client: Any, obtain: Obtain) -> Engine:
+    if kind == "docker":
+        return docker_engine.DockerEngine(client, host, obtain)
+    from aligntune_run.engines.process import ProcessEngine
+
+    return ProcessEngine(host, obtain)
+
+
+def _require_writable(path: Path) -> None:
+    above = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"cannot write to {above}", "Name another folder with --output, or change its owner"
+        )
+
+
+def _create(run: RunDir, plan: Plan) -> None:
+    """Make the run directory with its spec and the first record; refuse one that is in use."""
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.require_new()
+        again = plan.spec.model_copy(update={"output": None})
+        run.spec.write_text(again.to_yaml(), encoding="utf-8")
+        run.update(
+            id=plan.run_id,
+            status="planned",
+            run_dir=plan.run_dir,
+            created=datetime.now().astimezone().isoformat(timespec="seconds"),
+            spec=plan.spec.model_dump(mode="json"),
+            plan=plan.to_dict(),
+        )
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = "no space left for" if full else "cannot write"
+        raise OutputError(
+            f"{what} {run.path}: {error.strerror}", "Name another folder with --output"
+        ) from error
+
+
+def _follow(
+    engine: Engine, command: Command, reader: EventReader, watch: Watch
+) -> tuple[Exit, Event | None]:
+    """Start a worker and tell its events until it ends; how it ended, and the error it told."""
+    told: Event | None = None
+    worker = engine.start(command)
+    with _forwarded_signals(worker):
+        left: Exit | None = None
+        while left is None:
+            left = worker.wait(TICK_SECONDS)
+            for event in reader:
+                told = event if event["event"] == "error" else told
+                watch(event)
+    return left, told
+
+
+@contextmanager
+def _forwarded_signals(worker: Worker) -> Iterator[None]:
+    asked = 0
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            worker.stop()
+        else:
+            worker.kill()
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | None:
+    """The error a worker ended with: the one it told, or what its end says."""
+    if left.oom:
+        return OutOfMemoryError(
+            f"out of memory: the run was killed at its limit of {plan.memory / 2**30:.1f} GiB",
+            "Lower training.batch_size or max_length, use --lora-rank, or raise --set memory=...",
+        )
+    if left.code == 0:
+        return None
+    if told is not None:
+        error = KINDS.get(told["kind"], AligntuneError)(told["what"], told["remedy"])
+        error.exit_code = left.code
+        return error
+    tail = [line for line in left.output.strip().splitlines() if line.strip()]
+    last = f": {tail[-1].strip()}" if tail else ""
+    if left.code in (137, -signal.SIGKILL):
+        return OutOfMemoryError(
+            "the run was killed (signal 9), most often because memory ran out",
+            "Lower training.batch_size, or see the kernel's log (dmesg)",
+        )
+    if left.code == 143:
+        return StoppedError(f"stopped within {GRACE_SECONDS} s and without a checkpoint{last}")
+    if left.code in (125, 126, 127):
+        return ImageError(f"the image does not start a worker{last}", "Build it again")
+    return TrainingError(
+        f"the worker ended with code {left.code}{last}", f"See {plan.run_dir}/train.log"
+    )
+
+
+def _add_exit(run: RunDir, left: Exit, failure: AligntuneError | None) -> None:
+    """The launcher's one addition to the record, after the worker is gone."""
+    values: dict[str, Any] = {"exit": {"code": left.code, "oom": left.oom}}
+    record = run.record()
+    if failure is not None and record.get("status") not in ("failed", "stopped"):
+        told = {"kind": type(failure).__name__, "what": failure.what, "remedy": failure.remedy}
+        values |= {"status": "failed", "error": told}
+    try:
+        run.update(**values)
+    except OSError as error:
+        raise OutputError(f"cannot write {run.record_file}: {error.strerror}") from error
