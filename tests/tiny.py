@@ -43,7 +43,9 @@ def make_tokenizer(texts: list[str], size: int = 512) -> Any:
     return fast
 
 
-def make_model(folder: Path, architecture: str, tokenizer: Any, seed: int = 0, **shape: int) -> None:
+def make_model(
+    folder: Path, architecture: str, tokenizer: Any, seed: int = 0, **shape: int
+) -> None:
     """Save a random causal model of ``architecture`` and the tokenizer into ``folder``."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -66,7 +66,14 @@ def choose(spec: RunSpec, host: Host, model: ModelFacts, facts: Mapping[str, Fac
     gpus = choose_gpus(spec, host, engine)
     situations = {
         backend: Situation(
-            spec, host, model, backend, facts[backend], choose_image(host, backend, gpus), gpus, engine
+            spec,
+            host,
+            model,
+            backend,
+            facts[backend],
+            choose_image(host, backend, gpus),
+            gpus,
+            engine,
         )
         for backend in BACKENDS
     }
@@ -77,7 +84,8 @@ def choose(spec: RunSpec, host: Host, model: ModelFacts, facts: Mapping[str, Fac
     }
     chosen = _pick(spec, failing)
     image = situations[chosen].image
-    assert image is not None and image.how is not None, "the image rule has passed"
+    assert image is not None
+    assert image.how is not None, "the image rule has passed"
     warnings = []
     missed = failing.get(spec.backend)
     if missed is not None:
@@ -89,7 +97,9 @@ def choose(spec: RunSpec, host: Host, model: ModelFacts, facts: Mapping[str, Fac
         backend=chosen,
         flavour=image.flavour,
         engine=engine,
-        image=Image(image.ref, image.id, image.how, image.lock_hash) if engine == "docker" else None,
+        image=Image(image.ref, image.id, image.how, image.lock_hash)
+        if engine == "docker"
+        else None,
         lock_hash=image.lock_hash,
         gpus=tuple(gpu.uuid for gpu in gpus),
         reason=_reason(spec, chosen, failing, gpus),
@@ -266,7 +276,10 @@ def _model(at: Situation) -> tuple[bool, str] | None:
     if kind is None:
         return None
     if kind not in at.facts["model_types"]:
-        return False, f"its transformers {at.facts['versions']['transformers']} has no causal {kind!r}"
+        return (
+            False,
+            f"its transformers {at.facts['versions']['transformers']} has no causal {kind!r}",
+        )
     if at.backend == "unsloth":
         path = "fast" if kind in at.facts["fast_model_types"] else "general"
         return True, f"{kind} takes Unsloth's {path} path"
@@ -278,7 +291,10 @@ def _trainer_args(at: Situation) -> tuple[bool, str] | None:
     for name in at.spec.trainer_args:
         if name not in known:
             config = ALGORITHMS[at.spec.algorithm].config
-            return False, f"trainer_args.{name}: {config} has no such argument{nearest(name, known)}"
+            return (
+                False,
+                f"trainer_args.{name}: {config} has no such argument{nearest(name, known)}",
+            )
     return (True, ", ".join(at.spec.trainer_args)) if at.spec.trainer_args else None
 
 

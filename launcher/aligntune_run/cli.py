@@ -1,4 +1,4 @@
-"""The command line: words in, exit codes out. What is heavy is imported by the command that needs it."""
+"""The command line: words in, exit codes out. Heavy imports are in the commands."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
+from click.exceptions import Exit
 
 from aligntune import __version__
 from aligntune.algorithms import ALGORITHMS
@@ -52,7 +53,9 @@ FLAGS = (
     Flag("--lr", "training.learning_rate", "Peak learning rate.", float),
     Flag("--max-length", "training.max_length", "Tokens a sequence is cut to.", int),
     Flag("--lora-rank", "adapter.rank", "Train a LoRA adapter of this rank.", int),
-    Flag("--load-in-4bit", "model.quantization", "Hold the weights in 4 bits (QLoRA).", value="4bit"),
+    Flag(
+        "--load-in-4bit", "model.quantization", "Hold the weights in 4 bits (QLoRA).", value="4bit"
+    ),
     Flag("--seed", "training.seed", "Of every random choice.", int),
     Flag("--engine", "engine", "Where it runs.", click.Choice(["auto", "docker", "process"])),
     Flag("--gpus", "gpus", "auto, all, a number (0 is the CPU), or indices or UUIDs (0,2)."),
@@ -75,8 +78,13 @@ def spec_flags(command: Callable[..., Any]) -> Callable[..., Any]:
             option = click.option(flag.name, name, type=flag.type, default=None, help=flag.help)
         else:
             option = click.option(
-                flag.name, name, flag_value=flag.value, type=type(flag.value), default=None,
-                is_flag=True, help=flag.help,
+                flag.name,
+                name,
+                flag_value=flag.value,
+                type=type(flag.value),
+                default=None,
+                is_flag=True,
+                help=flag.help,
             )
         command = option(command)
     return command
@@ -88,7 +96,9 @@ def spec_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @spec_flags
 @click.option("-c", "--config", multiple=True, type=click.Path(path_type=Path), help="YAML spec.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any key of the spec.")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any key of the spec."
+)
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with a stopped run.")
 @click.option("--find-links", multiple=True, help="Folder or page with wheels, for a first build.")
 @click.option("--yes", is_flag=True, help="Obtain an image without asking.")
@@ -97,7 +107,7 @@ def spec_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.version_option(__version__, prog_name=PROGRAM)
 @click.pass_context
 def cli(
-    context: click.Context,
+    context: click.RichContext,
     config: tuple[Path, ...],
     assignments: tuple[str, ...],
     resume: Path | None,
@@ -151,7 +161,14 @@ def settings(
     config: tuple[Path, ...], flags: dict[str, Any], assignments: tuple[str, ...]
 ) -> Settings:
     """Lay default, files, environment and command line over each other, in this order."""
-    from aligntune.settings import Layer, from_assignment, from_environment, from_file, nested, resolve
+    from aligntune.settings import (
+        Layer,
+        from_assignment,
+        from_environment,
+        from_file,
+        nested,
+        resolve,
+    )
 
     layers = [from_file(path) for path in config]
     layers += from_environment(os.environ)
@@ -208,7 +225,7 @@ def main() -> int:
         word = "stopped" if isinstance(error, StoppedError) else "error"
         click.echo(f"{word}: {error}", err=True)
         return error.exit_code
-    except click.exceptions.Exit as leave:
+    except Exit as leave:
         return leave.exit_code
     except click.Abort:
         click.echo("aborted", err=True)

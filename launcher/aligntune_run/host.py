@@ -100,16 +100,18 @@ def cache_dir(environment: Mapping[str, str]) -> Path:
 
 
 def hub_caches(environment: Mapping[str, str]) -> tuple[Path, Path]:
-    """The caller's own Hugging Face caches of models and of datasets, as huggingface_hub finds them."""
+    """The caller's own Hugging Face caches, as huggingface_hub finds them: hub and datasets."""
     above = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     home = Path(environment.get("HF_HOME") or Path(above) / "huggingface").expanduser().absolute()
     hub = Path(environment.get("HF_HUB_CACHE") or home / "hub").expanduser().absolute()
-    datasets = Path(environment.get("HF_DATASETS_CACHE") or home / "datasets").expanduser().absolute()
+    datasets = (
+        Path(environment.get("HF_DATASETS_CACHE") or home / "datasets").expanduser().absolute()
+    )
     return hub, datasets
 
 
 def token_file(environment: Mapping[str, str]) -> Path | None:
-    """The file that holds the caller's hub token, if there is one (``HF_TOKEN`` is handled apart)."""
+    """The file with the caller's hub token, if there is one (``HF_TOKEN`` is handled apart)."""
     above = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     home = Path(environment.get("HF_HOME") or Path(above) / "huggingface").expanduser().absolute()
     path = Path(environment.get("HF_TOKEN_PATH") or home / "token").expanduser().absolute()
@@ -155,7 +157,7 @@ def probe_gpus() -> tuple[tuple[Gpu, ...], str | None, str]:
 
 
 def _visible(gpus: tuple[Gpu, ...], wanted: str | None) -> tuple[Gpu, ...]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves, in its order; CUDA stops at the first bad entry."""
+    """The GPUs CUDA_VISIBLE_DEVICES leaves, in its order; CUDA stops at the first bad entry."""
     if wanted is None:
         return gpus
     kept: list[Gpu] = []

@@ -1,4 +1,4 @@
-"""What a model's own files say, read without torch. A hub model's are unknown until it is fetched."""
+"""What a model's own files say, read without torch; unknown for a hub model not yet fetched."""
 
 from __future__ import annotations
 

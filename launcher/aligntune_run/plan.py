@@ -69,7 +69,7 @@ class Plan:
     fetch: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; the spec is left out, as the record and ``--json`` carry it beside the plan."""
+        """JSON-ready, without the spec: the record and ``--json`` carry that beside the plan."""
         values = {name: getattr(self, name) for name in ("run_id", "run_dir", "memory", "fetch")}
         return {**values, "origins": self.origins, "choice": asdict(self.choice)}
 

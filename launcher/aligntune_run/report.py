@@ -17,9 +17,11 @@ from aligntune_run.run import Prepared
 
 def choice(plan: Plan, stream: TextIO) -> None:
     """One line for the choice, then every warning where it cannot be missed."""
-    engine = plan.choice.engine
+    engine: str = plan.choice.engine
     if engine == "process":
-        engine = "process, as asked" if plan.spec.engine == "process" else "process: no container engine"
+        engine = (
+            "process, as asked" if plan.spec.engine == "process" else "process: no container engine"
+        )
     print(f"{plan.spec.algorithm} with {plan.choice.reason}, engine {engine}", file=stream)
     for warning in plan.choice.warnings:
         rule = "!" * 78
@@ -44,7 +46,9 @@ def plan(prepared: Prepared, as_json: bool) -> None:
     for verdict in prepared.plan.choice.verdicts:
         word = "pass" if verdict.passed else "FAIL"
         print(f"  {word}  {verdict.backend:8} {verdict.rule}: {verdict.evidence}")
-    print(yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False, allow_unicode=True), end="")
+    print(
+        yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False, allow_unicode=True), end=""
+    )
 
 
 def json_line(values: Any) -> None:

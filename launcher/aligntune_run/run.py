@@ -1,6 +1,6 @@
 """One run, from a RunSpec to a finished run directory.
 
-    settings -> Host -> Choice -> Plan -> Engine -> Worker -> RunDir
+settings -> Host -> Choice -> Plan -> Engine -> Worker -> RunDir
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _connect() -> tuple[Any, str]:
 
 
 def _images(spec: RunSpec, client: Any | None) -> tuple[ImageState, ...]:
-    """What images there are to choose from: the user's own if one is named, else the pinned ones."""
+    """The images there are to choose from: the user's own if one is named, else the pinned."""
     if client is not None and spec.image:
         return (images.derived_state(client, spec.image),)
     return images.states(client, spec.pull)

@@ -39,7 +39,9 @@ class EventWriter:
 
     def __call__(self, event: str, **values: Any) -> None:
         record = {"time": round(time.time(), 3), "event": event, **values}
-        self._file.write(json.dumps(record, ensure_ascii=False, allow_nan=False, default=str) + "\n")
+        self._file.write(
+            json.dumps(record, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+        )
         self._file.flush()
         line = describe(record)
         if self._say is not None and line:

@@ -18,7 +18,7 @@ from typing import Any
 from aligntune.errors import OutputError
 
 Record = dict[str, Any]
-"""``run.json``: id, status (planned, running, finished, failed, stopped), spec, plan, image, result."""
+"""``run.json``: id, status (planned, running, finished, failed, stopped), spec, plan, result."""
 
 
 class RunDir:
@@ -53,7 +53,9 @@ class RunDir:
         """Set top-level keys of the record; readers see the old record or the new, never half."""
         record = {**self.record(), **values}
         beside = self.record_file.with_suffix(".json.part")
-        beside.write_text(json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
+        beside.write_text(
+            json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8"
+        )
         os.replace(beside, self.record_file)
         return record
 
@@ -74,7 +76,9 @@ class RunDir:
                 "Name another folder with --output, or leave it out for a new one",
             )
         if any(self.path.iterdir()):
-            raise OutputError(f"{self.path} is not empty", "Name an empty or a new folder with --output")
+            raise OutputError(
+                f"{self.path} is not empty", "Name an empty or a new folder with --output"
+            )
 
 
 def new_run_id(algorithm: str, model: str, now: datetime) -> str:

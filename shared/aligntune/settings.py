@@ -162,7 +162,9 @@ def resolve(layers: Sequence[Layer], base_dir: Path | None = None) -> Settings:
             origins[".".join(path)] = layer.origin
     _require(merged)
     try:
-        spec = RunSpec.model_validate(merged if base_dir is None else _local_paths(merged, base_dir))
+        spec = RunSpec.model_validate(
+            merged if base_dir is None else _local_paths(merged, base_dir)
+        )
     except ValidationError as error:
         raise SpecError(_explain(error, origins)) from None
     return Settings(spec, origins)

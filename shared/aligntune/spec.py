@@ -24,7 +24,9 @@ ADAPTER_LEARNING_RATE = 2e-4
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class ModelSpec(Section):
@@ -192,10 +194,12 @@ class RunSpec(Section):
     @model_validator(mode="before")
     @classmethod
     def _derive_defaults(cls, data: Any) -> Any:
-        """Defaults that depend on another value: an adapter under quantization, its learning rate."""
+        """Defaults that hang on another value: an adapter under quantization, its learning rate."""
         if not isinstance(data, dict):
             return data
-        data = {key: dict(value) if isinstance(value, dict) else value for key, value in data.items()}
+        data = {
+            key: dict(value) if isinstance(value, dict) else value for key, value in data.items()
+        }
         model, adapter, training = (data.get(key) or {} for key in ("model", "adapter", "training"))
         if all(isinstance(section, dict) for section in (model, adapter, training)):
             quantized = model.get("quantization", "none") != "none"
@@ -232,6 +236,8 @@ class RunSpec(Section):
                 f"model.quantization={self.model.quantization} cannot be trained in full; "
                 "leave adapter.type out or set it to lora"
             )
+        if self.training.packing and self.training.max_length is None:
+            raise ValueError("training.packing needs training.max_length")
         if self.adapter.type == "none" and self.adapter.path:
             raise ValueError("adapter.path needs adapter.type=lora")
         if self.dataset.validation_fraction and (self.dataset.eval_name or self.dataset.eval_split):

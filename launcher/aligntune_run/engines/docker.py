@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -35,14 +35,13 @@ from aligntune.errors import (
     OutputError,
 )
 from aligntune.spec import RunSpec, is_local
-
 from aligntune_run.engines import GRACE_SECONDS, Command, Exit, Phase, Say
 from aligntune_run.host import Host
 from aligntune_run.images.packages import ca_bundle
 from aligntune_run.plan import Plan
 
 if TYPE_CHECKING:
-    from docker import DockerClient
+    from docker import APIClient, DockerClient
     from docker.models.containers import Container
 
 ENTRY_POINT = "aligntune-train"
@@ -68,14 +67,12 @@ SCAN_DEPTH = 4
 SCAN_ENTRIES = 20_000
 """How far an input folder is searched for links; models are flat, and data nests a little."""
 
-SYSTEM_PATHS = tuple(
-    f"/{name}"
-    for name in (
-        *("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "run", "sbin"),
-        *("sys", "usr", "var/run", "opt/aligntune"),
-    )
-) + (contract.CACHE_DIR, contract.RUN_DIR, contract.INPUT_ROOT)
-"""Paths of which a container has its own; an absolute link that leads there cannot be honoured."""
+SYSTEM_PATHS = (
+    *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run"),
+    *("/sbin", "/sys", "/usr", "/var/run", "/opt/aligntune"),
+    *(contract.CACHE_DIR, contract.RUN_DIR, contract.INPUT_ROOT),
+)
+"""What a container has its own of; an absolute link that leads there cannot be honoured."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +182,7 @@ def _caches(plan: Plan, host: Host, phase: Phase) -> list[Bind]:
 
 def _hub_access(host: Host, around: Surroundings) -> tuple[dict[str, str], list[Bind]]:
     """Variables and mounts with which a container reaches the hub as the caller would."""
-    hidden = _secret_variables(host.environment) if around.secret_variables else {}
+    hidden = _secret_variables(host.environment)
     variables = {name: value for name, value in host.environment.items() if name not in hidden}
     binds = []
     if around.token:
@@ -215,12 +212,16 @@ def _secret_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _needs_loopback(environment: Mapping[str, str]) -> bool:
     """Whether the hub or a proxy is only there on this machine's own loopback address."""
-    named = (
-        _address(value)[0]
+    return any(
+        _is_loopback(value)
         for name, value in environment.items()
         if name == "HF_ENDPOINT" or name.lower() in ("http_proxy", "https_proxy")
     )
-    return any(place in ("localhost", "::1") or place.startswith("127.") for place in named)
+
+
+def _is_loopback(address: str) -> bool:
+    place = _address(address)[0]
+    return place in ("localhost", "::1") or place.startswith("127.")
 
 
 def look(plan: Plan, host: Host, environment: Mapping[str, str] = os.environ) -> Surroundings:
@@ -247,7 +248,7 @@ def _token(environment: Mapping[str, str]) -> str | None:
 
 
 def _private_folder(run_id: str, host: Host, environment: Mapping[str, str]) -> Path:
-    """Where secrets lie for the moment in which a container starts: in memory if there is a place."""
+    """Where secrets lie for the moment in which a container starts; in memory where that is."""
     runtime = environment.get("XDG_RUNTIME_DIR")
     above = Path(runtime) if runtime and Path(runtime).is_dir() else host.cache / "private"
     return above / f"aligntune-{run_id}"
@@ -304,13 +305,8 @@ def _follow(mounts: dict[str, Path], link: Path, seen_as: str) -> None:
     target = posixpath.normpath(posixpath.join(posixpath.dirname(seen_as), text))
     if not found.exists() or link.is_relative_to(found.resolve()):
         return
-    for known, source in mounts.items():
-        if (
-            target == known
-            or os.path.lexists(f"{source}{target[len(known) :]}")
-            and (target.startswith(known + "/"))
-        ):
-            return
+    if any(_sees(known, source, target) for known, source in mounts.items()):
+        return
     relative = not text.startswith("/") and target.startswith(contract.INPUT_ROOT + "/")
     if not relative and _is_system(target):
         raise EngineError(
@@ -324,6 +320,13 @@ def _follow(mounts: dict[str, Path], link: Path, seen_as: str) -> None:
     mounts[posixpath.dirname(target)] = folder = found.parent.resolve()
     if (folder / found.name).is_symlink():
         _follow(mounts, folder / found.name, target)
+
+
+def _sees(mounted: str, source: Path, target: str) -> bool:
+    """Whether a mount of ``source`` has something at ``target``; a link there is followed apart."""
+    if target == mounted:
+        return True
+    return target.startswith(f"{mounted}/") and os.path.lexists(f"{source}{target[len(mounted) :]}")
 
 
 def _is_system(target: str) -> bool:
@@ -384,7 +387,7 @@ def _client(address: str, version: str | None, environment: Mapping[str, str]) -
     try:
         if address.startswith("unix://"):
             return docker.DockerClient(base_url=address, version=version)
-        return docker.DockerClient.from_env(environment=dict(environment))
+        return docker.DockerClient.from_env(environment={**environment, "DOCKER_HOST": address})
     except DockerException as error:
         raise OSError(errno.EPROTO, str(error)) from error
 
@@ -413,10 +416,8 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _is_local(address: str) -> bool:
-    place = urlsplit(address)
-    return (
-        place.scheme == "unix" or place.scheme == "tcp" and _needs_loopback({"http_proxy": address})
-    )
+    scheme = urlsplit(address).scheme
+    return scheme == "unix" or (scheme == "tcp" and _is_loopback(address))
 
 
 def _usual_sockets(environment: Mapping[str, str]) -> list[str]:
@@ -523,7 +524,7 @@ class DockerEngine:
                 if isinstance(error, DockerException | RequestException):
                     raise refusal(str(error), command.arguments) from error
                 raise
-        return ContainerWorker(container)
+        return ContainerWorker(self._client.api, container)
 
     @contextmanager
     def _secrets(self, arguments: Mapping[str, Any]) -> Iterator[None]:
@@ -578,7 +579,7 @@ def _is_cache(target: str) -> bool:
 
 
 def _for_sdk(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments as the SDK wants them: mounts as the API's own objects, which never make a folder."""
+    """The arguments with mounts as the API has them; unlike bind strings they make no folder."""
     mounts = [
         {
             "Type": mount["type"],
@@ -654,8 +655,10 @@ REFUSALS: tuple[tuple[str, type[AligntuneError], str, str], ...] = (
 class ContainerWorker:
     """A started container; it is removed once its end has been seen."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, api: APIClient, container: Container) -> None:
+        self._api = api
         self._container = container
+        self._id = str(container.id)
         self._exit: Exit | None = None
         self._kill_at = float("inf")
         self._ended = threading.Event()
@@ -702,12 +705,12 @@ class ContainerWorker:
                 raise EngineError(f"the engine does not stop {self.name}: {error}") from error
 
     def _watch(self) -> None:
-        """Sleep until the container has ended; no timeout, as training takes as long as it takes."""
+        """Sleep until the container has ended, however long it takes."""
         from docker.errors import DockerException
         from requests.exceptions import RequestException
 
         with contextlib.suppress(DockerException, RequestException):
-            self._container.client.api.wait(self._container.id, timeout=None)
+            self._api.wait(self._id, timeout=None)
         self._ended.set()
 
     def _finish(self) -> Exit:
@@ -715,7 +718,7 @@ class ContainerWorker:
         from requests.exceptions import RequestException
 
         try:
-            state = self._container.client.api.inspect_container(self._container.id)["State"]
+            state = self._api.inspect_container(self._id)["State"]
             if state["Running"]:
                 raise EngineError(
                     f"lost sight of {self.name}, which goes on",

@@ -8,15 +8,18 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aligntune.errors import ImageError
-
 from aligntune_run.images.packages import ca_bundle, find_torch_wheel, index_settings
 from aligntune_run.images.recipes import Recipe
 from aligntune_run.programs import Finished, Say, capture, stream
+
+if TYPE_CHECKING:
+    from docker import DockerClient
 
 DEBIAN = "debian:bookworm-slim"
 BUILT_IN = range(18, 23)
@@ -50,18 +53,27 @@ class Client:
     """A docker command line client that can build with BuildKit."""
 
     path: Path
-    environment: dict[str, str] = field(
-        default_factory=lambda: {
+    engine: str = ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The caller's, set so that builds land in the engine that ``engine`` is the address of."""
+        return {
+            **os.environ,
+            **({"DOCKER_HOST": self.engine} if self.engine else {}),
             "DOCKER_BUILDKIT": "1",
             "BUILDX_BUILDER": "default",  # the engine's own: another could not see local images
             "BUILDX_NO_DEFAULT_ATTESTATIONS": "1",
             "BUILDKIT_PROGRESS": "plain",
         }
-    )
 
-    def build(self, arguments: Sequence[str], say: Say) -> Finished:
-        environment = {**os.environ, **self.environment}
-        return stream([self.path, "build", *arguments], say, env=environment)
+    def build(self, arguments: Sequence[str | Path], say: Say) -> None:
+        """Build; raises ImageError with the telling lines where that fails."""
+        _checked(stream([self.path, "build", *arguments], say, env=self.environment))
+
+    def has(self, image: str) -> bool:
+        """Whether the engine has an image of this name."""
+        return capture([self.path, "image", "inspect", image], env=self.environment).ok
 
 
 def find_buildkit_client() -> Client:
@@ -74,8 +86,10 @@ def find_buildkit_client() -> Client:
     paths = dict.fromkeys(Path(folder, "docker") for folder in folders if folder)
     lacking: list[str] = []
     for path in filter(Path.is_file, paths):
-        version = re.match(r"Docker version (\d+)\.\S*?(?=,|\s|$)", capture([path, "--version"]).out)
-        if version and int(version[1]) in BUILT_IN or capture([path, "buildx", "version"]).ok:
+        version = re.match(
+            r"Docker version (\d+)\.\S*?(?=,|\s|$)", capture([path, "--version"]).out
+        )
+        if (version and int(version[1]) in BUILT_IN) or capture([path, "buildx", "version"]).ok:
             return Client(path)
         lacking.append(f"{path} ({version[0] if version else 'not Docker'}, no buildx plugin)")
     if lacking:
@@ -89,32 +103,46 @@ def find_buildkit_client() -> Client:
     )
 
 
-def build(recipe: Recipe, *, base: str = "auto", find_links: Sequence[str] = (), say: Say) -> str:
-    """Build an image and tag it as ``recipe.ref`` and ``recipe.alias``; returns the reference.
+def build(
+    client: DockerClient,
+    recipe: Recipe,
+    *,
+    base: str = "auto",
+    find_links: Sequence[str] = (),
+    say: Say,
+) -> str:
+    """Build an image and tag it as ``recipe.ref`` and ``recipe.alias``; returns its id.
 
     Args:
-        base: a Debian 12 image to build on; ``auto`` takes :data:`DEBIAN` where it can be had and
-            otherwise makes one with debootstrap.
+        client: the engine to build in.
+        base: a Debian 12 image to build on; ``debootstrap`` makes one; ``auto`` takes
+            :data:`DEBIAN` where it can be had and else makes one.
         find_links: folders or addresses with the wheels that no index has.
         say: takes the build's output, a line at a time.
 
     Raises:
         ImageError: something is missing, or the build failed; with its last lines and a remedy.
     """
-    client = find_buildkit_client()
+    cli = replace(find_buildkit_client(), engine=_address(client))
     with _context(recipe, find_links) as (folder, options):
-        known = capture([client.path, "image", "inspect", "--format", "{{.Id}}", recipe.base_ref])
-        if base != "auto" or not known.ok:
-            system = _debian(client, recipe, say) if base == "auto" else base
+        if base != "auto" or not cli.has(recipe.base_ref):
+            system = _system(cli, recipe, base, say)
             say(f"building {recipe.base_ref} on {system}")
-            arguments = [f"--build-arg=BASE={system}", "--target=torch", f"--tag={recipe.base_ref}"]
-            _checked(client.build([*options, *arguments, str(folder)], say))
+            shared = [f"--build-arg=BASE={system}", "--target=torch", f"--tag={recipe.base_ref}"]
+            cli.build([*options, *shared, folder], say)
         say(f"building {recipe.ref} on {recipe.base_ref}")
         labels = [f"--label={name}={value}" for name, value in recipe.labels.items()]
         tags = [f"--tag={recipe.ref}", f"--tag={recipe.alias}"]
         bases = [f"--build-arg=BASE={recipe.base_ref}", f"--build-arg=TORCH={recipe.base_ref}"]
-        _checked(client.build([*options, *bases, *labels, *tags, str(folder)], say))
-    return recipe.ref
+        cli.build([*options, *bases, *labels, *tags, folder], say)
+    return str(client.images.get(recipe.ref).id)
+
+
+def _address(client: DockerClient) -> str:
+    """The engine's address as docker's command line takes it."""
+    api = client.api
+    socket = getattr(api.get_adapter(api.base_url), "socket_path", None)
+    return f"unix://{socket}" if socket else str(api.base_url)
 
 
 @contextmanager
@@ -157,45 +185,50 @@ def _proxies() -> list[str]:
     return [name for upper in names for name in (upper, upper.lower()) if os.environ.get(name)]
 
 
-def _debian(client: Client, recipe: Recipe, say: Say) -> str:
-    """A Debian to build on: what the engine has or a registry gives, else one made here."""
+def _system(cli: Client, recipe: Recipe, base: str, say: Say) -> str:
+    """The Debian to build on: what the engine has or a registry gives, else one made here."""
+    if base not in ("auto", "debootstrap"):
+        return base
     made = f"aligntune-os:bookworm-{sha256(_packages(recipe).encode()).hexdigest()[:12]}"
-    for name in (DEBIAN, made):
-        if capture([client.path, "image", "inspect", name]).ok:
-            return name
+    if base == "debootstrap":
+        if not cli.has(made):
+            _debootstrap(cli, recipe, made, say)
+        return made
+    here = next(filter(cli.has, (DEBIAN, made)), None)
+    if here is not None:
+        return here
     say(f"pulling {DEBIAN}")
-    pulled = stream([client.path, "pull", DEBIAN], say)
+    pulled = stream([cli.path, "pull", DEBIAN], say, env=cli.environment)
     if pulled.ok:
         return DEBIAN
-    say(f"{DEBIAN} cannot be pulled; making a base with debootstrap instead")
-    _debootstrap(client, recipe, made, say, pulled.out.splitlines()[-1:])
+    say(f"{DEBIAN} cannot be pulled, so a base is made with debootstrap")
+    try:
+        _debootstrap(cli, recipe, made, say)
+    except ImageError as error:
+        refusal = (pulled.out.splitlines() or ["no reason given"])[-1]
+        raise ImageError(
+            f"{DEBIAN} cannot be pulled ({refusal}), and {error.what}", error.remedy
+        ) from None
     return made
 
 
-def _debootstrap(
-    client: Client, recipe: Recipe, name: str, say: Say, refusal: Sequence[str]
-) -> None:
+def _debootstrap(cli: Client, recipe: Recipe, name: str, say: Say) -> None:
     program = shutil.which("debootstrap", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if program is None or os.geteuid() != 0:
         lack = "is not installed" if program is None else "needs root"
         raise ImageError(
-            f"{DEBIAN} cannot be pulled ({' '.join(refusal)}), and debootstrap, which would make "
-            f"a base instead, {lack}",
-            "Make the registry reachable, or name a Debian 12 image that is here with --base IMAGE"
-            + (", or install debootstrap" if program is None else ", or build once as root"),
+            f"debootstrap, which would make a base image, {lack}",
+            "Name a Debian 12 image that is here with --base IMAGE, make the registry reachable, "
+            + ("or install debootstrap" if program is None else "or build once as root"),
         )
     with tempfile.TemporaryDirectory(prefix="aligntune-os-") as folder:
         root, archive = Path(folder, "root"), Path(folder, "root.tar")
         include = f"--include={','.join(_packages(recipe).split())}"
-        _checked(
-            stream(
-                [program, "--variant=minbase", include, "bookworm", root, *_mirror()], say
-            )
-        )
+        _checked(stream([program, "--variant=minbase", include, "bookworm", root, *_mirror()], say))
         leftovers = ("var/cache/apt/*", "var/lib/apt/lists/*", "var/log/*", "debootstrap")
         excluded = [f"--exclude=./{pattern}" for pattern in leftovers]
         _checked(capture(["tar", "-C", root, *excluded, "-cf", archive, "."], timeout=600))
-        _checked(capture([client.path, "import", archive, name], timeout=600))
+        _checked(capture([cli.path, "import", archive, name], env=cli.environment, timeout=600))
 
 
 def _packages(recipe: Recipe) -> str:
@@ -207,7 +240,9 @@ def _mirror() -> list[str]:
     folder = Path("/etc/apt")
     files = [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))]
     text = "\n".join(
-        path.read_text() for path in files if path.suffix in (".list", ".sources") and path.is_file()
+        path.read_text()
+        for path in files
+        if path.suffix in (".list", ".sources") and path.is_file()
     )
     found = re.search(r"^(?:URIs:|deb(?: \[.*?\])?)\s*(https?://\S+/debian/?)(?:\s|$)", text, re.M)
     return [found[1]] if found else []
@@ -219,7 +254,9 @@ def _checked(done: Finished) -> None:
         return
     said = [line for line in f"{done.out}\n{done.err}".splitlines() if line.strip()]
     remedies = (remedy for sign, remedy in REMEDIES if re.search(sign, "\n".join(said)))
-    telling = [line for line in said if re.search(r"error|fail|E:|×|╰─▶", line, re.I)] or said
+    telling = [
+        line for line in said if re.search(r"error|fail|E:|no (space|version|wheel)", line, re.I)
+    ] or said
     raise ImageError(
         f"building failed: {Path(done.argv[0]).name} ended with {done.code}:\n  "
         + "\n  ".join(telling[-6:]),

@@ -38,11 +38,12 @@ class Wheels:
     urls: tuple[str, ...] = ()
 
 
-def find_torch_wheel(lock: Path, find_links: Sequence[str] = ()) -> Wheels:
+def find_torch_wheel(lock: Path, find_links: Sequence[str] = (), *, check: bool = True) -> Wheels:
     """The CPU build of torch that ``lock`` names; nothing where it names none.
 
     Args:
         find_links: folders or addresses to look in first; then come those pip and uv look in.
+        check: compare the file's hash; without, it is only seen to be there.
 
     Raises:
         ImageError: there is none, or its hash is not the one in the lock.
@@ -59,9 +60,8 @@ def find_torch_wheel(lock: Path, find_links: Sequence[str] = ()) -> Wheels:
     refused: list[Path] = []
     for folder in filter(None, map(_folder, places)):
         for path in sorted(folder.glob(f"{name}-*.whl")):
-            with path.open("rb") as file:
-                if file_digest(file, "sha256").hexdigest() in hashes:
-                    return Wheels(files=(path,))
+            if not check or _sha256(path) in hashes:
+                return Wheels(files=(path,))
             refused.append(path)
     if refused:
         raise ImageError(
@@ -107,6 +107,11 @@ def ca_bundle(environment: Mapping[str, str] = os.environ) -> Path | None:
     named = (Path(environment[name]) for name in CA_VARIABLES if environment.get(name))
     configured = (Path(value) for value in _configured("cert", ("PIP",), environment))
     return next((path for path in (*named, *configured) if path.is_file()), None)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 def _folder(place: str) -> Path | None:

@@ -162,6 +162,11 @@ def recipes(where: Sources | None = None) -> tuple[Recipe, ...]:
     return tuple(recipe(backend, flavour, where) for backend, flavour in _available(where))
 
 
+def facts(where: Sources | None = None) -> dict[str, dict[str, Any]]:
+    """Every backend's ``facts.json``, by backend."""
+    return {recipe.backend: recipe.facts for recipe in recipes(where)}
+
+
 def _available(where: Sources) -> list[tuple[str, str]]:
     return [
         (backend, flavour)

@@ -80,8 +80,8 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
             self._events(
                 "evaluate",
                 step=state.global_step,
-                loss=_finite(metrics["eval_loss"]),
-                perplexity=_finite(metrics["eval_perplexity"]),
+                loss=metrics["eval_loss"],
+                perplexity=metrics["eval_perplexity"],
                 tokens=metrics["eval_tokens"],
             )
 

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _open_events(run: RunDir) -> EventWriter:
-    """The event stream; from here on stdout is for people, and the log takes the trainer's noise."""
+    """The event stream; from here on stdout is for people, and the log takes all noise."""
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         people = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")

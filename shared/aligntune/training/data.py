@@ -45,7 +45,7 @@ ALPACA_PROMPT = (
 
 @dataclass(frozen=True)
 class Source:
-    """Where rows come from: a local path, or the Arrow files that a hub dataset was fetched into."""
+    """Where rows come from: a local path, or the Arrow files a hub dataset was fetched into."""
 
     name: str
     path: Path | None = None
@@ -110,12 +110,17 @@ def canonicalise(
     mapped = _rename(first[1], known)
     name = spec.format if spec.format != "auto" else detect(mapped, first[0])
     turn = FORMATS[name].turn
-    if spec.system_prompt and not (name == "chat" or (name == "instruction" and chat)):
-        if not (name == "prompt_completion" and isinstance(mapped.get("prompt"), list)):
-            raise DataError(
-                f"dataset.system_prompt is for conversations, and {first[0]} is {name}",
-                "Leave it out, or use chat data",
-            )
+    conversational = {
+        "chat": True,
+        "instruction": chat,
+        "prompt_completion": isinstance(mapped.get("prompt"), list),
+        "text": False,
+    }
+    if spec.system_prompt and not conversational[name]:
+        raise DataError(
+            f"dataset.system_prompt is for conversations, and {first[0]} is {name}",
+            "Leave it out, or use chat data",
+        )
 
     def canonical() -> Iterator[dict[str, Any]]:
         shape: set[str] | None = None
@@ -126,7 +131,7 @@ def canonicalise(
             try:
                 _require_columns(values, name)
                 turned = turn(values, chat)
-            except Unusable as problem:
+            except UnusableError as problem:
                 raise DataError(
                     f"{where}: {problem}", f"Every row has to be {name} like the first one"
                 ) from None
@@ -168,7 +173,7 @@ def detect(values: Values, where: str) -> str:
 # --- formats: one function each, from a row's columns to its canonical form
 
 
-class Unusable(Exception):
+class UnusableError(Exception):
     """What is wrong with a row, in words."""
 
 
@@ -193,7 +198,7 @@ def _prompt_completion(values: Values, chat: bool) -> dict[str, Any]:
 def _chat(values: Values, chat: bool) -> dict[str, Any]:
     column = "messages" if "messages" in values else "conversations"
     if values.get("tools"):
-        raise Unusable("tools are not supported")
+        raise UnusableError("tools are not supported")
     return {"messages": _messages(values[column], column)}
 
 
@@ -201,7 +206,7 @@ def _instruction(values: Values, chat: bool) -> dict[str, Any]:
     instruction, output = _string(values, "instruction"), _string(values, "output")
     extra = values.get("input") or ""
     if not isinstance(extra, str):
-        raise Unusable(f"column 'input' is {_kind(extra)}, not text")
+        raise UnusableError(f"column 'input' is {_kind(extra)}, not text")
     if chat:
         question = f"{instruction}\n\n{extra}" if extra else instruction
         return {
@@ -232,31 +237,31 @@ def _require_columns(values: Values, name: str) -> None:
     for choice in FORMATS[name].columns:
         if not any(column in values for column in choice):
             there = ", ".join(map(str, values)) or "none"
-            raise Unusable(f"no column {choice[0]!r}; columns: {there}")
+            raise UnusableError(f"no column {choice[0]!r}; columns: {there}")
 
 
 def _string(values: Values, key: str) -> str:
     value = values[key]
     if not isinstance(value, str):
-        raise Unusable(f"column {key!r} is {_kind(value)}, not text")
+        raise UnusableError(f"column {key!r} is {_kind(value)}, not text")
     return value
 
 
 def _messages(value: Any, key: str) -> list[dict[str, str]]:
     if not isinstance(value, list) or not value:
-        raise Unusable(f"column {key!r} is {_kind(value)}, not a list of messages")
+        raise UnusableError(f"column {key!r} is {_kind(value)}, not a list of messages")
     messages = []
     for number, message in enumerate(value, 1):
         if not isinstance(message, dict):
-            raise Unusable(f"message {number} of {key!r} is {_kind(message)}, not an object")
+            raise UnusableError(f"message {number} of {key!r} is {_kind(message)}, not an object")
         if message.get("tool_calls"):
-            raise Unusable(f"message {number} of {key!r} calls tools, which is not supported")
+            raise UnusableError(f"message {number} of {key!r} calls tools, which is not supported")
         role = message.get("role", message.get("from"))
         content = message.get("content", message.get("value"))
         if isinstance(content, list):
             content = _joined(content, number, key)
         if not isinstance(role, str) or not isinstance(content, str):
-            raise Unusable(f"message {number} of {key!r} needs a role and a content of text")
+            raise UnusableError(f"message {number} of {key!r} needs a role and a content of text")
         messages.append({"role": ROLES.get(role, role), "content": content})
     return messages
 
@@ -264,7 +269,9 @@ def _messages(value: Any, key: str) -> list[dict[str, str]]:
 def _joined(parts: list[Any], number: int, key: str) -> str:
     texts = [part.get("text") for part in parts if isinstance(part, dict)]
     if len(texts) != len(parts) or not all(isinstance(text, str) for text in texts):
-        raise Unusable(f"message {number} of {key!r} holds more than text, which is not supported")
+        raise UnusableError(
+            f"message {number} of {key!r} holds more than text, which is not supported"
+        )
     return "".join(texts)
 
 
@@ -276,7 +283,7 @@ def _with_system(row: dict[str, Any], prompt: str) -> dict[str, Any]:
 
 
 def _rename(values: Values, known: Mapping[str, str]) -> dict[str, Any]:
-    """Columns under their canonical names; a named column wins over one that has the name already."""
+    """Columns under their canonical names; one that was named wins over one called so already."""
     kept = {key: value for key, value in values.items() if key not in known.values()}
     return {known.get(key, key): value for key, value in kept.items()} | {
         ours: values[theirs] for theirs, ours in known.items() if theirs in values
@@ -301,7 +308,7 @@ def _rows(source: Source, split: str) -> Iterator[Row]:
         return _folder_rows(source.path, source.name, split)
     if source.path.suffix.lower() not in SUFFIXES:
         raise DataError(
-            f"{source.name}: {source.path.suffix or 'a file without a suffix'} is not a known format",
+            f"{source.name}: {source.path.suffix or 'a file without suffix'} is not a known format",
             f"Use one of {', '.join(SUFFIXES)}",
         )
     if split not in ("train", ""):
@@ -314,7 +321,9 @@ def _file_rows(path: Path, name: str) -> Iterator[Row]:
     try:
         yield from reader[path.suffix.lower()](path, name)
     except UnicodeDecodeError as error:
-        raise DataError(f"{name} is not UTF-8 text (byte {error.start})", "Save it as UTF-8") from None
+        raise DataError(
+            f"{name} is not UTF-8 text (byte {error.start})", "Save it as UTF-8"
+        ) from None
     except OSError as error:
         raise DataError(f"cannot read {name}: {error.strerror or error}") from error
 
@@ -343,7 +352,8 @@ def _parse(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, " if error.lineno > 1 else ""
         raise DataError(
-            f"{where}: not valid JSON ({error.msg} at {place}column {error.colno})", "Mend that line"
+            f"{where}: not valid JSON ({error.msg} at {place}column {error.colno})",
+            "Mend that line",
         ) from None
 
 
@@ -404,7 +414,9 @@ def _folder_rows(folder: Path, name: str, split: str) -> Iterator[Row]:
         return
     files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
     if not files:
-        raise DataError(f"{name} holds no {', '.join(SUFFIXES)} files", "Name a file or another folder")
+        raise DataError(
+            f"{name} holds no {', '.join(SUFFIXES)} files", "Name a file or another folder"
+        )
     by_split: dict[str, list[Path]] = {}
     for path in files:
         by_split.setdefault(_split_of(path.relative_to(folder)), []).append(path)
@@ -419,7 +431,7 @@ def _folder_rows(folder: Path, name: str, split: str) -> Iterator[Row]:
 
 
 def _split_of(path: Path) -> str:
-    """The split that a file's name or folder tells, as ``data/train-00000-of-2.parquet``; or none."""
+    """The split a file's name or folder tells, as ``data/train-00000-of-2.parquet``; or none."""
     words = re.split(r"[^a-z]+", str(path.with_suffix("")).lower())
     for split, also in SPLIT_NAMES.items():
         if any(word in also for word in words):
@@ -450,12 +462,14 @@ def _slice(dataset: Any, name: str, split: str) -> Any:
     try:
         parts = ReadInstruction.from_spec(split).to_absolute({name: len(dataset)})
     except (ValueError, AssertionError) as error:
-        raise DataError(f"split {split!r}: {error}", "For example train[:10%] or train[100:200]") from None
+        raise DataError(
+            f"split {split!r}: {error}", "For example train[:10%] or train[100:200]"
+        ) from None
     return dataset.select([index for part in parts for index in range(part.from_, part.to)])
 
 
 def _dataset(rows: Iterator[dict[str, Any]]) -> Any:
-    """Canonical rows in memory as Arrow, a batch at a time, so that Python objects do not pile up."""
+    """Canonical rows as Arrow, a batch at a time, so that Python objects do not pile up."""
     import pyarrow
     from datasets import Dataset
 

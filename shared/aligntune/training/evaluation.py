@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from aligntune.errors import TrainingError
 from aligntune.training.tokenization import IGNORED
 
 
@@ -23,9 +24,9 @@ class Evaluation:
     tokens: int
 
     @property
-    def perplexity(self) -> float:
-        """exp(loss), infinite where that overflows."""
-        return math.exp(self.loss) if self.loss < 700 else math.inf
+    def perplexity(self) -> float | None:
+        """exp(loss), None where that overflows."""
+        return math.exp(self.loss) if self.loss < 700 else None
 
 
 def evaluate(model: Any, batches: Iterable[dict[str, Any]]) -> Evaluation:
@@ -35,6 +36,9 @@ def evaluate(model: Any, batches: Iterable[dict[str, Any]]) -> Evaluation:
         model: a causal language model that returns the mean loss of a batch. Logits are not read,
             as Unsloth's fused loss returns none on a GPU.
         batches: ``input_ids``, ``attention_mask`` and ``labels``, each (batch, length).
+
+    Raises:
+        TrainingError: the loss is not a finite number.
     """
     import torch
 
@@ -52,6 +56,10 @@ def evaluate(model: Any, batches: Iterable[dict[str, Any]]) -> Evaluation:
                 total += float(model(**inputs).loss) * count
                 tokens += count
     model.train(was_training)
+    if not math.isfinite(total):
+        raise TrainingError(
+            "the evaluation loss is not a number", "Lower training.learning_rate, or check the data"
+        )
     return Evaluation(total / max(tokens, 1), tokens)
 
 
@@ -75,9 +83,9 @@ def token_weighted(trainer: type[Any]) -> type[Any]:
             eval_dataset: Any = None,
             ignore_keys: list[str] | None = None,
             metric_key_prefix: str = "eval",
-        ) -> dict[str, float]:
+        ) -> dict[str, float | None]:
             found = evaluate(self.model, self.get_eval_dataloader(eval_dataset))
-            metrics = {
+            metrics: dict[str, float | None] = {
                 f"{metric_key_prefix}_loss": found.loss,
                 f"{metric_key_prefix}_perplexity": found.perplexity,
                 f"{metric_key_prefix}_tokens": found.tokens,

@@ -15,7 +15,7 @@ Job = Callable[[RunSpec, RunDir, EventWriter], None]
 
 
 def guarded(job: Job, spec: RunSpec, run: RunDir, events: EventWriter) -> int:
-    """Do a job and turn whatever goes wrong into an ``error`` event, the record and an exit code."""
+    """Do a job; whatever goes wrong becomes an ``error`` event, a record and an exit code."""
     try:
         job(spec, run, events)
     except BaseException as error:

@@ -82,7 +82,9 @@ def _fetch_dataset(name: str, split: str, spec: RunSpec) -> dict[str, Any]:
     try:
         loaded = load_dataset(name, config, split=split, revision=revision)
     except ValueError as error:
-        raise DataError(f"dataset {name}: {error}", "Set dataset.split or dataset.config") from error
+        raise DataError(
+            f"dataset {name}: {error}", "Set dataset.split or dataset.config"
+        ) from error
     except Exception as error:
         raise _hub_error(f"dataset {name}", revision, error) from error
     files = [entry["filename"] for entry in loaded.cache_files]
@@ -100,11 +102,15 @@ def _hub_error(what: str, revision: str | None, error: Exception) -> AligntuneEr
             "Accept its terms on the hub, and log in with `hf auth login` or set HF_TOKEN",
         )
     if kind in ("RepositoryNotFoundError", "DatasetNotFoundError"):
-        return HubError(f"no such {what} on the hub", "Check the name; a private one needs HF_TOKEN")
+        return HubError(
+            f"no such {what} on the hub", "Check the name; a private one needs HF_TOKEN"
+        )
     if kind == "RevisionNotFoundError":
         return HubError(f"{what} has no revision{at}", "Check the branch, tag or commit")
     if kind in ("OfflineModeIsEnabled", "LocalEntryNotFoundError"):
-        return HubError(f"{what} is not in the cache, and the hub is out of reach", "Go online once")
+        return HubError(
+            f"{what} is not in the cache, and the hub is out of reach", "Go online once"
+        )
     lines = str(error).strip().splitlines()
     return HubError(
         f"{what} could not be fetched: {kind}: {lines[0] if lines else ''}",

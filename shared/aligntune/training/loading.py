@@ -17,7 +17,7 @@ from aligntune.training.fetch import fetched
 
 
 def find_device(spec: RunSpec) -> Device:
-    """The GPU if there is one, and the precision, where ``auto`` is the best the device computes in.
+    """The GPU if there is one, and the precision: ``auto`` is the best the device computes in.
 
     Raises:
         SpecError: the device cannot compute in the precision that was asked for.
@@ -84,7 +84,7 @@ def load_tokenizer(spec: RunSpec, path: Path) -> Any:
     return tokenizer
 
 
-def load_model(spec: RunSpec, path: Path, backend: Backend, device: Device) -> Any:
+def load_model(spec: RunSpec, path: Path, backend: Backend, device: Device, run: RunDir) -> Any:
     """The model, with its adapter if the request has one.
 
     Raises:
@@ -116,7 +116,7 @@ def load_model(spec: RunSpec, path: Path, backend: Backend, device: Device) -> A
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"{spec.model.name} does not load: {first_line(error)}") from error
     if spec.adapter.type != "none":
-        model = _with_adapter(spec, model, backend)
+        model = _with_adapter(spec, model, backend, run)
         for shape in model.peft_config.values():
             # The host's name for the base, so that the adapter loads outside this container.
             shape.base_model_name_or_path = spec.model.name
@@ -124,16 +124,18 @@ def load_model(spec: RunSpec, path: Path, backend: Backend, device: Device) -> A
     return model
 
 
-def _with_adapter(spec: RunSpec, model: Any, backend: Backend) -> Any:
-    if spec.adapter.path is None:
+def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir) -> Any:
+    name = spec.adapter.path
+    if name is None:
         try:
             return backend.add_adapter(spec, model)
         except ValueError as error:
             raise SpecError(f"adapter: {first_line(error)}", "Check adapter.targets") from error
     from peft import PeftModel
 
+    path = locate(name) if is_local(name) else Path(fetched(spec, run)["adapter"]["path"])
     try:
-        return PeftModel.from_pretrained(model, str(locate(spec.adapter.path)), is_trainable=True)
+        return PeftModel.from_pretrained(model, str(path), is_trainable=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"the adapter {spec.adapter.path} does not fit {spec.model.name}: {first_line(error)}"
@@ -163,5 +165,3 @@ def require_matching(tokenizer: Any, model: Any, spec: RunSpec) -> None:
             f"{embeddings} embeddings",
             "Use the tokenizer that the model was made with",
         )
-
-

@@ -9,15 +9,18 @@ from aligntune.errors import StoppedError
 
 
 class StopSignal:
-    """Remembers that a stop was asked for; before training, when nothing is lost, ends at once."""
+    """Remembers that a stop was asked for; before training, when nothing is lost, ends at once.
+
+    Once training has ended, what is left (evaluating, saving) is short and is finished.
+    """
 
     def __init__(self) -> None:
         self.asked = False
-        self.training = False
+        self.begun = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        if not self.training:
+        if not self.begun:
             raise StoppedError("stopped before training began", "Start it again")

@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Tokenized:
-    """Rows as token ids; ``cut`` were longer than the limit, ``dropped`` had nothing left to learn."""
+    """Rows as token ids; ``cut`` were too long, ``dropped`` had nothing left to learn."""
 
     dataset: Any
     cut: int
@@ -44,7 +44,9 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec) -> Tokenized:
         ModelError: chat data without a chat template, or one that cannot render a row.
         DataError: no row has anything to learn, or the loss that was asked for does not fit.
     """
-    encode = _encoder(dataset.column_names, isinstance(dataset[0].get("prompt"), list), tokenizer, spec)
+    encode = _encoder(
+        dataset.column_names, isinstance(dataset[0].get("prompt"), list), tokenizer, spec
+    )
     limit = None if spec.training.packing else spec.training.max_length
 
     def encode_row(row: Row) -> Row:
@@ -85,7 +87,9 @@ def _encoder(
     if training.assistant_only_loss and not chat:
         raise DataError("training.assistant_only_loss needs chat data", "Leave it out")
     if training.completion_only_loss and "prompt" not in columns:
-        raise DataError("training.completion_only_loss needs prompt-completion data", "Leave it out")
+        raise DataError(
+            "training.completion_only_loss needs prompt-completion data", "Leave it out"
+        )
     if chat:
         _require_template(tokenizer, spec)
     elif tokenizer.eos_token is None:

@@ -36,7 +36,16 @@ from aligntune.training.loading import (
 )
 from aligntune.training.stop import StopSignal
 
-STACK = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes", "unsloth")
+STACK = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "bitsandbytes",
+    "unsloth",
+)
 
 
 def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
@@ -72,7 +81,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
     with clock.phase("load_model"):
         path = locate_model(spec, run)
         tokenizer = load_tokenizer(spec, path)
-        model = load_model(spec, path, backend, device)
+        model = load_model(spec, path, backend, device, run)
         require_matching(tokenizer, model, spec)
 
     with clock.phase("load_data"):
@@ -81,7 +90,9 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         parts = {"train": train_rows} | ({"evaluation": eval_rows} if eval_rows else {})
         encoded = {}
         for part, rows in parts.items():
-            events("data", part=part, rows=len(rows.dataset), format=rows.format, source=rows.source)
+            events(
+                "data", part=part, rows=len(rows.dataset), format=rows.format, source=rows.source
+            )
             encoded[part] = tokenize(rows.dataset, tokenizer, spec)
             for note in _told(part, encoded[part], spec):
                 events("note", message=note)
@@ -91,18 +102,21 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         callback = EventCallback(events, stop)
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
         arguments = trainer_arguments(spec, device, run.checkpoints, "evaluation" in encoded)
-        trainer = token_weighted(trainer_class)(
-            model=model,
-            args=config_class(**_accepted(arguments, config_class, spec)),
-            train_dataset=encoded["train"].dataset,
-            eval_dataset=encoded["evaluation"].dataset if "evaluation" in encoded else None,
-            processing_class=tokenizer,
-            callbacks=[callback],
-        )
+        try:
+            trainer = token_weighted(trainer_class)(
+                model=model,
+                args=config_class(**_accepted(arguments, config_class, spec)),
+                train_dataset=encoded["train"].dataset,
+                eval_dataset=encoded["evaluation"].dataset if "evaluation" in encoded else None,
+                processing_class=tokenizer,
+                callbacks=[callback],
+            )
+        except (ValueError, TypeError, ImportError) as error:
+            traceback.print_exc()
+            raise SpecError(f"{config_class.__name__} refuses this: {first_line(error)}") from error
         _quieten(trainer)
-        stop.training = True
+        stop.begun = True
         trained = _train(trainer, _checkpoint(run))
-        stop.training = False
         if stop.asked and trainer.state.global_step < trainer.state.max_steps:
             raise StoppedError(
                 f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, "
@@ -123,18 +137,9 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
     if "evaluation" in encoded:
         with clock.phase("evaluate"):
             found = evaluate(plain, trainer.get_eval_dataloader())
-            result |= {
-                "eval_loss": found.loss,
-                "eval_perplexity": found.perplexity,
-                "eval_tokens": found.tokens,
-            }
-            events(
-                "evaluate",
-                step=trainer.state.global_step,
-                loss=found.loss,
-                perplexity=found.perplexity,
-                tokens=found.tokens,
-            )
+            told = {"loss": found.loss, "perplexity": found.perplexity, "tokens": found.tokens}
+            events("evaluate", step=trainer.state.global_step, **told)
+            result |= {f"eval_{name}": value for name, value in told.items()}
     versions = stack_versions()
     with clock.phase("save"):
         save(trainer, tokenizer, model_card(spec, result, versions), run)
@@ -223,7 +228,7 @@ def _told(part: str, encoded: Any, spec: RunSpec) -> Iterator[str]:
 
 
 def _accepted(arguments: dict[str, Any], config: type[Any], spec: RunSpec) -> dict[str, Any]:
-    """The arguments that this version's configuration knows; what the user named has to be known."""
+    """The arguments that this configuration knows; what the user named has to be known."""
     from dataclasses import fields
 
     known = {item.name for item in fields(config)}
@@ -263,10 +268,16 @@ def _train(trainer: Any, checkpoint: str | None) -> Any:
 
 
 def _checkpoint(run: RunDir) -> str | None:
-    """The newest complete checkpoint of an earlier try at this run, if there is one."""
-    from transformers.trainer_utils import get_last_checkpoint
+    """The newest complete checkpoint of an earlier try at this run, if there is one.
 
-    return get_last_checkpoint(str(run.checkpoints)) if run.checkpoints.is_dir() else None
+    The trainer writes its state last, so a checkpoint without one was cut off: it is removed.
+    """
+    found = {int(path.name.split("-")[1]): path for path in run.checkpoints.glob("checkpoint-*")}
+    for step in sorted(found, reverse=True):
+        if (found[step] / "trainer_state.json").is_file():
+            return str(found[step])
+        shutil.rmtree(found[step])
+    return None
 
 
 def _last(history: list[dict[str, Any]], key: str) -> float | None:
@@ -274,7 +285,7 @@ def _last(history: list[dict[str, Any]], key: str) -> float | None:
 
 
 def save(trainer: Any, tokenizer: Any, card: str, run: RunDir) -> None:
-    """Write ``model/`` whole or not at all: adapter or weights (safetensors), tokenizer and card."""
+    """Write ``model/`` whole or not at all: weights (safetensors), tokenizer and card."""
     beside = run.path / "model.part"
     shutil.rmtree(beside, ignore_errors=True)
     trainer.save_model(str(beside))

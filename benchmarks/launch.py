@@ -1,0 +1,131 @@
+"""What the launcher costs, in medians of interleaved runs.
+
+    python benchmarks/launch.py [--runs 7]
+
+Measures `aligntune-run --help`, `--dry-run`, and the time from the command to the first training
+step against the same worker started by a bare `docker run` (same image, spec, model and data).
+Needs a container engine with the trl image (it is built if missing).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PROGRAM = [shutil.which("aligntune-run") or str(Path(sys.executable).with_name("aligntune-run"))]
+
+
+def main() -> None:
+    """Print the medians."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=7, help="runs of each")
+    runs = parser.parse_args().runs
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        words = prepare(folder)
+        show("--help", [seconds([*PROGRAM, "--help"]) for _ in range(runs)])
+        show("--dry-run", [seconds([*PROGRAM, *words, "--dry-run"]) for _ in range(runs)])
+        launched, bare = interleave(
+            runs, lambda: first_step_launched(words), lambda: first_step_bare(words, folder)
+        )
+        show("command to first step, aligntune-run", launched)
+        show("command to first step, docker run", bare)
+        show("difference, pair by pair", [a - b for a, b in zip(launched, bare, strict=True)])
+
+
+def prepare(folder: Path) -> list[str]:
+    """A tiny model and data below ``folder``; the words of a run of four steps on them."""
+    make_models = ["exec", "--backend", "trl", "--yes", "--mount", str(folder)]
+    script = [str(REPOSITORY / "tests" / "tiny.py"), str(folder / "models"), "llama"]
+    subprocess.run([*PROGRAM, *make_models, "--", "python", *script], check=True, cwd=REPOSITORY)
+    rows = [{"prompt": f"{n} plus {n} is ", "completion": str(2 * n)} for n in range(64)]
+    data = folder / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    named = ["--model", str(folder / "models" / "llama"), "--dataset", str(data)]
+    return ["--algo", "sft", *named, "--max-steps", "4"]
+
+
+def seconds(command: list[str]) -> float:
+    """Wall-clock seconds of a whole process."""
+    began = time.monotonic()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.monotonic() - began
+
+
+def interleave(
+    runs: int, first: Callable[[], float], second: Callable[[], float]
+) -> tuple[list[float], list[float]]:
+    """Measure two things in turn, after one warm-up of each, so that drift hits both alike."""
+    first()
+    second()
+    pairs = [(first(), second()) for _ in range(runs)]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def first_step_launched(words: list[str]) -> float:
+    """Seconds from `aligntune-run` to the first training step."""
+    with tempfile.TemporaryDirectory() as name:
+        run = Path(name) / "run"
+        began = time.time()
+        launch = [*PROGRAM, *words, "--output", str(run)]
+        subprocess.run(launch, check=True, stdout=subprocess.DEVNULL)
+        return first_step(run) - began
+
+
+def first_step_bare(words: list[str], folder: Path) -> float:
+    """Seconds from a bare `docker run` of the same worker to the first training step."""
+    planned = subprocess.run(
+        [*PROGRAM, *words, "--dry-run", "--json"], check=True, capture_output=True, text=True
+    )
+    plan = json.loads(planned.stdout)
+    with tempfile.TemporaryDirectory() as name:
+        run = Path(name)
+        spec = {**plan["spec"], "output": None}
+        (run / "spec.yaml").write_text(json.dumps(spec))  # JSON is YAML
+        mounts = ["-v", f"{folder}:/in{folder}:ro", "-v", f"{run}:/run-dir"]
+        image = plan["plan"]["choice"]["image"]["ref"]
+        harness = [
+            "docker",
+            "run",
+            "--rm",
+            "--network",
+            "none",
+            "-u",
+            f"{os.getuid()}:{os.getgid()}",
+        ]
+        began = time.time()
+        subprocess.run(
+            [*harness, *mounts, image, "--spec", "/run-dir/spec.yaml"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        return first_step(run) - began
+
+
+def first_step(run: Path) -> float:
+    """When the first step was over, in seconds since the epoch."""
+    events = map(json.loads, (run / "events.jsonl").read_text().splitlines())
+    return float(next(event["time"] for event in events if event["event"] == "step"))
+
+
+def show(name: str, values: list[float]) -> None:
+    """One line: the median, and the range it comes from."""
+    print(
+        f"{name:45} {statistics.median(values):7.3f} s"
+        f"  ({min(values):.3f} to {max(values):.3f}, {len(values)} runs)",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

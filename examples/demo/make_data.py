@@ -1,0 +1,90 @@
+"""Question and answer pairs from the docstrings of Python's standard library, as it is installed.
+
+``python make_data.py FOLDER`` writes ``train.jsonl`` and ``eval.jsonl``, one
+``{"prompt": "What does os.path.join do?", "completion": "Join two or more ..."}`` a line. The
+sources are parsed, never imported, so nothing runs and the same library always gives the same files.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+NOT_LIBRARY = frozenset(
+    {
+        *("dist-packages", "site-packages", "test", "tests", "__pycache__"),
+        *("ensurepip", "idlelib", "lib2to3", "turtledemo", "pydoc_data"),
+        *("antigravity.py", "this.py", "ntpath.py", "nturl2path.py", "sre_compile.py"),
+    }
+)
+"""Parts of the folder that are tests, programs, somebody else's, or a second copy."""
+
+KNOWN_AS = {"posixpath": "os.path"}
+"""Modules whose users call them by another name."""
+
+SHORTEST, LONGEST = 20, 200
+"""Characters of an answer: shorter ones say nothing, longer ones are for a larger model."""
+
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`'\"])")
+
+EVERY = 20
+"""One answer in so many is held out."""
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = {"train": [], "eval": []}  # type: dict[str, list[dict[str, str]]]
+    for prompt, completion in sorted(set(pairs(Path(sysconfig.get_path("stdlib"))))):
+        # By the answer, so that no held-out answer has been seen under another question.
+        part = "eval" if int(sha256(completion.encode()).hexdigest(), 16) % EVERY == 0 else "train"
+        rows[part].append({"prompt": prompt, "completion": completion})
+    for part, found in rows.items():
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+        (folder / f"{part}.jsonl").write_text("".join(lines), encoding="utf-8")
+        print(f"{folder / part}.jsonl: {len(found):,} questions")
+
+
+def pairs(library: Path) -> Iterator[tuple[str, str]]:
+    """Question and answer for every public definition below ``library`` that has a docstring."""
+    for path in sorted(library.rglob("*.py")):
+        parts = path.relative_to(library).parts
+        private = any(part.startswith("_") and part != "__init__.py" for part in parts)
+        if private or NOT_LIBRARY.intersection(parts):
+            continue
+        module = ".".join((*parts[:-1], path.stem)).removesuffix(".__init__")
+        tree = ast.parse(path.read_bytes())
+        for name, definition in definitions(tree, KNOWN_AS.get(module, module)):
+            answer = summary(definition)
+            if SHORTEST <= len(answer) <= LONGEST and answer[0].isupper():
+                is_class = isinstance(definition, ast.ClassDef)
+                yield (f"What is {name}?" if is_class else f"What does {name} do?"), answer
+
+
+def definitions(
+    scope: ast.Module | ast.ClassDef, name: str
+) -> Iterator[tuple[str, Definition]]:
+    """Public functions and classes of a module, and the public methods of those classes."""
+    for node in scope.body:
+        if isinstance(node, Definition) and not node.name.startswith("_"):
+            yield f"{name}.{node.name}", node
+            if isinstance(node, ast.ClassDef):
+                yield from definitions(node, f"{name}.{node.name}")
+
+
+def summary(definition: Definition) -> str:
+    """The first sentence of a docstring, on one line; empty where there is none."""
+    paragraph = (ast.get_docstring(definition) or "").strip().partition("\n\n")[0]
+    return SENTENCE_END.split(" ".join(paragraph.split()), maxsplit=1)[0]
+
+
+if __name__ == "__main__":
+    main()
