@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-VOCABULARY = 4096
+VOCABULARY = 2048
 END, PADDING = "<|end|>", "<|pad|>"
 LONGEST = 256
 

@@ -311,8 +311,12 @@ def _names(at: Situation) -> tuple[bool, str] | None:
 
 
 def _image(at: Situation) -> tuple[bool, str]:
-    if at.image is None or at.image.how is None:
-        return False, at.image.reason if at.image else "there is no image of it"
+    if at.image is None:
+        flavour = "cuda" if at.gpus else "cpu"
+        named = f"--image {at.spec.image} is not one" if at.spec.image else "there is none"
+        return False, f"no {flavour} image of it: {named}"
+    if at.image.how is None:
+        return False, at.image.reason
     if at.engine == "process":
         return True, f"a venv is made from the {at.image.flavour} lock"
     how = {"present": "is here", "pull": "is pulled", "build": "is built"}[at.image.how]

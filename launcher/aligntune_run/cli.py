@@ -18,6 +18,7 @@ from aligntune.errors import AligntuneError, StoppedError
 from aligntune_run.ownership import require_own_name
 
 if TYPE_CHECKING:
+    from aligntune.events import Event
     from aligntune.settings import Settings
     from aligntune_run.run import Prepared
 
@@ -127,16 +128,15 @@ def cli(
         click.echo(context.get_help())
         return
     from aligntune_run import report, run
-    from aligntune_run.obtaining import Obtain
 
-    obtain = Obtain(find_links=find_links, ask=not yes and sys.stdin.isatty())
+    obtaining = run.Obtaining(find_links, _agree if not yes else lambda question: True)
     if resume is not None:
         given = [flag.name for flag in FLAGS if flags[_name(flag)] is not None]
         if config or assignments or given:
             raise click.UsageError("--resume goes on with the run's own spec; leave other keys out")
-        prepared = run.prepare_resume(resume, obtain)
+        prepared = run.prepare_resume(resume, obtaining)
     else:
-        prepared = run.prepare(settings(config, flags, assignments), obtain)
+        prepared = run.prepare(settings(config, flags, assignments), obtaining)
     if dry_run:
         report.plan(prepared, as_json)
         return
@@ -149,12 +149,28 @@ def _train(prepared: Prepared, as_json: bool) -> None:
 
     stream = sys.stderr if as_json else sys.stdout
     report.choice(prepared.plan, stream)
-    with progress(stream) as shown:
-        record = run.execute(prepared, shown.say, shown.watch)
+    prepared = run.obtain(prepared, lambda line: print(line, file=stream, flush=True))
+    with progress(stream) as watch:
+
+        def tell(event: Event) -> None:
+            try:
+                watch(event)
+            except BrokenPipeError:  # whoever read our output has left; the run goes on
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+        record = run.execute(prepared, tell)
     if as_json:
         report.json_line(record)
     else:
         report.summary(record, stream)
+
+
+def _agree(question: str) -> bool:
+    """Ask in a terminal; elsewhere say what is about to happen, as nobody is there to answer."""
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        return click.confirm(question, default=True, err=True)
+    click.echo(question.removesuffix(" Go on?"), err=True)
+    return True
 
 
 def settings(
@@ -236,8 +252,8 @@ def main() -> int:
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has left; nothing is wrong with the run.
+    except (BrokenPipeError, SystemExit):
+        # Whoever read our output has left, which click makes an exit; nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def read_model(name: str) -> ModelFacts:
     folder = Path(name)
     if not folder.is_dir():
         raise ModelError(f"{folder} is a file, not a model folder")
-    if (folder / "adapter_config.json").exists():
+    if os.path.exists(folder / "adapter_config.json"):
         raise ModelError(
             f"{folder} is an adapter, not a model",
             "Name its base with --model, and the adapter with --set adapter.path=...",

@@ -64,14 +64,12 @@ def stream(
         )
     except OSError as error:
         return Finished(words, 127, str(error))
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            tail.append(line.rstrip())
-            say(tail[-1])
-        process.wait()
-    finally:
-        if process.poll() is None:
+    with process:
+        try:
+            for line in process.stdout or ():
+                tail.append(line.rstrip())
+                say(tail[-1])
+        except BaseException:
             process.terminate()
-            process.wait()
+            raise
     return Finished(words, process.returncode, "\n".join(tail))

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from aligntune.events import Event, describe
-
-
-class Progress(Protocol):
-    """Is told what happens."""
-
-    def say(self, line: str) -> None:
-        """One line that is not an event, as while an image is built."""
-
-    def watch(self, event: Event) -> None:
-        """One event of the run."""
 
 
 class PlainProgress:
@@ -25,13 +15,10 @@ class PlainProgress:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
-
     def watch(self, event: Event) -> None:
         line = describe(event)
         if line and event["event"] != "error":  # the error is the command's last word
-            self.say(line)
+            print(line, file=self._stream, flush=True)
 
 
 class LiveProgress:
@@ -60,9 +47,6 @@ class LiveProgress:
         self._task = self.bar.add_task("starting", total=None, numbers="")
         self._loss = ""
 
-    def say(self, line: str) -> None:
-        self.bar.update(self._task, description=line[: max(self._console.width - 40, 20)])
-
     def watch(self, event: Event) -> None:
         kind = event["event"]
         if kind == "phase":
@@ -82,11 +66,11 @@ class LiveProgress:
 
 
 @contextmanager
-def progress(stream: TextIO) -> Iterator[Progress]:
-    """The progress that suits the stream."""
+def progress(stream: TextIO) -> Iterator[Callable[[Event], None]]:
+    """What tells events on a stream, in the way that suits it."""
     if not stream.isatty():
-        yield PlainProgress(stream)
+        yield PlainProgress(stream).watch
         return
     live = LiveProgress(stream)
     with live.bar:
-        yield live
+        yield live.watch

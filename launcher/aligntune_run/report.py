@@ -65,7 +65,10 @@ def summary(record: Record, stream: TextIO) -> None:
         losses += f", evaluation loss {result['eval_loss']:.4f}"
     speed = f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} token/s"
     memory = result["peak_gpu_memory"] or result["peak_memory"]
-    print(f"finished: {result['steps']} steps, {losses}; {speed}, peak {memory / 2**30:.2f} GiB")
+    print(
+        f"finished: {result['steps']} steps, {losses}; {speed}, peak {memory / 2**30:.2f} GiB",
+        file=stream,
+    )
     print(f"model: {model}", file=stream)
     print(f"load it with:\n{_loading(record, model)}", file=stream)
 

@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -36,13 +36,25 @@ from aligntune_run.engines import GRACE_SECONDS, Command, Engine, Exit, Say, Wor
 from aligntune_run.engines import docker as docker_engine
 from aligntune_run.host import Host, ImageState, memory_total, probe, probe_engine
 from aligntune_run.models import read_model
-from aligntune_run.obtaining import Obtain
 from aligntune_run.plan import Plan, hub_ids, memory_limit
 
 TICK_SECONDS = 0.1
 
 Watch = Callable[[Event], None]
 """Is told every event of a run as it happens."""
+
+
+@dataclass(frozen=True)
+class Obtaining:
+    """How what is missing may be had.
+
+    Attributes:
+        find_links: folders or pages with wheels that no index has.
+        agree: is asked before gigabytes are fetched, with their size in the question.
+    """
+
+    find_links: tuple[str, ...] = ()
+    agree: Callable[[str], bool] = lambda question: True
 
 
 @dataclass(frozen=True)
@@ -55,12 +67,14 @@ class Prepared:
     resumed: bool
 
 
-def prepare(settings: Settings, obtain: Obtain, resume: Path | None = None) -> Prepared:
+def prepare(
+    settings: Settings, obtaining: Obtaining = Obtaining(), resume: Path | None = None
+) -> Prepared:
     """Look at the machine and decide; nothing is changed, obtained or written.
 
     Args:
         settings: the request.
-        obtain: how an image or venv that is missing may be had.
+        obtaining: how an image or venv that is missing may be had.
         resume: the run directory to go on in, instead of a new one.
 
     Raises:
@@ -91,10 +105,10 @@ def prepare(settings: Settings, obtain: Obtain, resume: Path | None = None) -> P
         memory=memory_limit(spec.memory, total),
         fetch=hub_ids(spec),
     )
-    return Prepared(plan, host, _engine(choice.engine, host, client, obtain), resume is not None)
+    return Prepared(plan, host, _engine(choice.engine, host, client, obtaining), resume is not None)
 
 
-def prepare_resume(path: Path, obtain: Obtain) -> Prepared:
+def prepare_resume(path: Path, obtaining: Obtaining = Obtaining()) -> Prepared:
     """Go on with a run that was stopped or failed, from its newest checkpoint, in its own folder.
 
     Raises:
@@ -111,10 +125,19 @@ def prepare_resume(path: Path, obtain: Obtain) -> Prepared:
         )
     if not run.checkpoints.is_dir() or not any(run.checkpoints.glob("checkpoint-*")):
         raise OutputError(f"{path} has no checkpoint to go on from", f"Run it anew: -c {run.spec}")
-    return prepare(resolve([from_file(run.spec)], path.absolute()), obtain, path)
+    return prepare(resolve([from_file(run.spec)], path.absolute()), obtaining, path)
 
 
-def execute(prepared: Prepared, say: Say, watch: Watch) -> Record:
+def obtain(prepared: Prepared, say: Say) -> Prepared:
+    """Obtain the image, or make the venv, that the plan needs; the plan with its digest in it.
+
+    Raises:
+        AligntuneError: it cannot be had.
+    """
+    return replace(prepared, plan=prepared.engine.prepare(prepared.plan, say))
+
+
+def execute(prepared: Prepared, watch: Watch) -> Record:
     """Carry out a plan and return the record of the run.
 
     Ctrl-C and SIGTERM ask the worker to checkpoint and end; a second one ends it at once.
@@ -122,7 +145,7 @@ def execute(prepared: Prepared, say: Say, watch: Watch) -> Record:
     Raises:
         AligntuneError: the run failed; the class and the exit code are those of what went wrong.
     """
-    plan = prepared.engine.prepare(prepared.plan, say)
+    plan = prepared.plan
     run = RunDir(Path(plan.run_dir))
     if prepared.resumed:
         run.update(status="planned", plan=plan.to_dict(), error=None)
@@ -153,16 +176,19 @@ def _images(spec: RunSpec, client: Any | None) -> tuple[ImageState, ...]:
     return images.states(client, spec.pull)
 
 
-def _engine(kind: str, host: Host, client: Any, obtain: Obtain) -> Engine:
+def _engine(kind: str, host: Host, client: Any, obtaining: Obtaining) -> Engine:
+    find_links = obtaining.find_links
     if kind == "docker":
-        return docker_engine.DockerEngine(client, host, obtain)
+        return docker_engine.DockerEngine(
+            client, host, find_links=find_links, agree=obtaining.agree
+        )
     from aligntune_run.engines.process import ProcessEngine
 
-    return ProcessEngine(host, obtain)
+    return ProcessEngine(host, find_links=find_links)
 
 
 def _require_writable(path: Path) -> None:
-    above = next(folder for folder in (path, *path.parents) if folder.exists())
+    above = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     if not os.access(above, os.W_OK | os.X_OK):
         raise OutputError(
             f"cannot write to {above}", "Name another folder with --output, or change its owner"
@@ -230,7 +256,7 @@ def _forwarded_signals(worker: Worker) -> Iterator[None]:
 
 def _failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | None:
     """The error a worker ended with: the one it told, or what its end says."""
-    if left.oom:
+    if left.oom and left.code != 0:  # a helper process may have been killed, and the run gone on
         return OutOfMemoryError(
             f"out of memory: the run was killed at its limit of {plan.memory / 2**30:.1f} GiB",
             "Lower training.batch_size or max_length, use --lora-rank, or raise --set memory=...",
@@ -252,7 +278,8 @@ def _failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | Non
         return StoppedError(f"stopped within {GRACE_SECONDS} s and without a checkpoint{last}")
     if left.code in (125, 126, 127):
         return ImageError(f"the image does not start a worker{last}", "Build it again")
-    return TrainingError(
+    kind = next((kind for kind in KINDS.values() if kind.exit_code == left.code), TrainingError)
+    return kind(
         f"the worker ended with code {left.code}{last}", f"See {plan.run_dir}/train.log"
     )
 

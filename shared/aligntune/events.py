@@ -23,7 +23,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 Event = dict[str, Any]
 
@@ -39,13 +39,21 @@ class EventWriter:
 
     def __call__(self, event: str, **values: Any) -> None:
         record = {"time": round(time.time(), 3), "event": event, **values}
-        self._file.write(
-            json.dumps(record, ensure_ascii=False, allow_nan=False, default=str) + "\n"
-        )
-        self._file.flush()
-        line = describe(record)
-        if self._say is not None and line:
-            print(line, file=self._say, flush=True)
+        try:
+            self._file.write(
+                json.dumps(record, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+            )
+            self._file.flush()
+        finally:  # on a full disk the words are all that is left
+            line = describe(record)
+            if self._say is not None and line:
+                print(line, file=self._say, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 class EventReader:
@@ -87,9 +95,9 @@ def describe(event: Event) -> str:
                 f"({share:.2f} %), {event['max_steps']} steps"
             )
         case "step" if "loss" in event:
-            return (
-                f"step {event['step']}/{event['max_steps']}  loss {event['loss']:.4f}  "
-                f"{event.get('tokens_per_second') or 0:,.0f} token/s"
+            speed = event.get("tokens_per_second")
+            return f"step {event['step']}/{event['max_steps']}  loss {event['loss']:.4f}" + (
+                f"  {speed:,.0f} token/s" if speed else ""
             )
         case "evaluate":
             return f"evaluation at step {event['step']}: loss {event['loss']:.4f}"

@@ -65,7 +65,7 @@ class RunDir:
         Raises:
             OutputError: the folder is a run, holds other files, or is not a folder.
         """
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return
         if not self.path.is_dir():
             raise OutputError(f"{self.path} is not a folder", "Name another with --output")

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from aligntune.algorithms import ALGORITHMS
 from aligntune.errors import AligntuneError, DataError, ModelError, SpecError
-from aligntune.spec import RunSpec
+from aligntune.spec import YAML_FLOAT, RunSpec
 
 ENVIRONMENT_PREFIX = "ALIGNTUNE_"
 NOT_SETTINGS = frozenset(
@@ -70,9 +70,14 @@ class _Loader(yaml.SafeLoader):
     """SafeLoader that reads ``1e-4`` as a number, as YAML 1.2 does, and refuses repeated keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        seen: set[str] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
+            # Only what is written here can stand twice: what ``<<`` merges in may be replaced.
+            key = key_node.value
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key is not a word", key_node.start_mark
+                )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice", key_node.start_mark
@@ -81,19 +86,22 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", YAML_FLOAT, list("-+0123456789"))
 
 
-def parse_value(text: str) -> Any:
-    """A value from a flag or a variable, read as YAML: ``2`` is a number, ``null`` nothing."""
+def parse_value(key: str, text: str) -> Any:
+    """A value from an assignment or a variable: YAML, so that ``2`` is a number, ``null`` nothing.
+
+    Where the key takes text, ``2`` is text too, and so is all else but ``null`` and what is quoted.
+    """
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError:
+        value = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError):  # ValueError: looks like a date and is none
         return text
+    if value is None or (key in SHORTHANDS and isinstance(value, Mapping)):
+        return value
+    quoted = text.strip().startswith(("'", '"'))
+    return text if _takes_text(key) and not quoted else value
 
 
 def from_file(path: Path) -> Layer:
@@ -107,6 +115,8 @@ def from_file(path: Path) -> Layer:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise SpecError(f"cannot read the config file {path}: {reason}") from error
+    except ValueError as error:
+        raise SpecError(f"{path}: {error}", "Quote what looks like a date or a number") from error
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f", line {place.line + 1}" if place else ""
@@ -124,7 +134,7 @@ def from_environment(environment: Mapping[str, str]) -> Iterator[Layer]:
     for name in sorted(environment):
         if name.startswith(ENVIRONMENT_PREFIX) and name not in NOT_SETTINGS:
             key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-            yield Layer(f"${name}", nested(key, parse_value(environment[name])))
+            yield Layer(f"${name}", nested(key, parse_value(key, environment[name])))
 
 
 def from_assignment(text: str) -> Layer:
@@ -132,7 +142,8 @@ def from_assignment(text: str) -> Layer:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise SpecError(f"--set {text!r} is not of the form section.key=value")
-    return Layer(f"--set {key}", nested(key.strip(), parse_value(value)))
+    key = key.strip()
+    return Layer(f"--set {key}", nested(key, parse_value(key, value)))
 
 
 def nested(key: str, value: Any) -> dict[str, Any]:
@@ -182,6 +193,16 @@ def known_keys(model: type[BaseModel] = RunSpec, prefix: str = "") -> list[str]:
     return keys
 
 
+def _takes_text(key: str) -> bool:
+    """Whether a key's value can only be text, so that ``model.revision=123e4567`` is no number."""
+    section, _, name = key.rpartition(".")
+    if key in SHORTHANDS or section == "dataset.columns":
+        return True
+    model = RunSpec.model_fields[section].annotation if section in RunSpec.model_fields else RunSpec
+    fields = getattr(model, "model_fields", {})
+    return name in fields and fields[name].annotation in (str, str | None)
+
+
 def nearest(word: str, known: Sequence[str]) -> str:
     """`` Did you mean 'x'?``, or nothing where no known word is near."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
@@ -202,6 +223,8 @@ def _flatten(
         if isinstance(section, type) and issubclass(section, BaseModel):
             if key in SHORTHANDS and not isinstance(value, Mapping):
                 value = {SHORTHANDS[key]: value}
+            if value is None:
+                continue  # ``training:`` with every line below it commented out
             if not isinstance(value, Mapping):
                 raise SpecError(f"{key} (from {origin}) is a section of keys, not {value!r}")
             yield from _flatten(value, section, path, origin)
@@ -254,8 +277,8 @@ def _local_paths(values: dict[str, Any], base_dir: Path) -> dict[str, Any]:
         if not isinstance(branch, dict) or not isinstance(branch.get(key), str):
             continue
         name = branch[key]
-        path = Path(os.path.normpath(base_dir / Path(name).expanduser()))
-        if path.exists():
+        path = Path(os.path.normpath(base_dir / os.path.expanduser(name)))
+        if os.path.exists(path):  # unlike Path.exists, no exception below an unreadable folder
             branch[key] = str(path)
         elif kind is not None and (looks_like_path(name) or not HUB_ID.fullmatch(name)):
             raise kind(f"no such {section}: {name}", f"Looked for {path}")
@@ -263,7 +286,7 @@ def _local_paths(values: dict[str, Any], base_dir: Path) -> dict[str, Any]:
             raise SpecError(f"{section}.{key}: no such file: {name}", f"Looked for {path}")
     output = values.get("output")
     if isinstance(output, str):
-        values["output"] = os.path.normpath(base_dir / Path(output).expanduser())
+        values["output"] = os.path.normpath(base_dir / os.path.expanduser(output))
     return values
 
 

@@ -15,6 +15,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from aligntune.algorithms import ALGORITHMS
 
+YAML_FLOAT = re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+"""``1e-4``: a number in YAML 1.2, which PyYAML reads as text."""
+
+CANONICAL_COLUMNS = (
+    *("messages", "conversations", "prompt", "completion", "instruction", "input", "output"),
+    *("text", "tools"),
+)
+"""Columns that data can have under their own name or, by ``dataset.columns``, under another."""
+
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -82,6 +91,17 @@ class DatasetSpec(Section):
     max_samples: PositiveInt | None = None
     system_prompt: str | None = None
     validation_fraction: Fraction = 0.0
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, value: dict[str, str]) -> dict[str, str]:
+        unknown = [name for name in value if name not in CANONICAL_COLUMNS]
+        if unknown:
+            raise ValueError(
+                f"no column {unknown[0]!r}; it is canonical name -> name in the data, and the "
+                f"canonical names are {', '.join(CANONICAL_COLUMNS)}"
+            )
+        return value
 
 
 class TrainingSpec(Section):
@@ -248,7 +268,24 @@ class RunSpec(Section):
 
     def to_yaml(self) -> str:
         """The canonical form, every value explicit, as a YAML document."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        values = self.model_dump(mode="json")
+        return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes what would be read as something else.
+
+    These are texts that :mod:`aligntune.settings` takes for numbers, and the line separators which
+    PyYAML otherwise folds into spaces.
+    """
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        breaks = any(character in text for character in "\x85\u2028\u2029")
+        return self.represent_scalar("tag:yaml.org,2002:str", text, '"' if breaks else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", YAML_FLOAT, list("-+0123456789"))
 
 
 def is_local(name: str) -> bool:

@@ -19,9 +19,9 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -38,6 +38,8 @@ from aligntune.spec import RunSpec, is_local
 from aligntune_run.engines import GRACE_SECONDS, Command, Exit, Phase, Say
 from aligntune_run.host import Host
 from aligntune_run.images.packages import ca_bundle
+from aligntune_run.images.recipes import recipe
+from aligntune_run.images.store import derived_state, obtain
 from aligntune_run.plan import Plan
 
 if TYPE_CHECKING:
@@ -474,23 +476,51 @@ class DockerEngine:
         client: from :func:`connect`.
         host: the machine, as probed.
         environment: the caller's; a hub token is taken from it.
+        find_links: folders or addresses with wheels that no index has, for a build.
+        agree: asked before an image of gigabytes is obtained.
     """
 
     def __init__(
-        self, client: DockerClient, host: Host, environment: Mapping[str, str] = os.environ
+        self,
+        client: DockerClient,
+        host: Host,
+        environment: Mapping[str, str] = os.environ,
+        find_links: Sequence[str] = (),
+        agree: Callable[[str], bool] = lambda question: True,
     ) -> None:
         self._client = client
         self._host = host
         self._environment = environment
+        self._find_links = find_links
+        self._agree = agree
 
     def prepare(self, plan: Plan, say: Say) -> Plan:
-        """Obtain the image and make the caches' folders; the plan with the image's digest in it.
+        """Obtain the image; the plan with the image's digest in it.
 
         Raises:
             ImageError: the image cannot be had, or breaks the launcher's contract.
-            OutputError: a cache's folder cannot be made.
+            EngineError: the engine stopped answering.
         """
-        raise NotImplementedError
+        from docker.errors import DockerException
+        from requests.exceptions import RequestException
+
+        choice = plan.choice
+        assert choice.image is not None, "a plan for containers has an image"
+        try:
+            if plan.spec.image:
+                image = derived_state(self._client, plan.spec.image).id
+            else:
+                image = obtain(
+                    self._client,
+                    recipe(choice.backend, choice.flavour),
+                    plan.spec.pull,
+                    find_links=self._find_links,
+                    say=say,
+                    agree=self._agree,
+                )
+        except (DockerException, RequestException) as error:
+            raise EngineError(f"the engine failed: {error}", "See `docker info`") from error
+        return replace(plan, choice=replace(choice, image=replace(choice.image, id=image)))
 
     def commands(self, plan: Plan) -> list[Command]:
         """The containers of a run, in order; looks at the inputs for links, and changes nothing."""
@@ -619,12 +649,6 @@ REFUSALS: tuple[tuple[str, type[AligntuneError], str, str], ...] = (
         "Install or mend the NVIDIA Container Toolkit, or use --engine process, or --gpus 0",
     ),
     (
-        r"executable file not found|no such file or directory.*" + ENTRY_POINT,
-        ImageError,
-        "{image} has no " + ENTRY_POINT + " that can be run",
-        "Derive the image from one of aligntune-run's",
-    ),
-    (
         r"no such image",
         ImageError,
         "the image {image} is gone",
@@ -733,6 +757,11 @@ class ContainerWorker:
                 "See whether the engine runs: `docker info`",
             ) from error
         _remove(self._container)
+        if f"exec {ENTRY_POINT} failed" in output:
+            raise ImageError(
+                f"the image of {self.name} has no {ENTRY_POINT} that can be run",
+                "Derive the image from one of aligntune-run's",
+            )
         return Exit(state["ExitCode"], state["OOMKilled"], output)
 
 

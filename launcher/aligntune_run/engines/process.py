@@ -36,6 +36,9 @@ PYTHON = (3, 11)
 COMPLETE = "aligntune-complete"
 """Written last: a venv without it was cut short and is made anew."""
 
+PACKAGE = re.compile(r"(Collecting |Processing \S*/)(?P<name>[^=/-]+)(==|-)(?P<version>[^\s-]+)")
+"""pip's line for a package of an index, and for a file."""
+
 TAIL_BYTES = 8192
 
 DROPPED = ("PYTHON*", "ALIGNTUNE_*", "VIRTUAL_ENV")
@@ -235,17 +238,19 @@ def _install(
 
     def report(line: str) -> None:
         nonlocal count
-        if found := re.match(r"Collecting (\S+?)==(\S+)", line):
+        if found := PACKAGE.match(line):
             count += 1
-            say(f"package {count} of {total}: {found[1]} {found[2]}")
+            say(f"package {count} of {total}: {found['name']} {found['version']}")
         elif line.startswith("Installing collected packages"):
             say(f"installing {total} packages")
 
     say(f"making an environment of {total} packages, once: {lock.parent.name} {lock.stem}")
-    options = ["--no-deps", "--require-hashes", "--no-input", "--progress-bar=off"]
-    places = [f"--find-links={place}" for place in find_links]
+    # What is imported is compiled on import; compiling everything would double the time.
+    options = ["--no-deps", "--require-hashes", "--no-compile", "--no-input"]
+    options += ["--disable-pip-version-check", "--progress-bar=off"]
+    options += [f"--find-links={place}" for place in find_links]
     done = stream(
-        [*pip, "install", "--disable-pip-version-check", *options, *places, "-r", lock],
+        [*pip, "install", *options, "-r", lock],
         report,
         env=without(environment, DROPPED) | {"PIP_USER": "0"},
     )
@@ -370,6 +375,10 @@ class ProcessWorker:
             raise EngineError(
                 f"cannot start {arguments['command'][0]}: {error.strerror}"
             ) from error
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def wait(self, seconds: float) -> Exit | None:
         """How it ended, or None if it still runs after so many seconds."""

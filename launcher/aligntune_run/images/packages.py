@@ -26,6 +26,9 @@ INDEX_VARIABLES = {
 }
 """uv's variable -> the host's variables that may say it, the strongest first."""
 
+SITE_CONFIG = (Path(sys.prefix, "pip.conf"), Path("/etc/xdg/pip/pip.conf"), Path("/etc/pip.conf"))
+"""pip's files that are not of one user."""
+
 LOCAL_BUILD = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>[\w.]+\+cpu)\b", re.MULTILINE)
 SHA256 = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
@@ -159,11 +162,5 @@ def _pip_files(environment: Mapping[str, str]) -> tuple[Path, ...]:
     if named == os.devnull:
         return ()
     config = Path(environment.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return (
-        *([Path(named)] if named else []),
-        Path(sys.prefix) / "pip.conf",
-        config / "pip" / "pip.conf",
-        Path.home() / ".pip" / "pip.conf",
-        Path("/etc/xdg/pip/pip.conf"),
-        Path("/etc/pip.conf"),
-    )
+    users = (config / "pip" / "pip.conf", Path.home() / ".pip" / "pip.conf")
+    return (*([Path(named)] if named else []), *users, *SITE_CONFIG)

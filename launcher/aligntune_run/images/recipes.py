@@ -195,6 +195,8 @@ def _pins(where: Sources) -> dict[str, str]:
         pins = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
         raise ImageError(f"{path}: {error}", f"Mend the file, or unset {PINS_VARIABLE}") from error
+    if not isinstance(pins, dict):
+        raise ImageError(f"{path} is no object of pins", f"Mend the file, or unset {PINS_VARIABLE}")
     for name, pin in pins.items():
         if "@sha256:" not in str(pin):
             raise ImageError(f"{path}: {name}: {pin!r} is no digest", "Use registry/name@sha256:…")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from aligntune import contract
 from aligntune.errors import ImageError
 from aligntune_run.host import ImageState
-from aligntune_run.images.build import build, find_buildkit_client
+from aligntune_run.images.builder import build, find_buildkit_client
 from aligntune_run.images.packages import find_torch_wheel
 from aligntune_run.images.recipes import Recipe, recipes
 from aligntune_run.programs import Say

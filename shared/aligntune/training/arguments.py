@@ -95,7 +95,7 @@ def trainer_arguments(spec: RunSpec, device: Device, checkpoints: Path, evaluate
         "fp16_full_eval": False,
         "tf32": None,
         "gradient_checkpointing": device.cuda if checkpointing == "auto" else checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "gradient_checkpointing_kwargs": None,  # not reentrant, since transformers 5
         "torch_compile": False,
         "use_liger_kernel": False,
         "use_cpu": not device.cuda,

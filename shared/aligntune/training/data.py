@@ -132,11 +132,8 @@ def canonicalise(
                 _require_columns(values, name)
                 turned = turn(values, chat)
             except UnusableError as problem:
-                raise DataError(
-                    f"{where}: {problem}", f"Every row has to be {name} like the first one"
-                ) from None
-            if spec.system_prompt:
-                turned = _with_system(turned, spec.system_prompt)
+                alike = f"Every row has to be {name} like the first one" if count else ""
+                raise DataError(f"{where}: {problem}", alike or "Mend that row") from None
             kinds = {f"{key} {type(value).__name__}" for key, value in turned.items()}
             if shape is None:
                 shape = kinds
@@ -146,7 +143,7 @@ def canonicalise(
                     f"{', '.join(sorted(shape))}",
                     "Rows of one dataset have to have one format",
                 )
-            yield turned
+            yield _with_system(turned, spec.system_prompt) if spec.system_prompt else turned
             count += 1
             row = next(iterator, None)
 
@@ -244,7 +241,16 @@ def _string(values: Values, key: str) -> str:
     value = values[key]
     if not isinstance(value, str):
         raise UnusableError(f"column {key!r} is {_kind(value)}, not text")
+    _require_characters(value, f"column {key!r}")
     return value
+
+
+def _require_characters(text: str, what: str) -> None:
+    """Refuse half a character, like JSON's ``\\ud83d`` alone: no tokenizer or file can take it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UnusableError(f"{what} holds half a character ({text[error.start]!a})") from None
 
 
 def _messages(value: Any, key: str) -> list[dict[str, str]]:
@@ -262,6 +268,7 @@ def _messages(value: Any, key: str) -> list[dict[str, str]]:
             content = _joined(content, number, key)
         if not isinstance(role, str) or not isinstance(content, str):
             raise UnusableError(f"message {number} of {key!r} needs a role and a content of text")
+        _require_characters(role + content, f"message {number} of {key!r}")
         messages.append({"role": ROLES.get(role, role), "content": content})
     return messages
 
@@ -320,12 +327,22 @@ def _file_rows(path: Path, name: str) -> Iterator[Row]:
     reader = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     try:
         yield from reader[path.suffix.lower()](path, name)
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{name} is not UTF-8 text (byte {error.start})", "Save it as UTF-8"
-        ) from None
+    except UnicodeDecodeError:
+        line = _first_undecodable(path)
+        raise DataError(f"{name}, line {line}: not UTF-8 text", "Save it as UTF-8") from None
     except OSError as error:
         raise DataError(f"cannot read {name}: {error.strerror or error}") from error
+
+
+def _first_undecodable(path: Path) -> int:
+    """The line that is not UTF-8 (what the decoder reports counts from the start of its buffer)."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
 
 
 def _jsonl(path: Path, name: str) -> Iterator[Row]:
@@ -339,11 +356,22 @@ def _jsonl(path: Path, name: str) -> Iterator[Row]:
 def _json(path: Path, name: str) -> Iterator[Row]:
     text = path.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):
+        if _is_object(text) and "\n" in text.strip():
+            raise DataError(
+                f"{name} is one JSON object", "Make it a list of rows, or one object a line"
+            )
         yield from _jsonl(path, name)
         return
     for number, row in enumerate(_parse(text, name), 1):
         where = f"{name}, row {number}"
         yield where, _object(row, where)
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def _parse(text: str, where: str) -> Any:
@@ -412,7 +440,8 @@ def _folder_rows(folder: Path, name: str, split: str) -> Iterator[Row]:
     if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
         yield from _saved_rows(folder, name, split)
         return
-    files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    found = sorted(folder.rglob("*"))
+    files = [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not files:
         raise DataError(
             f"{name} holds no {', '.join(SUFFIXES)} files", "Name a file or another folder"

@@ -11,6 +11,14 @@ from aligntune.events import EventWriter
 from aligntune.rundir import RunDir
 from aligntune.spec import RunSpec
 
+DISK_FULL = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "inline_container.cc",  # where torch.save finds less written than it wrote
+    "PytorchStreamWriter failed writing file",
+)
+"""What libraries say of a full disk."""
+
 Job = Callable[[RunSpec, RunDir, EventWriter], None]
 
 
@@ -32,8 +40,8 @@ def guarded(job: Job, spec: RunSpec, run: RunDir, events: EventWriter) -> int:
         try:
             events("error", **told)
             run.update(status=status, error=told)
-        except OSError as full:  # a full disk must not hide what went wrong
-            print(f"error: {failure} (and the record could not be written: {full})", flush=True)
+        except OSError:  # a full disk must not hide what went wrong, which has been said
+            pass
         return failure.exit_code
     return 0
 
@@ -45,7 +53,7 @@ def foreseen(error: BaseException) -> AligntuneError | None:
     text = str(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _disk_full()
-    if "No space left on device" in text or "Disk quota exceeded" in text:
+    if any(sign in text for sign in DISK_FULL):
         return _disk_full()
     if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
         return OutOfMemoryError(

@@ -25,6 +25,9 @@ DEBIAN = "debian:bookworm-slim"
 BUILT_IN = range(18, 23)
 """Docker clients of these years have BuildKit built in; later ones need the buildx plugin."""
 
+USUAL_FOLDERS = ("/usr/bin", "/usr/local/bin")
+"""Where to look for a client beside the path: the first on the path may be one without BuildKit."""
+
 REMEDIES = (
     (r"no space left on device", "Free some disk: `docker system prune`, `docker builder prune`"),
     (
@@ -82,7 +85,7 @@ def find_buildkit_client() -> Client:
     Raises:
         ImageError: there is none; it names the clients that were found and what each lacks.
     """
-    folders = [*os.environ.get("PATH", "").split(os.pathsep), "/usr/bin", "/usr/local/bin"]
+    folders = [*os.environ.get("PATH", "").split(os.pathsep), *USUAL_FOLDERS]
     paths = dict.fromkeys(Path(folder, "docker") for folder in folders if folder)
     lacking: list[str] = []
     for path in filter(Path.is_file, paths):
@@ -235,16 +238,17 @@ def _packages(recipe: Recipe) -> str:
     return (recipe.sources.images / "base/packages.txt").read_text()
 
 
-def _mirror() -> list[str]:
+def _mirror(folder: Path = Path("/etc/apt")) -> list[str]:
     """The Debian mirror that this machine's own apt uses; none where it is not Debian's."""
-    folder = Path("/etc/apt")
     files = [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))]
     text = "\n".join(
         path.read_text()
         for path in files
         if path.suffix in (".list", ".sources") and path.is_file()
     )
-    found = re.search(r"^(?:URIs:|deb(?: \[.*?\])?)\s*(https?://\S+/debian/?)(?:\s|$)", text, re.M)
+    found = re.search(
+        r"^(?:URIs:|deb(?: \[.*?\])?)\s*(https?://\S+/debian/?)(?:\s|$)", text, re.MULTILINE
+    )
     return [found[1]] if found else []
 
 
@@ -253,7 +257,7 @@ def _checked(done: Finished) -> None:
     if done.ok:
         return
     said = [line for line in f"{done.out}\n{done.err}".splitlines() if line.strip()]
-    remedies = (remedy for sign, remedy in REMEDIES if re.search(sign, "\n".join(said)))
+    remedies = (remedy for cause, remedy in REMEDIES if re.search(cause, "\n".join(said)))
     telling = [
         line for line in said if re.search(r"error|fail|E:|no (space|version|wheel)", line, re.I)
     ] or said

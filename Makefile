@@ -1,0 +1,49 @@
+# Each target does its own set-up: Python 3.11 and make are all that has to be there.
+
+PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3))
+VENV := .venv
+READY := $(VENV)/.ready
+
+# Only this clone's own programs, whatever environment the caller is in.
+unexport VIRTUAL_ENV PYTHONPATH
+export VENV
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint unit containers images lock clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(READY) ## train a small Llama on Python's own docstrings, and ask it before and after
+	@examples/demo/demo.sh
+
+test: ## everything: lint, unit tests, then container tests against a real engine
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory containers
+
+lint: $(READY) ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+unit: $(READY) ## tests that need no engine
+	$(VENV)/bin/pytest tests/unit
+
+containers: images ## tests in both images, for real
+	$(VENV)/bin/pytest tests/containers
+
+images: $(READY) ## build every image that is not up to date; starts an engine as root on Debian
+	@scripts/engine.sh
+	$(VENV)/bin/aligntune-run images build
+
+lock: $(READY) ## compile the locks anew and measure facts.json
+	@scripts/engine.sh
+	$(VENV)/bin/python images/refresh.py
+
+clean: ## remove what the other targets made, except images
+	rm -rf $(VENV) demo-run build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml scripts/venv.sh
+	@scripts/venv.sh $(VENV) $(PYTHON)
+	@touch $@

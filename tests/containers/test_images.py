@@ -1,0 +1,211 @@
+"""The built images: what their recipes say, nothing that should not be there, and for any user."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from typing import IO, TypeAlias
+
+import pytest
+from docker import DockerClient
+from docker.errors import ContainerError
+
+from aligntune import contract
+from aligntune_run.images import Recipe, list_images, recipe, recipes
+from aligntune_run.images.packages import ca_bundle
+
+Images: TypeAlias = Callable[[str, str], str]
+
+ALL = pytest.mark.parametrize("made", recipes(), ids=lambda one: one.alias)
+CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", re.DOTALL)
+LEFTOVER = re.compile(
+    r"^(tmp/.|run/.|tools/|mnt/.|root/\.(?!bashrc|profile)|var/lib/apt/lists/(?!$|lock$|partial/?$)"
+    r"|var/cache/apt/.*\.(bin|deb)$|var/log/.*\.log$)|(^|/)(uv|pip|\.wh\..*)$|\.whl$"
+)
+DEBIANS_OWN = re.compile(r"^usr/share/python-wheels/")
+"""Debian's package of pip is a wheel."""
+
+
+def confined(engine: DockerClient, image: str, program: str) -> str:
+    """What a Python program prints that runs in an image as a training would."""
+    said = engine.containers.run(
+        image,
+        entrypoint=["python", "-c", program],
+        user="54321:54321",
+        read_only=True,
+        network_mode="none",
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges"],
+        tmpfs={"/tmp": "exec,mode=1777", "/cache": "exec,mode=1777"},
+        remove=True,
+    )
+    return bytes(said).decode()
+
+
+@ALL
+def test_the_facts_are_what_the_image_says(
+    engine: DockerClient, image: Images, made: Recipe
+) -> None:
+    program = (
+        "import contextlib, json, sys\n"
+        "from aligntune.training.facts import facts\n"
+        "with contextlib.redirect_stdout(sys.stderr): said = facts()\n"
+        "print(json.dumps(said))\n"
+    )
+    said = json.loads(confined(engine, image(made.backend, made.flavour), program))
+    measured = {"image_size", "download_size"}
+    flavour = {k: v for k, v in made.flavour_facts.items() if k not in measured}
+    assert said.pop("flavour") == flavour
+    assert said == {name: value for name, value in made.facts.items() if name != "flavours"}
+
+
+@ALL
+def test_the_labels_are_those_of_the_recipe(
+    engine: DockerClient, image: Images, made: Recipe
+) -> None:
+    labels = engine.images.get(image(made.backend, made.flavour)).labels
+    assert {name: labels.get(name) for name in made.labels} == made.labels
+    assert labels[contract.LABEL_CONTRACT] == contract.CONTRACT_VERSION
+
+
+@ALL
+def test_it_is_as_large_as_was_announced(engine: DockerClient, image: Images, made: Recipe) -> None:
+    size = engine.images.get(image(made.backend, made.flavour)).attrs["Size"]
+    assert size == pytest.approx(made.expected_size, rel=0.02)
+
+
+def test_both_backends_share_the_layers_of_the_base(engine: DockerClient, image: Images) -> None:
+    def layers(name: str) -> list[str]:
+        return list(engine.images.get(name).attrs["RootFS"]["Layers"])
+
+    base = engine.images.get(recipe("trl", "cuda").base_ref)
+    below = layers(str(base.id))
+    for backend in ("trl", "unsloth"):
+        assert layers(image(backend, "cuda"))[: len(below)] == below
+    assert base.attrs["Size"] > 0.8 * engine.images.get(image("trl", "cuda")).attrs["Size"]
+
+
+@ALL
+def test_the_list_shows_it_up_to_date(engine: DockerClient, image: Images, made: Recipe) -> None:
+    here = image(made.backend, made.flavour)
+    row = next(row for row in list_images(engine) if row.ref == made.ref)
+    assert (row.id, row.state) == (here, "up to date")
+    assert row.versions == made.versions
+
+
+@ALL
+def test_it_runs_as_anyone_on_a_read_only_root(
+    engine: DockerClient, image: Images, made: Recipe
+) -> None:
+    """Triton compiles C with Python's headers and loads it, so a compiler must work too."""
+    program = f"""
+import ctypes, getpass, os, pathlib, shutil, subprocess
+import {"unsloth" if made.backend == "unsloth" else "trl"}
+import bitsandbytes, torch, trl
+assert os.getuid() == 54321 and getpass.getuser() == "aligntune"
+assert not os.access("/", os.W_OK) and pathlib.Path("/cache/new").write_text("x")
+pathlib.Path("/tmp/x.c").write_text("#include <Python.h>\\nint three(void) {{ return 3; }}")
+gcc = "gcc -shared -fPIC -I/usr/include/python3.11 -o /tmp/x.so /tmp/x.c"
+subprocess.run(gcc.split(), check=True)
+assert ctypes.CDLL("/tmp/x.so").three() == 3
+assert shutil.which("aligntune-train") and not shutil.which("uv") and not shutil.which("pip")
+stale = [path for path in pathlib.Path(trl.__file__).parent.rglob("*.py")
+         if not list((path.parent / "__pycache__").glob(path.stem + ".*.pyc"))]
+assert not stale, stale
+print(torch.__version__.partition("+")[0])
+"""
+    said = confined(engine, image(made.backend, made.flavour), program)
+    assert said.split()[-1] == made.versions["torch"].partition("+")[0]
+
+
+def test_the_caches_are_anyones_where_nothing_is_mounted(
+    engine: DockerClient, image: Images
+) -> None:
+    said = engine.containers.run(
+        image("trl", "cpu"),
+        entrypoint=["sh", "-c", "mkdir -p $TRITON_CACHE_DIR && touch $TRITON_CACHE_DIR/x && id -u"],
+        user="54321:54321",
+        remove=True,
+    )
+    assert said.split() == [b"54321"]
+
+
+def test_without_a_spec_it_says_what_it_wants(engine: DockerClient, image: Images) -> None:
+    with pytest.raises(ContainerError, match="--spec") as caught:
+        engine.containers.run(image("trl", "cpu"), user="54321:54321", remove=True)
+    assert caught.value.exit_status == 2
+
+
+@ALL
+def test_its_history_tells_no_address_and_no_secret(
+    engine: DockerClient, image: Images, made: Recipe
+) -> None:
+    found = engine.images.get(image(made.backend, made.flavour))
+    told = json.dumps([found.history(), found.attrs["Config"]["Env"]])
+    assert not re.search(r"https?://|proxy|token|password", told, re.IGNORECASE)
+
+
+def test_no_layer_holds_a_cache_a_secret_or_the_hosts_ca(
+    engine: DockerClient, image: Images
+) -> None:
+    """Looks into each layer, for a later one hides a file without removing it.
+
+    Of the smallest image; the others are made by the same lines of the same Dockerfile.
+    """
+    leftovers, certificates = [], {}
+    for name, file in files_of_layers(engine, image("trl", "cpu")):
+        if LEFTOVER.search(name) and not DEBIANS_OWN.match(name):
+            leftovers.append(name)
+        if name.endswith((".pem", ".crt")):
+            certificates[name] = set(CERTIFICATE.findall(file.read()))
+    assert leftovers == []
+
+    ours = {
+        one for name, found in certificates.items() if name.startswith("usr/share") for one in found
+    }
+    assert ours, "Debian's own certificates are in the image"
+    system = certificates["etc/ssl/certs/ca-certificates.crt"]
+    assert system <= ours, "something was added to Debian's certificates"
+    bundle = ca_bundle()
+    public = ours | certificates["opt/aligntune/lib/python3.11/site-packages/certifi/cacert.pem"]
+    private = set(CERTIFICATE.findall(bundle.read_bytes())) - public if bundle else set()
+    assert not any(private & found for found in certificates.values())
+
+
+def files_of_layers(engine: DockerClient, image: str) -> Iterator[tuple[str, IO[bytes]]]:
+    """Every regular file of every layer, without writing gigabytes down first."""
+    stream = io.BufferedReader(Chunks(engine.images.get(image).save()))
+    with tarfile.open(fileobj=stream, mode="r|") as outer:
+        for member in outer:
+            content = outer.extractfile(member) if member.isfile() else None
+            if content is None:
+                continue
+            try:
+                layer = tarfile.open(fileobj=content, mode="r|")  # noqa: SIM115 - closed below
+            except tarfile.ReadError:
+                continue  # the image's configuration, not a layer
+            with layer:
+                for entry in layer:
+                    file = layer.extractfile(entry) if entry.isfile() else None
+                    if file is not None:
+                        yield entry.name, file
+
+
+class Chunks(io.RawIOBase):
+    """A file that is read from pieces as they arrive."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        self._rest = self._rest or next(self._pieces, b"")
+        taken = min(len(buffer), len(self._rest))
+        buffer[:taken], self._rest = self._rest[:taken], self._rest[taken:]
+        return taken

@@ -1,0 +1,85 @@
+"""On a real GPU, in the environment of a backend (``aligntune_backend`` on the path), no engine.
+
+    PYTHONPATH=shared:launcher:images/trl python -m pytest tests/gpu
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aligntune_run.host import probe_gpus
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    subprocess.run([sys.executable, str(ROOT / "tests" / "tiny.py"), str(folder)], check=True)
+    return folder
+
+
+def train(run: Path, model: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+    run.mkdir()
+    rows = [{"prompt": f"{n} plus {n} is ", "completion": f"{2 * n}"} for n in range(64)]
+    data = run / "data.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    training = {"max_steps": 20, "learning_rate": 1e-3, "logging_steps": 1}
+    spec = {
+        "algorithm": "sft",
+        "model": {"name": str(model), **sections.pop("model", {})},
+        "dataset": {"name": str(data), "eval_name": str(data)},
+        "training": {**training, **sections.pop("training", {})},
+        **sections,
+    }
+    (run / "spec.yaml").write_text(json.dumps(spec))
+    worker = [sys.executable, "-m", "aligntune.training", "--spec", str(run / "spec.yaml")]
+    done = subprocess.run(worker, capture_output=True, text=True)
+    log = run / "train.log"
+    assert done.returncode == 0, done.stdout + (log.read_text()[-4000:] if log.exists() else "")
+    return dict(json.loads((run / "run.json").read_text()))
+
+
+def losses(run: Path) -> list[float]:
+    events = map(json.loads, (run / "events.jsonl").read_text().splitlines())
+    return [event["loss"] for event in events if event["event"] == "step" and "loss" in event]
+
+
+def test_nvml_finds_what_torch_finds() -> None:
+    import torch
+
+    gpus, driver, note = probe_gpus()
+    assert len(gpus) == torch.cuda.device_count() > 0, note
+    assert driver
+    assert gpus[0].name == torch.cuda.get_device_name(0)
+    assert gpus[0].capability == torch.cuda.get_device_capability(0)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gpt2"])
+def test_full_fine_tuning_learns_on_the_gpu(
+    architecture: str, models: Path, tmp_path: Path
+) -> None:
+    record = train(tmp_path / "run", models / architecture)
+    assert record["result"]["peak_gpu_memory"] > 0
+    told = losses(tmp_path / "run")
+    assert told[-1] < told[0] - 0.5
+
+
+@pytest.mark.parametrize("quantization", ["none", "4bit", "8bit"])
+def test_an_adapter_learns_on_the_gpu(quantization: str, models: Path, tmp_path: Path) -> None:
+    record = train(
+        tmp_path / "run",
+        models / "llama",
+        model={"quantization": quantization},
+        adapter={"type": "lora", "rank": 8},
+        training={"learning_rate": 5e-3},
+    )
+    assert record["result"]["trainable"] < record["result"]["parameters"]
+    told = losses(tmp_path / "run")
+    assert told[-1] < told[0] - 0.2

@@ -1,0 +1,315 @@
+"""The command line as a program: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aligntune.algorithms import ALGORITHMS
+from aligntune.settings import known_keys
+from aligntune_run.cli import FLAGS
+
+ROOT = Path(__file__).parents[2]
+TRACEBACK = "Traceback (most recent call last)"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """No settings, no engine and no token of whoever runs the tests."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("ALIGNTUNE_", "HF_", "DOCKER_"))
+    }
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "launcher"), str(ROOT / "shared")]),
+        "HOME": str(tmp_path / "home"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "DOCKER_HOST": f"unix://{tmp_path}/no.sock",
+        "NO_COLOR": "1",
+        "COLUMNS": "100",
+    }
+
+
+def run(
+    *words: str | Path, environment: dict[str, str], folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "aligntune_run", *map(str, words)],
+        env=environment,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def model_folder(folder: Path, model_type: str = "llama") -> Path:
+    """What looks like a model to the launcher, which reads no weights."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (folder / "model.safetensors").touch()
+    return folder
+
+
+@pytest.fixture
+def needed(tmp_path: Path) -> list[str]:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"text": "a"}\n')
+    model = model_folder(tmp_path / "model")
+    return ["--algo", "sft", "--model", str(model), "--dataset", str(data)]
+
+
+# --- help
+
+
+def test_help_names_every_flag_and_every_algorithm(environment: dict[str, str]) -> None:
+    done = run("--help", environment=environment)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for flag in (*(flag.name for flag in FLAGS), "--set", "--resume", "--dry-run", "--json"):
+        assert flag in done.stdout
+    for algorithm in ALGORITHMS:
+        assert algorithm in done.stdout
+
+
+def test_every_flag_is_of_a_key_that_the_spec_has() -> None:
+    known = {*known_keys(), "model", "dataset"}
+    assert {flag.key for flag in FLAGS} <= known
+    assert len({flag.name for flag in FLAGS}) == len(FLAGS)
+
+
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(word: str, environment: dict[str, str]) -> None:
+    code = (
+        "import sys\n"
+        "from aligntune_run.cli import main\n"
+        f"sys.argv = ['aligntune-run', {word!r}]\n"
+        "code = main()\n"
+        "heavy = {'pydantic', 'docker', 'yaml', 'torch', 'requests', 'pynvml'} & set(sys.modules)\n"
+        "assert code == 0, code\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_version_imports_no_rich(environment: dict[str, str]) -> None:
+    code = (
+        "import sys\n"
+        "from aligntune_run.cli import main\n"
+        "sys.argv = ['aligntune-run', '--version']\n"
+        "main()\n"
+        "assert 'rich.console' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_a_word_the_help_is_shown(environment: dict[str, str]) -> None:
+    done = run(environment=environment)
+    assert done.returncode == 0
+    assert "--algo" in done.stdout
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--algo", "sft"], 2, "missing --model, --dataset"),
+        (["--set", "training.epoch=1"], 2, "did you mean 'training.epochs'?"),
+        (["--set", "training.epochs"], 2, "not of the form section.key=value"),
+        (["--set", "training.epochs=0"], 2, "greater than 0"),
+        (["--batch-size", "0"], 2, "training.batch_size (from --batch-size)"),
+        (["--model", "./nothing-here"], 3, "no such model: ./nothing-here"),
+        (["--dataset", "nothing.jsonl"], 4, "no such dataset: nothing.jsonl"),
+        (["--engine", "docker"], 6, "no container engine"),
+        (["--gpus", "7"], 8, "--gpus 7: this machine has"),
+        (["-c", "none.yaml"], 2, "cannot read the config file none.yaml"),
+        (["--resume", "nowhere"], 2, "leave other keys out"),
+        (["--set", "trainer_args.learning_rate=1"], 2, "Set training.learning_rate"),
+    ],
+)
+def test_an_error_is_one_clear_line_with_its_exit_code(
+    words: list[str],
+    code: int,
+    says: str,
+    needed: list[str],
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    asked = words if words == ["--algo", "sft"] else [*needed, *words]
+    done = run(*asked, environment=environment, folder=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert says in " ".join(done.stderr.split())
+    assert TRACEBACK not in done.stderr + done.stdout
+    assert done.stdout == ""
+    if "Usage:" not in done.stderr:
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--modle", "x"], "--modle"),
+        (["--algo", "sfd"], "sfd"),
+        (["--epochs", "many"], "many"),
+        (["--engine", "podman"], "podman"),
+        (["frobnicate"], "frobnicate"),
+        (["images", "build", "jax"], "jax"),
+    ],
+)
+def test_an_option_or_choice_that_is_not_there_is_named_with_the_usage(
+    words: list[str], says: str, environment: dict[str, str]
+) -> None:
+    done = run(*words, environment=environment)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Usage:" in done.stderr
+    assert TRACEBACK not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "says"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), 3, "it has no config.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), 3, "has no weights"),
+        (lambda folder: (folder / "config.json").write_text("{"), 3, "cannot read"),
+        (lambda folder: (folder / "config.json").write_text("{}"), 3, "names no model_type"),
+        (lambda folder: (folder / "adapter_config.json").touch(), 3, "is an adapter, not a model"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused_before_anything_starts(
+    make: Any, code: int, says: str, needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    make(tmp_path / "model")
+    done = run(*needed, environment=environment, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert says in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_finished_run_is_not_written_over(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "run.json").write_text('{"status": "finished"}')
+    done = run(*needed, "--output", output, environment=environment, folder=tmp_path)
+    assert done.returncode == 5
+    assert "already holds a run (finished)" in done.stderr
+    assert (output / "run.json").read_text() == '{"status": "finished"}'
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        (None, "is not a run directory"),
+        ({"status": "finished"}, "is a run that has finished"),
+        ({"status": "running"}, "is running"),
+        ({"status": "stopped", "id": "a"}, "has no checkpoint to go on from"),
+    ],
+)
+def test_only_a_stopped_or_failed_run_with_a_checkpoint_goes_on(
+    record: dict[str, str] | None, says: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    if record is not None:
+        (tmp_path / "run.json").write_text(json.dumps(record))
+    done = run("--resume", tmp_path, environment=environment)
+    assert done.returncode == 5
+    assert says in done.stderr
+
+
+# --- dry run and JSON
+
+
+@pytest.fixture
+def plan(needed: list[str], environment: dict[str, str], tmp_path: Path) -> dict[str, Any]:
+    words = [*needed, "--gpus", "0", "--engine", "process", "--epochs", "2", "--dry-run", "--json"]
+    done = run(*words, environment=environment, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    values: dict[str, Any] = json.loads(done.stdout)
+    return values
+
+
+def test_a_dry_run_prints_the_plan_as_json_only_and_changes_nothing(
+    plan: dict[str, Any], tmp_path: Path
+) -> None:
+    assert plan["plan"]["choice"]["backend"] == "trl"
+    assert plan["plan"]["choice"]["engine"] == "process"
+    assert plan["spec"]["training"]["epochs"] == 2
+    assert plan["plan"]["origins"]["training.epochs"] == "--epochs"
+    assert plan["commands"]
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_dry_run_in_words_says_the_choice_and_every_verdict(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    words = [*needed, "--gpus", "0", "--engine", "process", "--dry-run"]
+    done = run(*words, environment=environment, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first = done.stdout.splitlines()[0]
+    assert first.startswith("sft with TRL on the CPU (not Unsloth: it needs an NVIDIA GPU")
+    assert "FAIL  unsloth" in done.stdout
+    assert "pass  trl" in done.stdout
+
+
+def test_a_backend_that_was_asked_for_and_not_had_is_warned_of_unmissably(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    words = [*needed, "--gpus", "0", "--engine", "process", "--backend", "unsloth", "--dry-run"]
+    done = run(*words, environment=environment, folder=tmp_path)
+    assert done.returncode == 0
+    assert "WARNING: Unsloth was asked for and cannot be had" in done.stderr
+    strict = run(*words, "--strict", environment=environment, folder=tmp_path)
+    assert strict.returncode == 9
+    assert "--strict: Unsloth cannot be had" in strict.stderr
+
+
+def test_settings_come_from_file_environment_and_command_line_in_this_order(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("training: {epochs: 1, seed: 1, batch_size: 1}\n")
+    variables = {"ALIGNTUNE_TRAINING__SEED": "2", "ALIGNTUNE_TRAINING__BATCH_SIZE": "2"}
+    words = [*needed, "-c", str(config), "--batch-size", "3", "--gpus", "0"]
+    words += ["--engine", "process"]
+    done = run(*words, "--dry-run", "--json", environment=environment | variables, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    training = json.loads(done.stdout)["spec"]["training"]
+    assert (training["epochs"], training["seed"], training["batch_size"]) == (1, 2, 3)
+
+
+def test_a_reader_who_leaves_early_is_no_error(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    words = [*needed, "--gpus", "0", "--engine", "process", "--dry-run"]
+    command = [sys.executable, "-m", "aligntune_run", *words]
+    program = subprocess.Popen(
+        command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert program.stdout is not None
+    assert program.stderr is not None
+    program.stdout.close()
+    with program.stderr:
+        said = program.stderr.read().decode()
+    assert program.wait(60) == 0
+    assert said == ""
