@@ -32,7 +32,7 @@ builder() {
     "$python" - <<'PYTHON'
 import sys
 from aligntune.errors import AligntuneError
-from aligntune_run.images.build import find_buildkit_client
+from aligntune_run.images.builder import find_buildkit_client
 
 try:
     find_buildkit_client()

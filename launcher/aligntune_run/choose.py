@@ -62,8 +62,8 @@ def choose(spec: RunSpec, host: Host, model: ModelFacts, facts: Mapping[str, Fac
             fault it is (hardware, engine, image, backend).
     """
     require_supported(host)
-    engine = choose_engine(spec, host)
-    gpus = choose_gpus(spec, host, engine)
+    engine = choose_engine(spec.engine, spec.image, host)
+    gpus = choose_gpus(spec.gpus, host, engine)
     situations = {
         backend: Situation(
             spec,
@@ -154,30 +154,29 @@ def require_supported(host: Host) -> None:
         raise HardwareError(f"{host.machine} is not supported", "Run on x86-64 Linux")
 
 
-def choose_engine(spec: RunSpec, host: Host) -> Literal["docker", "process"]:
+def choose_engine(wanted: str, derived: str | None, host: Host) -> Literal["docker", "process"]:
     """Docker where an engine is reachable, else a process; what was asked for, or an error."""
-    if spec.engine == "docker" and not host.engine.reachable:
+    if wanted == "docker" and not host.engine.reachable:
         raise EngineError(
             f"no container engine: {host.engine.reason}",
             "Start one (see README, 'Container engine'), or use --engine process",
         )
-    if spec.engine == "process" or not host.engine.reachable:
-        if spec.image:
+    if wanted == "process" or not host.engine.reachable:
+        if derived:
             raise EngineError(
-                f"--image {spec.image} needs a container engine", "Leave out --engine process"
+                f"--image {derived} needs a container engine", "Leave out --engine process"
             )
         return "process"
     return "docker"
 
 
-def choose_gpus(spec: RunSpec, host: Host, engine: str) -> tuple[Gpu, ...]:
+def choose_gpus(wanted: str, host: Host, engine: str) -> tuple[Gpu, ...]:
     """The GPUs a run gets; ``auto`` is the first one, or none where there is none.
 
     Raises:
         HardwareError: there are fewer than asked for, the machine's GPU is of a vendor that no
             image supports, or the engine cannot pass GPUs to a container.
     """
-    wanted = spec.gpus
     if wanted == "0":
         return ()
     if host.other_gpu and not host.gpus:
@@ -250,7 +249,7 @@ def _gpu(at: Situation) -> tuple[bool, str] | None:
     if at.gpus:
         return True, f"it gets {at.gpus[0].name}"
     why = "--gpus 0" if at.spec.gpus == "0" else at.host.gpu_note
-    return False, f"it needs an NVIDIA GPU ({why})"
+    return False, f"it needs an NVIDIA GPU: {why}"
 
 
 def _driver(at: Situation) -> tuple[bool, str] | None:

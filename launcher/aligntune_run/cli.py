@@ -109,6 +109,7 @@ def spec_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.pass_context
 def cli(
     context: click.RichContext,
+    /,
     config: tuple[Path, ...],
     assignments: tuple[str, ...],
     resume: Path | None,
@@ -200,6 +201,39 @@ def _name(flag: Flag) -> str:
     return flag.name.removeprefix("--").replace("-", "_")
 
 
+@cli.command("exec", context_settings={"ignore_unknown_options": True})
+@click.option("--backend", type=click.Choice(["trl", "unsloth"]), default="trl", help="Whose.")
+@click.option("--engine", type=click.Choice(["auto", "docker", "process"]), default="auto")
+@click.option("--mount", "folders", multiple=True, type=click.Path(exists=True, path_type=Path))
+@click.option("--find-links", multiple=True, help="Folder or page with wheels, for a first build.")
+@click.option("--yes", is_flag=True, help="Obtain an image without asking.")
+@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
+def execute(
+    backend: str,
+    engine: str,
+    folders: tuple[Path, ...],
+    find_links: tuple[str, ...],
+    yes: bool,
+    words: tuple[str, ...],
+) -> None:
+    """Run a program in a backend's environment: aligntune-run exec -- python script.py
+
+    The current directory and every --mount are seen at their own path, writable; no network.
+    """
+    from aligntune_run.environment import run_program
+    from aligntune_run.run import Obtaining
+
+    code = run_program(
+        words,
+        backend=backend,
+        engine=engine,
+        folders=folders,
+        obtaining=Obtaining(find_links, _agree if not yes else lambda question: True),
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    raise Exit(code)
+
+
 @cli.group("images")
 def images_group() -> None:
     """Build and list the pinned images."""
@@ -213,7 +247,7 @@ def images_group() -> None:
 def build_images(backend: str, flavour: str | None, base: str, find_links: tuple[str, ...]) -> None:
     """Build images from their locks."""
     from aligntune_run import images
-    from aligntune_run.engines.docker import require_client
+    from aligntune_run.engines.connect import require_client
 
     client = require_client()
     for recipe in images.recipes():
@@ -227,7 +261,7 @@ def build_images(backend: str, flavour: str | None, base: str, find_links: tuple
 def list_images(as_json: bool) -> None:
     """Images, their sizes and versions, and whether they are up to date with their locks."""
     from aligntune_run import images, report
-    from aligntune_run.engines.docker import require_client
+    from aligntune_run.engines.connect import require_client
 
     report.images(images.list_images(require_client()), as_json)
 
@@ -236,13 +270,11 @@ def main() -> int:
     """Run the command; a foreseen error is one message and its exit code, never a traceback."""
     try:
         require_own_name()
-        cli.main(prog_name=PROGRAM, standalone_mode=False)
+        left = cli.main(prog_name=PROGRAM, standalone_mode=False)
     except AligntuneError as error:
         word = "stopped" if isinstance(error, StoppedError) else "error"
         click.echo(f"{word}: {error}", err=True)
         return error.exit_code
-    except Exit as leave:
-        return leave.exit_code
     except click.Abort:
         click.echo("aborted", err=True)
         return 130
@@ -256,4 +288,4 @@ def main() -> int:
         # Whoever read our output has left, which click makes an exit; nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    return 0
+    return left if isinstance(left, int) else 0  # an Exit's code, as from --help and exec

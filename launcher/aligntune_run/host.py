@@ -125,7 +125,7 @@ def probe_gpus() -> tuple[tuple[Gpu, ...], str | None, str]:
     try:
         ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
-        return (), None, "no NVIDIA driver (libnvidia-ml.so.1 is not here)"
+        return (), None, "no NVIDIA driver, as there is no libnvidia-ml.so.1"
     import pynvml as nvml
 
     try:

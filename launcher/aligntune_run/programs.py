@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,15 @@ def capture(
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finished(words, 127, "", str(error))
     return Finished(words, done.returncode, done.stdout, done.stderr)
+
+
+def passthrough(argv: Sequence[str], *, env: Mapping[str, str]) -> int:
+    """Run a program with our own input and output, and return its exit code."""
+    try:
+        return subprocess.run(argv, env=env).returncode
+    except OSError as error:
+        print(f"cannot start {argv[0]}: {error.strerror}", file=sys.stderr)
+        return 127
 
 
 def stream(

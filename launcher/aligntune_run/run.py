@@ -33,7 +33,7 @@ from aligntune.training.arguments import refuse_owned
 from aligntune_run import images
 from aligntune_run.choose import choose
 from aligntune_run.engines import GRACE_SECONDS, Command, Engine, Exit, Say, Worker
-from aligntune_run.engines import docker as docker_engine
+from aligntune_run.engines.connect import connect
 from aligntune_run.host import Host, ImageState, memory_total, probe, probe_engine
 from aligntune_run.models import read_model
 from aligntune_run.plan import Plan, hub_ids, memory_limit
@@ -83,7 +83,7 @@ def prepare(
     spec = settings.spec
     refuse_owned(spec)
     model = read_model(spec.model.name)
-    client, reason = (None, "--engine process") if spec.engine == "process" else _connect()
+    client, reason = (None, "--engine process") if spec.engine == "process" else connect()
     engine = probe_engine(client, reason)
     host = probe(engine, _images(spec, client))
     choice = choose(spec, host, model, images.facts())
@@ -162,13 +162,6 @@ def execute(prepared: Prepared, watch: Watch) -> Record:
     return run.record()
 
 
-def _connect() -> tuple[Any, str]:
-    try:
-        return docker_engine.connect()
-    except AligntuneError as error:
-        return None, str(error)
-
-
 def _images(spec: RunSpec, client: Any | None) -> tuple[ImageState, ...]:
     """The images there are to choose from: the user's own if one is named, else the pinned."""
     if client is not None and spec.image:
@@ -179,9 +172,9 @@ def _images(spec: RunSpec, client: Any | None) -> tuple[ImageState, ...]:
 def _engine(kind: str, host: Host, client: Any, obtaining: Obtaining) -> Engine:
     find_links = obtaining.find_links
     if kind == "docker":
-        return docker_engine.DockerEngine(
-            client, host, find_links=find_links, agree=obtaining.agree
-        )
+        from aligntune_run.engines.docker import DockerEngine
+
+        return DockerEngine(client, host, find_links=find_links, agree=obtaining.agree)
     from aligntune_run.engines.process import ProcessEngine
 
     return ProcessEngine(host, find_links=find_links)
@@ -279,9 +272,7 @@ def _failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | Non
     if left.code in (125, 126, 127):
         return ImageError(f"the image does not start a worker{last}", "Build it again")
     kind = next((kind for kind in KINDS.values() if kind.exit_code == left.code), TrainingError)
-    return kind(
-        f"the worker ended with code {left.code}{last}", f"See {plan.run_dir}/train.log"
-    )
+    return kind(f"the worker ended with code {left.code}{last}", f"See {plan.run_dir}/train.log")
 
 
 def _add_exit(run: RunDir, left: Exit, failure: AligntuneError | None) -> None:

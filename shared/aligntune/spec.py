@@ -6,6 +6,7 @@ Flags, YAML files, environment variables and Python arguments all become this
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -234,6 +235,17 @@ class RunSpec(Section):
     def _known_algorithm(cls, value: str) -> str:
         if value not in ALGORITHMS:
             raise ValueError(f"unknown algorithm {value!r}; known: {', '.join(ALGORITHMS)}")
+        return value
+
+    @field_validator("trainer_args")
+    @classmethod
+    def _recordable(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"must be made of texts, finite numbers, lists and mappings ({error})"
+            ) from None
         return value
 
     @field_validator("gpus", mode="before")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import pytest
 from docker import DockerClient
 
-from aligntune_run.engines.docker import connect
+from aligntune_run.engines.connect import connect
 from aligntune_run.images import obtain, recipe
 
 
@@ -23,4 +24,4 @@ def engine() -> Iterator[DockerClient]:
 @pytest.fixture(scope="session")
 def image(engine: DockerClient) -> Callable[[str, str], str]:
     """``image(backend, flavour)``: the id of an image that is up to date with its recipe."""
-    return lambda backend, flavour: obtain(engine, recipe(backend, flavour), say=print)
+    return cache(lambda backend, flavour: obtain(engine, recipe(backend, flavour), say=print))

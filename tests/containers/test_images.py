@@ -7,7 +7,7 @@ import json
 import re
 import tarfile
 from collections.abc import Callable, Iterator
-from typing import IO, TypeAlias
+from typing import IO, TypeAlias, cast
 
 import pytest
 from docker import DockerClient
@@ -145,22 +145,24 @@ def test_its_history_tells_no_address_and_no_secret(
 ) -> None:
     found = engine.images.get(image(made.backend, made.flavour))
     told = json.dumps([found.history(), found.attrs["Config"]["Env"]])
-    assert not re.search(r"https?://|proxy|token|password", told, re.IGNORECASE)
+    assert not re.search(r"https?://|_proxy|hf_token|password", told, re.IGNORECASE)
 
 
-def test_no_layer_holds_a_cache_a_secret_or_the_hosts_ca(
+def test_it_holds_no_cache_no_secret_and_not_the_hosts_ca(
     engine: DockerClient, image: Images
 ) -> None:
-    """Looks into each layer, for a later one hides a file without removing it.
+    """Of the smallest image; the others are made by the same lines of the same Dockerfile.
 
-    Of the smallest image; the others are made by the same lines of the same Dockerfile.
+    That its files add up to the size of its layers means that no layer hides a file of another.
     """
-    leftovers, certificates = [], {}
-    for name, file in files_of_layers(engine, image("trl", "cpu")):
-        if LEFTOVER.search(name) and not DEBIANS_OWN.match(name):
-            leftovers.append(name)
-        if name.endswith((".pem", ".crt")):
-            certificates[name] = set(CERTIFICATE.findall(file.read()))
+    leftovers, certificates, size = [], {}, 0
+    for entry, file in files(engine, image("trl", "cpu")):
+        size += entry.size
+        if LEFTOVER.search(entry.name) and not DEBIANS_OWN.match(entry.name):
+            leftovers.append(entry.name)
+        if entry.name.endswith((".pem", ".crt")):
+            certificates[entry.name] = set(CERTIFICATE.findall(file.read()))
+    assert size == pytest.approx(engine.images.get(image("trl", "cpu")).attrs["Size"], rel=0.005)
     assert leftovers == []
 
     ours = {
@@ -170,28 +172,22 @@ def test_no_layer_holds_a_cache_a_secret_or_the_hosts_ca(
     system = certificates["etc/ssl/certs/ca-certificates.crt"]
     assert system <= ours, "something was added to Debian's certificates"
     bundle = ca_bundle()
-    public = ours | certificates["opt/aligntune/lib/python3.11/site-packages/certifi/cacert.pem"]
-    private = set(CERTIFICATE.findall(bundle.read_bytes())) - public if bundle else set()
+    private = set(CERTIFICATE.findall(bundle.read_bytes())) - ours if bundle else set()
     assert not any(private & found for found in certificates.values())
 
 
-def files_of_layers(engine: DockerClient, image: str) -> Iterator[tuple[str, IO[bytes]]]:
-    """Every regular file of every layer, without writing gigabytes down first."""
-    stream = io.BufferedReader(Chunks(engine.images.get(image).save()))
-    with tarfile.open(fileobj=stream, mode="r|") as outer:
-        for member in outer:
-            content = outer.extractfile(member) if member.isfile() else None
-            if content is None:
-                continue
-            try:
-                layer = tarfile.open(fileobj=content, mode="r|")  # noqa: SIM115 - closed below
-            except tarfile.ReadError:
-                continue  # the image's configuration, not a layer
-            with layer:
-                for entry in layer:
-                    file = layer.extractfile(entry) if entry.isfile() else None
-                    if file is not None:
-                        yield entry.name, file
+def files(engine: DockerClient, image: str) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
+    """Every regular file of an image, without writing gigabytes down first."""
+    container = engine.containers.create(image)
+    try:
+        stream = io.BufferedReader(Chunks(cast(Iterator[bytes], container.export())))
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            for entry in tar:
+                file = tar.extractfile(entry) if entry.isfile() else None
+                if file is not None:
+                    yield entry, file
+    finally:
+        container.remove()
 
 
 class Chunks(io.RawIOBase):

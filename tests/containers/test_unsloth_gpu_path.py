@@ -19,7 +19,9 @@ ADAPTER = {"type": "lora", "rank": 8, "targets": ["q_proj", "v_proj"]}
 
 def rows(folder: Path) -> Path:
     path = folder / "data.jsonl"
-    made = [{"prompt": f"{n} plus {n} is ", "completion": f"{2 * n} " * (n % 7 + 1)} for n in range(64)]
+    made = [
+        {"prompt": f"{n} plus {n} is ", "completion": f"{2 * n} " * (n % 7 + 1)} for n in range(64)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in made))
     return path
 
@@ -56,11 +58,19 @@ def test_unsloths_gpu_trainer_reaches_the_loss_that_trl_reaches(
         )
 
     run("trl", "cpu", "python", "/tests/tiny.py", "/work/models", "llama")
-    run("unsloth", "cuda", "python", "/tests/unsloth_gpu_path.py", "--spec", "/work/gpu_path/spec.yaml")
+    run(
+        "unsloth",
+        "cuda",
+        "python",
+        "/tests/unsloth_gpu_path.py",
+        "--spec",
+        "/work/gpu_path/spec.yaml",
+    )
     run("trl", "cpu", "aligntune-train", "--spec", "/work/trl/spec.yaml")
 
     results = [
-        json.loads((tmp_path / name / "run.json").read_text())["result"] for name in ("gpu_path", "trl")
+        json.loads((tmp_path / name / "run.json").read_text())["result"]
+        for name in ("gpu_path", "trl")
     ]
     assert results[0]["backend"] == "unsloth"
     assert results[0]["eval_loss"] == pytest.approx(results[1]["eval_loss"], abs=0.02)

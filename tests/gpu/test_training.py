@@ -1,6 +1,6 @@
 """On a real GPU, in the environment of a backend (``aligntune_backend`` on the path), no engine.
 
-    PYTHONPATH=shared:launcher:images/trl python -m pytest tests/gpu
+PYTHONPATH=shared:launcher:images/trl python -m pytest tests/gpu
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(run: Path, model: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+def train(run: Path, folder: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     run.mkdir()
     rows = [{"prompt": f"{n} plus {n} is ", "completion": f"{2 * n}"} for n in range(64)]
     data = run / "data.jsonl"
@@ -33,7 +33,7 @@ def train(run: Path, model: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     training = {"max_steps": 20, "learning_rate": 1e-3, "logging_steps": 1}
     spec = {
         "algorithm": "sft",
-        "model": {"name": str(model), **sections.pop("model", {})},
+        "model": {"name": str(folder), **sections.pop("model", {})},
         "dataset": {"name": str(data), "eval_name": str(data)},
         "training": {**training, **sections.pop("training", {})},
         **sections,

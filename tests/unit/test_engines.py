@@ -22,16 +22,15 @@ from aligntune import contract
 from aligntune.errors import AligntuneError, EngineError, HardwareError, ImageError
 from aligntune.spec import RunSpec
 from aligntune_run.engines import Phase, process
-from aligntune_run.engines.docker import (
+from aligntune_run.engines.connect import connect
+from aligntune_run.engines.container import (
     SECRET_VARIABLES,
-    Bind,
     Surroundings,
-    connect,
     container_arguments,
-    input_mounts,
     look,
-    refusal,
 )
+from aligntune_run.engines.docker import refusal
+from aligntune_run.engines.mounts import Bind, input_mounts
 from aligntune_run.engines.process import ProcessEngine, ProcessWorker, find_python, without
 from aligntune_run.host import Engine, Host
 from aligntune_run.images.recipes import Sources

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from aligntune.errors import AligntuneError, EngineError, ImageError
 from aligntune_run.engines import GRACE_SECONDS, Command, Exit, Phase, Say
-from aligntune_run.engines.docker import OFFLINE, TOKEN_VARIABLES
+from aligntune_run.engines.container import OFFLINE, TOKEN_VARIABLES
 from aligntune_run.host import Host
 from aligntune_run.images.packages import find_torch_wheel
 from aligntune_run.images.recipes import Recipe, Sources, recipe
@@ -74,7 +74,11 @@ class ProcessEngine:
             EngineError: there is no Python of the lock's version, no network, or no room.
             ImageError: a package cannot be had, or is not the one that the lock names.
         """
-        made_of = self._recipe(plan)
+        self.make(self._recipe(plan), say)
+        return plan
+
+    def make(self, made_of: Recipe, say: Say) -> None:
+        """Make a recipe's venv and lay out its code; see :meth:`prepare` for what it raises."""
         try:
             make_venv(made_of, self._venv(made_of), say, self._environment, self._find_links)
             lay_out_code(made_of, self._code(made_of))
@@ -83,7 +87,6 @@ class ProcessEngine:
                 f"cannot write to the cache {self._host.cache}: {error.strerror}",
                 "Make room there, or name another place with ALIGNTUNE_CACHE_DIR",
             ) from error
-        return plan
 
     def commands(self, plan: Plan) -> list[Command]:
         """The processes of a run, in order; ``environment`` is what is added to the caller's."""
@@ -99,13 +102,11 @@ class ProcessEngine:
         """
         return ProcessWorker(command.arguments, self._environment)
 
-    def _arguments(self, plan: Plan, phase: Phase) -> dict[str, Any]:
-        made_of = self._recipe(plan)
-        venv = self._venv(made_of)
-        spec = str(Path(plan.run_dir) / "spec.yaml")
-        command = [str(venv / "bin" / "python"), "-m", "aligntune.training", "--spec", spec]
-        environment = self._caches(plan) | {
-            "PATH": f"{venv / 'bin'}{os.pathsep}{self._environment.get('PATH', os.defpath)}",
+    def variables(self, made_of: Recipe) -> dict[str, str]:
+        """What makes a program of ours run in a recipe's venv; added to the caller's variables."""
+        programs = self._venv(made_of) / "bin"
+        return {
+            "PATH": f"{programs}{os.pathsep}{self._environment.get('PATH', os.defpath)}",
             "PYTHONPATH": str(self._code(made_of)),
             "PYTHONUNBUFFERED": "1",
             "PYTHONNOUSERSITE": "1",
@@ -113,6 +114,13 @@ class ProcessEngine:
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "UNSLOTH_DISABLE_STATISTICS": "1",
         }
+
+    def _arguments(self, plan: Plan, phase: Phase) -> dict[str, Any]:
+        made_of = self._recipe(plan)
+        python = str(self._venv(made_of) / "bin" / "python")
+        spec = str(Path(plan.run_dir) / "spec.yaml")
+        command = [python, "-m", "aligntune.training", "--spec", spec]
+        environment = self._caches(plan) | self.variables(made_of)
         dropped = list(DROPPED)
         if phase == "fetch":
             command.append("--fetch")

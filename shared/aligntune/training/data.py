@@ -76,7 +76,7 @@ def load(source: Source, split: str, spec: DatasetSpec, limit: int | None, chat:
             message names file and line.
     """
     name, bracket, rest = split.partition("[")
-    rows = _rows(source, name)
+    rows = read_rows(source, name)
     read = None if bracket else limit
     format_name, canonical = canonicalise(rows, spec, chat, read)
     dataset = _dataset(canonical)
@@ -99,8 +99,8 @@ def canonicalise(
     first = next(iterator, None)
     if first is None:
         return spec.format, iter(())
-    known = {theirs: ours for ours, theirs in spec.columns.items()}
-    missing = [theirs for theirs in known if theirs not in first[1]]
+    known = spec.columns
+    missing = [theirs for theirs in known.values() if theirs not in first[1]]
     if missing:
         raise DataError(
             f"{first[0]}: no column {missing[0]!r}; columns: {', '.join(first[1])}"
@@ -126,7 +126,7 @@ def canonicalise(
         shape: set[str] | None = None
         row: Row | None = first
         count = 0
-        while row is not None and (limit is None or count < limit):
+        while row is not None:
             where, values = row[0], _rename(row[1], known)
             try:
                 _require_columns(values, name)
@@ -145,7 +145,7 @@ def canonicalise(
                 )
             yield _with_system(turned, spec.system_prompt) if spec.system_prompt else turned
             count += 1
-            row = next(iterator, None)
+            row = next(iterator, None) if count != limit else None
 
     return name, canonical()
 
@@ -274,8 +274,9 @@ def _messages(value: Any, key: str) -> list[dict[str, str]]:
 
 
 def _joined(parts: list[Any], number: int, key: str) -> str:
-    texts = [part.get("text") for part in parts if isinstance(part, dict)]
-    if len(texts) != len(parts) or not all(isinstance(text, str) for text in texts):
+    found = (part.get("text") if isinstance(part, dict) else None for part in parts)
+    texts = [text for text in found if isinstance(text, str)]
+    if len(texts) != len(parts):
         raise UnusableError(
             f"message {number} of {key!r} holds more than text, which is not supported"
         )
@@ -290,11 +291,10 @@ def _with_system(row: dict[str, Any], prompt: str) -> dict[str, Any]:
 
 
 def _rename(values: Values, known: Mapping[str, str]) -> dict[str, Any]:
-    """Columns under their canonical names; one that was named wins over one called so already."""
-    kept = {key: value for key, value in values.items() if key not in known.values()}
-    return {known.get(key, key): value for key, value in kept.items()} | {
-        ours: values[theirs] for theirs, ours in known.items() if theirs in values
-    }
+    """Columns under their canonical names; a named one wins over one that has the name already."""
+    named = {ours: values[theirs] for ours, theirs in known.items() if theirs in values}
+    used = {*known, *known.values()}
+    return {key: value for key, value in values.items() if key not in used} | named
 
 
 def _kind(value: Any) -> str:
@@ -306,7 +306,12 @@ def _kind(value: Any) -> str:
 # --- sources: where rows come from
 
 
-def _rows(source: Source, split: str) -> Iterator[Row]:
+def read_rows(source: Source, split: str) -> Iterator[Row]:
+    """The rows of a source's split, as they stand there.
+
+    Raises:
+        DataError: there is no such source or split, or what is there cannot be read.
+    """
     if source.path is None:
         return _arrow_rows(source)
     if not source.path.exists():
@@ -379,10 +384,10 @@ def _parse(text: str, where: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise DataError(
-            f"{where}: not valid JSON ({error.msg} at {place}column {error.colno})",
-            "Mend that line",
-        ) from None
+        problem = f"{error.msg} at {place}column {error.colno}"
+    except (ValueError, RecursionError):  # a number of thousands of digits, a bracket too many
+        problem = "a number too long or lists too deep"
+    raise DataError(f"{where}: not valid JSON ({problem})", "Mend that line")
 
 
 def _object(row: Any, where: str) -> Values:
@@ -402,7 +407,8 @@ def _csv(path: Path, name: str) -> Iterator[Row]:
                     raise DataError(f"{where}: not as many fields as columns", "Mend that line")
                 yield where, row
         except csv.Error as error:
-            raise DataError(f"{name}, line {reader.line_num}: not valid CSV ({error})") from None
+            line = reader.reader.line_num  # the dictionary reader's own lags behind
+            raise DataError(f"{name}, line {line}: not valid CSV ({error})") from None
 
 
 def _parquet(path: Path, name: str) -> Iterator[Row]:
@@ -429,6 +435,8 @@ def _arrow_rows(source: Source) -> Iterator[Row]:
             yield f"{source.name}, row {number}", row
 
 
+SPLIT_REMEDY = "Set dataset.split, or dataset.eval_split where it is the evaluation set"
+
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -454,7 +462,7 @@ def _folder_rows(folder: Path, name: str, split: str) -> Iterator[Row]:
     wanted = next((main for main, also in SPLIT_NAMES.items() if split in also), split)
     if wanted not in by_split:
         there = ", ".join(sorted(filter(None, by_split)))
-        raise DataError(f"{name} has no split {split!r}; splits: {there}", "Set dataset.split")
+        raise DataError(f"{name} has no split {split!r}; splits: {there}", SPLIT_REMEDY)
     for path in by_split[wanted]:
         yield from _file_rows(path, str(path.relative_to(folder)))
 
@@ -478,7 +486,7 @@ def _saved_rows(folder: Path, name: str, split: str) -> Iterator[Row]:
     if isinstance(saved, DatasetDict):
         if split not in saved:
             raise DataError(
-                f"{name} has no split {split!r}; splits: {', '.join(saved)}", "Set dataset.split"
+                f"{name} has no split {split!r}; splits: {', '.join(saved)}", SPLIT_REMEDY
             )
         saved = saved[split]
     for number, row in enumerate(saved, 1):

@@ -91,7 +91,7 @@ def token_weighted(trainer: type[Any]) -> type[Any]:
                 f"{metric_key_prefix}_tokens": found.tokens,
             }
             self.log(metrics)
-            self.control = self.callback_handler.on_evaluate(
+            self.control: Any = self.callback_handler.on_evaluate(
                 self.args, self.state, self.control, metrics
             )
             return metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 from aligntune.errors import AligntuneError, OutOfMemoryError, OutputError, StoppedError
 from aligntune.events import EventWriter
@@ -14,7 +15,7 @@ from aligntune.spec import RunSpec
 DISK_FULL = (
     "No space left on device",
     "Disk quota exceeded",
-    "inline_container.cc",  # where torch.save finds less written than it wrote
+    ". unexpected pos ",  # torch.save, which finds less written than it wrote
     "PytorchStreamWriter failed writing file",
 )
 """What libraries say of a full disk."""
@@ -37,11 +38,9 @@ def guarded(job: Job, spec: RunSpec, run: RunDir, events: EventWriter) -> int:
         kind = type(failure).__name__
         status = "stopped" if isinstance(failure, StoppedError) else "failed"
         told = {"kind": kind, "what": failure.what, "remedy": failure.remedy}
-        try:
+        with suppress(OSError):  # a full disk must not hide what went wrong, which is said first
             events("error", **told)
             run.update(status=status, error=told)
-        except OSError:  # a full disk must not hide what went wrong, which has been said
-            pass
         return failure.exit_code
     return 0
 

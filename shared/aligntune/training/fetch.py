@@ -83,7 +83,7 @@ def _fetch_dataset(name: str, split: str, spec: RunSpec) -> dict[str, Any]:
         loaded = load_dataset(name, config, split=split, revision=revision)
     except ValueError as error:
         raise DataError(
-            f"dataset {name}: {error}", "Set dataset.split or dataset.config"
+            f"dataset {name}: {str(error).rstrip('.')}", "Set dataset.split or dataset.config"
         ) from error
     except Exception as error:
         raise _hub_error(f"dataset {name}", revision, error) from error
@@ -95,7 +95,6 @@ def _fetch_dataset(name: str, split: str, spec: RunSpec) -> dict[str, Any]:
 def _hub_error(what: str, revision: str | None, error: Exception) -> AligntuneError:
     """The user's words for what a hub said."""
     kind = type(error).__name__
-    at = f" at {revision}" if revision else ""
     if kind == "GatedRepoError":
         return HubError(
             f"{what} is gated, and this token has no access",
@@ -106,7 +105,9 @@ def _hub_error(what: str, revision: str | None, error: Exception) -> AligntuneEr
             f"no such {what} on the hub", "Check the name; a private one needs HF_TOKEN"
         )
     if kind == "RevisionNotFoundError":
-        return HubError(f"{what} has no revision{at}", "Check the branch, tag or commit")
+        return HubError(
+            f"{what} has no revision {revision or 'main'}", "Check the branch, tag or commit"
+        )
     if kind in ("OfflineModeIsEnabled", "LocalEntryNotFoundError"):
         return HubError(
             f"{what} is not in the cache, and the hub is out of reach", "Go online once"

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# From nothing to a model that answers: data, an untrained model, its answers, training, its answers.
+# `make demo` runs this. ENGINE=docker or ENGINE=process says where; the default takes what is here.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+out=demo-run
+here=examples/demo
+bin=${VENV:-.venv}/bin
+engine=${ENGINE:-auto}
+run=$out/runs/$(date +%Y%m%d-%H%M%S)
+questions=(
+    "What does os.path.join do?"
+    "What does json.dumps do?"
+    "What does shutil.copy do?"
+)
+
+step() { printf '\n== %s\n' "$*"; }
+
+# There is no torch on the host, so what needs it runs where training will.
+inside() { "$bin/aligntune-run" exec --backend trl --engine "$engine" --yes -- python "$@"; }
+
+step "Questions and answers from the docstrings of this Python's standard library"
+"$bin/python" $here/make_data.py $out/data
+
+step "A small Llama with random weights, and a tokenizer for that text"
+inside $here/make_model.py $out/data/train.jsonl $out/untrained
+
+step "What it answers before training"
+inside $here/answer.py $out/untrained $out/data "${questions[@]}"
+
+step "Training"
+"$bin/aligntune-run" --algo sft --model $out/untrained --dataset $out/data/train.jsonl \
+    --backend auto -c examples/sft.yaml --engine "$engine" --output "$run" --yes
+
+step "The loss, in nats a token"
+"$bin/python" $here/losses.py "$run"
+
+step "What it answers after training"
+inside $here/answer.py "$run/model" $out/data "${questions[@]}"
+
+step "$((SECONDS / 60)) min $((SECONDS % 60)) s; the model is in $run/model"

@@ -1,0 +1,428 @@
+"""Rows: every format that is read, and every bad row by the file and line it stands in.
+
+Only what needs neither pyarrow nor datasets; the rest is trained on in tests/containers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aligntune.errors import DataError
+from aligntune.spec import CANONICAL_COLUMNS, DatasetSpec
+from aligntune.training.data import FORMATS, ROLES, Source, canonicalise, detect, read_rows
+
+USER = {"role": "user", "content": "What is two plus two?"}
+ASSISTANT = {"role": "assistant", "content": "Four."}
+
+
+def write(folder: Path, name: str, rows: list[Any] | str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = rows if isinstance(rows, str) else "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def canonical(
+    path: Path, split: str = "train", chat: bool = True, limit: int | None = None, **spec: Any
+) -> tuple[str, list[dict[str, Any]]]:
+    """The format and the canonical rows of a file or folder."""
+    wanted = DatasetSpec(name=str(path), **spec)
+    name, rows = canonicalise(
+        read_rows(Source(path.name, path), split), wanted, chat=chat, limit=limit
+    )
+    return name, list(rows)
+
+
+def refusal(path: Path, split: str = "train", chat: bool = True, **spec: Any) -> str:
+    with pytest.raises(DataError) as refused:
+        canonical(path, split, chat, **spec)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+# --- formats
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "becomes"),
+    [
+        ({"text": "a"}, "text", {"text": "a"}),
+        (
+            {"prompt": "a", "completion": "b", "id": 3},
+            "prompt_completion",
+            {"prompt": "a", "completion": "b"},
+        ),
+        (
+            {"prompt": [USER], "completion": [ASSISTANT]},
+            "prompt_completion",
+            {"prompt": [USER], "completion": [ASSISTANT]},
+        ),
+        ({"messages": [USER, ASSISTANT]}, "chat", {"messages": [USER, ASSISTANT]}),
+        (
+            {"messages": [USER, ASSISTANT], "prompt": "a", "prompt_id": "1"},
+            "chat",
+            {"messages": [USER, ASSISTANT]},
+        ),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "What is two plus two?"},
+                    {"from": "gpt", "value": "Four."},
+                ]
+            },
+            "chat",
+            {"messages": [USER, ASSISTANT]},
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
+            "chat",
+            {"messages": [{"role": "user", "content": "a"}]},
+        ),
+        (
+            {"instruction": "Add.", "input": "2+2", "output": "4"},
+            "instruction",
+            {
+                "prompt": [{"role": "user", "content": "Add.\n\n2+2"}],
+                "completion": [{"role": "assistant", "content": "4"}],
+            },
+        ),
+    ],
+)
+def test_a_format_is_detected_by_its_columns_and_becomes_canonical(
+    row: dict[str, Any], name: str, becomes: dict[str, Any], tmp_path: Path
+) -> None:
+    assert canonical(write(tmp_path, "a.jsonl", [row])) == (name, [becomes])
+
+
+def test_instructions_become_alpaca_s_prompt_where_there_is_no_chat_template(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"instruction": "Add.", "input": "2+2", "output": "4"},
+        {"instruction": "Say hi.", "input": "", "output": "hi"},
+        {"instruction": "Say ho.", "input": None, "output": "ho"},
+    ]
+    _, (with_input, without, null) = canonical(write(tmp_path, "a.jsonl", rows), chat=False)
+    assert with_input == {
+        "prompt": "Below is an instruction that describes a task, paired with an input that "
+        "provides further context. Write a response that appropriately completes the request."
+        "\n\n### Instruction:\nAdd.\n\n### Input:\n2+2\n\n### Response:\n",
+        "completion": "4",
+    }
+    assert "### Input" not in without["prompt"]
+    assert null["prompt"] == without["prompt"].replace("hi", "ho")
+
+
+def test_a_named_format_wins_over_what_would_be_detected(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", [{"prompt": "a", "completion": "b", "text": "c"}])
+    assert canonical(path, format="text") == ("text", [{"text": "c"}])
+    assert "no column 'instruction'" in refusal(path, format="instruction")
+
+
+def test_columns_of_no_known_format_are_named_with_how_to_say_which_is_which(
+    tmp_path: Path,
+) -> None:
+    message = refusal(write(tmp_path, "a.jsonl", [{"question": "a", "answer": "b"}]))
+    assert message.startswith("a.jsonl, line 1: columns question, answer are of no known format")
+    assert "--set dataset.columns.prompt=question" in message
+
+
+def test_columns_can_have_other_names(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", [{"question": "a", "answer": "b", "prompt": "not this"}])
+    columns = {"prompt": "question", "completion": "answer"}
+    assert canonical(path, columns=columns) == (
+        "prompt_completion",
+        [{"prompt": "a", "completion": "b"}],
+    )
+
+
+def test_one_column_can_stand_for_two(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", [{"line": "a"}])
+    columns = {"prompt": "line", "completion": "line"}
+    assert canonical(path, columns=columns)[1] == [{"prompt": "a", "completion": "a"}]
+
+
+def test_a_mapped_column_that_is_not_there_is_named_with_the_nearest(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", [{"question": "a", "answer": "b"}])
+    message = refusal(path, columns={"prompt": "questoin", "completion": "answer"})
+    assert "no column 'questoin'; columns: question, answer; did you mean 'question'?" in message
+
+
+def test_every_format_s_columns_can_be_mapped() -> None:
+    named = {column for known in FORMATS.values() for choice in known.columns for column in choice}
+    assert named <= set(CANONICAL_COLUMNS)
+
+
+def test_the_system_prompt_comes_first_unless_a_conversation_has_its_own(tmp_path: Path) -> None:
+    own = {"role": "system", "content": "Be brief."}
+    path = write(tmp_path, "a.jsonl", [{"messages": [USER]}, {"messages": [own, USER]}])
+    _, (first, second) = canonical(path, system_prompt="Be kind.")
+    assert first["messages"] == [{"role": "system", "content": "Be kind."}, USER]
+    assert second["messages"] == [own, USER]
+
+
+def test_the_system_prompt_reaches_prompts_made_of_messages(tmp_path: Path) -> None:
+    system = {"role": "system", "content": "Be kind."}
+    path = write(tmp_path, "a.jsonl", [{"prompt": [USER], "completion": [ASSISTANT]}])
+    assert canonical(path, system_prompt="Be kind.")[1][0]["prompt"] == [system, USER]
+    path = write(tmp_path, "b.jsonl", [{"instruction": "Add.", "output": "4"}])
+    assert canonical(path, system_prompt="Be kind.")[1][0]["prompt"][0] == system
+
+
+@pytest.mark.parametrize(
+    ("row", "chat"),
+    [
+        ({"text": "a"}, True),
+        ({"prompt": "a", "completion": "b"}, True),
+        ({"instruction": "a", "output": "b"}, False),
+    ],
+)
+def test_a_system_prompt_for_what_is_no_conversation_is_refused_and_not_dropped(
+    row: dict[str, Any], chat: bool, tmp_path: Path
+) -> None:
+    message = refusal(write(tmp_path, "a.jsonl", [row]), chat=chat, system_prompt="Be kind.")
+    assert "dataset.system_prompt is for conversations" in message
+
+
+def test_no_more_rows_are_read_than_wanted(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", '{"text": "a"}\n{"text": "b"}\nnot JSON\n')
+    assert canonical(path, limit=2)[1] == [{"text": "a"}, {"text": "b"}]
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.tuples(st.sampled_from([*ROLES, "user", "system", "tool"]), st.text()), min_size=1
+        ),
+        min_size=1,
+    )
+)
+def test_what_is_canonical_stays_as_it_is(conversations: list[list[tuple[str, str]]]) -> None:
+    rows = [
+        ("row", {"conversations": [{"from": role, "value": text} for role, text in turns]})
+        for turns in conversations
+    ]
+    spec = DatasetSpec(name="d")
+    try:
+        once = list(canonicalise(rows, spec, chat=True)[1])
+    except DataError:
+        return  # half a character, see below
+    again = list(canonicalise((("row", row) for row in once), spec, chat=True)[1])
+    assert again == once
+
+
+# --- bad rows
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"text": "a"}\n{"text": \n', "a.jsonl, line 2: not valid JSON"),
+        ('{"text": "a"}\n\n\n{"text" "b"}\n', "a.jsonl, line 4: not valid JSON"),
+        ('{"text": "a"} {"text": "b"}\n', "a.jsonl, line 1: not valid JSON (Extra data"),
+        ('"text"\n', "a.jsonl, line 1: text, not an object of columns"),
+        ("[1]\n", "a.jsonl, line 1: a list, not an object of columns"),
+        ('{"text": "a"}\n{"text": 3}\n', "line 2: column 'text' is a int, not text"),
+        ('{"text": "a"}\n{"text": null}\n', "line 2: column 'text' is empty, not text"),
+        ('{"text": "a"}\n{"txt": "b"}\n', "line 2: no column 'text'; columns: txt"),
+        ('{"text": "a"}\n{}\n', "line 2: no column 'text'; columns: none"),
+        ('{"text": "a"}\n{"text": "\\ud83d"}\n', "line 2: column 'text' holds half a character"),
+        ('{"text": "' + "9" * 10 + '", "n": ' + "9" * 5000 + "}\n", "line 1: not valid JSON"),
+        ("[" * 100_000 + "\n", "line 1: not valid JSON"),
+    ],
+)
+def test_a_bad_line_is_named_with_its_file_and_number(text: str, says: str, tmp_path: Path) -> None:
+    assert says in refusal(write(tmp_path, "a.jsonl", text))
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ("hello", "message 2 of 'messages' is text, not an object"),
+        ({"role": "assistant"}, "message 2 of 'messages' needs a role and a content of text"),
+        ({"content": "a"}, "message 2 of 'messages' needs a role"),
+        ({"role": "assistant", "content": None}, "needs a role and a content of text"),
+        (
+            {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]},
+            "calls tools, which is not supported",
+        ),
+        (
+            {"role": "user", "content": [{"type": "image", "image": "a.png"}]},
+            "holds more than text, which is not supported",
+        ),
+        ({"role": "user", "content": "\ud83d"}, "message 2 of 'messages' holds half a character"),
+    ],
+)
+def test_a_bad_message_is_named_with_its_row_and_place(
+    message: Any, says: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path, "a.jsonl", [{"messages": [USER]}, {"messages": [USER, message]}])
+    found = refusal(path)
+    assert found.startswith("a.jsonl, line 2: ")
+    assert says in found
+
+
+@pytest.mark.parametrize("value", ["What is it?", [], None, {"role": "user"}])
+def test_messages_that_are_no_list_are_refused(value: Any, tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", [{"messages": value}])
+    assert "not a list of messages" in refusal(path)
+
+
+def test_tools_are_refused_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", [{"messages": [USER], "tools": [{"name": "f"}]}])
+    assert refusal(path) == "a.jsonl, line 1: tools are not supported. Mend that row"
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        ({"text": "a"}, "line 2: no column 'prompt'"),
+        ({"prompt": "a", "completion": "b"}, "line 2: a row of completion str, prompt str among"),
+        ({"prompt": [USER], "completion": "b"}, "line 2: column 'completion' is text"),
+    ],
+)
+@pytest.mark.parametrize("system_prompt", [None, "Be kind."])
+def test_rows_of_mixed_formats_are_refused_at_the_first_that_differs(
+    second: dict[str, Any], says: str, system_prompt: str | None, tmp_path: Path
+) -> None:
+    rows = [{"prompt": [USER], "completion": [ASSISTANT]}, second, {"other": 1}]
+    message = refusal(write(tmp_path, "a.jsonl", rows), system_prompt=system_prompt)
+    assert says in message
+    assert "line 3" not in message
+
+
+def test_data_that_is_not_utf_8_is_named_with_its_line_however_far_in(tmp_path: Path) -> None:
+    good = b'{"text": "' + b"a" * 90 + b'"}\n'
+    (tmp_path / "a.jsonl").write_bytes(good * 999 + b'{"text": "caf\xe9"}\n' + good)
+    assert "a.jsonl, line 1000: not UTF-8 text. Save it as UTF-8" in refusal(tmp_path / "a.jsonl")
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_matter(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\r\n{"text": "b"}\r\n')
+    assert canonical(tmp_path / "a.jsonl")[1] == [{"text": "a"}, {"text": "b"}]
+
+
+def test_line_separators_within_a_text_end_no_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a\u2028b\x85c"}\n', encoding="utf-8")
+    assert canonical(tmp_path / "a.jsonl")[1] == [{"text": "a\u2028b\x85c"}]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv"])
+@pytest.mark.parametrize("text", ["", "\n\n"])
+def test_an_empty_file_has_no_rows(name: str, text: str, tmp_path: Path) -> None:
+    assert canonical(write(tmp_path, name, text))[1] == []
+
+
+# --- JSON and CSV
+
+
+def test_json_is_a_list_of_rows_or_one_object_a_line(tmp_path: Path) -> None:
+    rows = [{"text": "a"}, {"text": "b"}]
+    listed = write(tmp_path, "a.json", json.dumps(rows, indent=2))
+    lines = write(tmp_path, "b.json", rows)
+    assert canonical(listed)[1] == canonical(lines)[1] == rows
+
+
+def test_a_bad_row_of_a_json_list_is_named_with_its_number(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.json", '[{"text": "a"}, {"text": 3}]')
+    assert "a.json, row 2: column 'text'" in refusal(path)
+    path = write(tmp_path, "b.json", '[\n{"text": "a"},\n{"text": }\n]')
+    assert "b.json: not valid JSON (Expecting value at line 3, column 10)" in refusal(path)
+
+
+def test_one_json_object_over_many_lines_is_refused_as_what_it_is(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.json", json.dumps({"data": [{"text": "a"}]}, indent=2))
+    assert "a.json is one JSON object" in refusal(path)
+
+
+def test_csv_rows_are_columns_of_text_and_may_span_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", 'prompt,completion\n"a\nb",c\n3,"d ""e"""\n')
+    assert canonical(path)[1] == [
+        {"prompt": "a\nb", "completion": "c"},
+        {"prompt": "3", "completion": 'd "e"'},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("prompt,completion\na,b\nc\n", "a.csv, line 3: not as many fields as columns"),
+        ("prompt,completion\na,b,c\n", "a.csv, line 2: not as many fields as columns"),
+        ('prompt,completion\n"a"b,c\n', "a.csv, line 2: not valid CSV"),
+        ("prompt;completion\na;b\n", "columns prompt;completion are of no known format"),
+    ],
+)
+def test_a_bad_csv_line_is_named(text: str, says: str, tmp_path: Path) -> None:
+    assert says in refusal(write(tmp_path, "a.csv", text))
+
+
+# --- files, folders and their splits
+
+
+def test_a_file_is_one_split(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", [{"text": "a"}])
+    assert "a.jsonl is one file and has no split 'test'" in refusal(path, split="test")
+
+
+def test_what_is_not_there_or_of_no_known_kind_is_refused(tmp_path: Path) -> None:
+    assert "no such dataset: a.jsonl" in refusal(tmp_path / "a.jsonl")
+    message = refusal(write(tmp_path, "a.txt", "hello"))
+    assert "a.txt: .txt is not a known format" in message
+    assert ".jsonl" in message
+    (tmp_path / "empty").mkdir()
+    assert "empty holds no .jsonl, .json, .csv, .parquet files" in refusal(tmp_path / "empty")
+
+
+def test_a_folder_without_named_splits_is_all_for_training(tmp_path: Path) -> None:
+    write(tmp_path, "data/b.jsonl", [{"text": "b"}])
+    write(tmp_path, "data/a.jsonl", [{"text": "a"}])
+    write(tmp_path, "data/README.md", "read me")
+    assert canonical(tmp_path / "data")[1] == [{"text": "a"}, {"text": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train.jsonl", "train"),
+        ("train-00000-of-00002.jsonl", "train"),
+        ("data/train/0.jsonl", "train"),
+        ("my_training_set.jsonl", "train"),
+        ("validation.jsonl", "validation"),
+        ("dev.jsonl", "validation"),
+        ("valid.jsonl", "dev"),
+        ("test.jsonl", "test"),
+        ("eval.jsonl", "test"),
+    ],
+)
+def test_a_split_is_told_by_a_file_s_or_folder_s_name(
+    name: str, split: str, tmp_path: Path
+) -> None:
+    write(tmp_path, f"set/{name}", [{"text": "wanted"}])
+    write(tmp_path, "set/other-of-no-split.jsonl", [{"text": "other"}])
+    assert canonical(tmp_path / "set", split)[1] == [{"text": "wanted"}]
+
+
+def test_a_split_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    write(tmp_path, "set/test.jsonl", [{"text": "a"}])
+    write(tmp_path, "set/val.jsonl", [{"text": "a"}])
+    message = refusal(tmp_path / "set")
+    assert "set has no split 'train'; splits: test, validation" in message
+
+
+def test_a_bad_line_in_a_folder_is_named_with_its_file(tmp_path: Path) -> None:
+    write(tmp_path, "set/a.jsonl", [{"text": "a"}])
+    write(tmp_path, "set/deep/b.jsonl", [{"text": "a"}, {"prompt": "b"}])
+    assert "deep/b.jsonl, line 2: no column 'text'" in refusal(tmp_path / "set")
+
+
+def test_detection_prefers_conversations_to_their_flattened_copy() -> None:
+    assert list(FORMATS) == ["chat", "prompt_completion", "instruction", "text"]
+    assert detect({"messages": [], "text": ""}, "row 1") == "chat"

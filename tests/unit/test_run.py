@@ -1,0 +1,239 @@
+"""A run from plan to record, with a worker that does as it is told in the engine's place."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aligntune.errors import (
+    AligntuneError,
+    DataError,
+    ImageError,
+    OutOfMemoryError,
+    OutputError,
+    StoppedError,
+    TrainingError,
+)
+from aligntune.events import EventWriter
+from aligntune.rundir import RunDir
+from aligntune.settings import Layer, from_file, resolve
+from aligntune_run.engines import Command, Exit
+from aligntune_run.host import Engine as EngineFacts
+from aligntune_run.host import Host
+from aligntune_run.plan import Choice, Plan
+from aligntune_run.run import Prepared, execute
+
+Script = Callable[["ScriptedWorker"], Exit]
+
+
+@dataclass
+class ScriptedWorker:
+    """Runs its script at the first look, and remembers what it was asked."""
+
+    run: RunDir
+    script: Script
+    asked: tuple[str, ...] = ()
+
+    def wait(self, seconds: float) -> Exit | None:
+        return self.script(self)
+
+    def stop(self) -> None:
+        self.asked += ("stop",)
+
+    def kill(self) -> None:
+        self.asked += ("kill",)
+
+
+@dataclass
+class ScriptedEngine:
+    """An engine whose phases are scripts."""
+
+    scripts: dict[str, Script]
+
+    def prepare(self, plan: Plan, say: Any) -> Plan:
+        return plan
+
+    def commands(self, plan: Plan) -> list[Command]:
+        return [Command(phase, {"run_dir": plan.run_dir}) for phase in self.scripts]  # type: ignore[arg-type]
+
+    def start(self, command: Command) -> ScriptedWorker:
+        return ScriptedWorker(
+            RunDir(Path(command.arguments["run_dir"])), self.scripts[command.phase]
+        )
+
+
+def prepared(folder: Path, resumed: bool = False, **scripts: Script) -> Prepared:
+    values = {"algorithm": "sft", "model": "m", "dataset": "d", "output": str(folder)}
+    choice = Choice("trl", "cpu", "docker", None, "", (), "TRL", (), ())
+    spec = resolve([Layer("test", values)]).spec
+    plan = Plan("id", str(folder), spec, {}, choice, 2**30, ())
+    host = Host(
+        system="Linux",
+        machine="x86_64",
+        uid=0,
+        gid=0,
+        cpus=1,
+        memory=1,
+        gpus=(),
+        gpu_note="",
+        driver=None,
+        other_gpu=None,
+        engine=EngineFacts(True),
+        images=(),
+        cache=folder,
+        hub_cache=folder,
+        datasets_cache=folder,
+        token=None,
+        environment={},
+    )
+    return Prepared(plan, host, ScriptedEngine(scripts), resumed)
+
+
+def finish(worker: ScriptedWorker) -> Exit:
+    with EventWriter(worker.run.events) as tell:
+        tell("end", status="finished", result={})
+    worker.run.update(status="finished", result={"steps": 1})
+    return Exit(0, False, "")
+
+
+def end(code: int, oom: bool = False, output: str = "") -> Script:
+    return lambda worker: Exit(code, oom, output)
+
+
+def fail(error: AligntuneError) -> Script:
+    def script(worker: ScriptedWorker) -> Exit:
+        told = {"kind": type(error).__name__, "what": error.what, "remedy": error.remedy}
+        with EventWriter(worker.run.events) as tell:
+            tell("error", **told)
+        status = "stopped" if isinstance(error, StoppedError) else "failed"
+        worker.run.update(status=status, error=told)
+        return Exit(error.exit_code, False, "noise")
+
+    return script
+
+
+def ignore(event: dict[str, Any]) -> None:
+    """Nobody is watching."""
+
+
+def test_a_finished_run_leaves_its_record_and_a_spec_that_runs_it_again(tmp_path: Path) -> None:
+    seen: list[str] = []
+    plan = prepared(tmp_path / "run", train=finish)
+    record = execute(plan, lambda event: seen.append(event["event"]))
+    assert record["status"] == "finished"
+    assert record["id"] == "id"
+    assert record["exit"] == {"code": 0, "oom": False}
+    assert seen == ["end"]
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == record
+    again = resolve([from_file(tmp_path / "run" / "spec.yaml")]).spec
+    assert again.output is None, "run again, it gets a folder of its own"
+    assert again == plan.plan.spec.model_copy(update={"output": None})
+
+
+def test_phases_run_in_order_and_a_failed_one_is_the_last(tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    def note(name: str, then: Script) -> Script:
+        def script(worker: ScriptedWorker) -> Exit:
+            ran.append(name)
+            return then(worker)
+
+        return script
+
+    with pytest.raises(DataError):
+        execute(
+            prepared(
+                tmp_path / "a", fetch=note("fetch", fail(DataError("no"))), train=note("t", finish)
+            ),
+            ignore,
+        )
+    assert ran == ["fetch"]
+    execute(
+        prepared(tmp_path / "b", fetch=note("fetch", end(0)), train=note("train", finish)), ignore
+    )
+    assert ran == ["fetch", "fetch", "train"]
+
+
+def test_the_worker_s_error_is_raised_as_the_same_class_with_its_words(tmp_path: Path) -> None:
+    with pytest.raises(DataError) as failed:
+        execute(prepared(tmp_path, train=fail(DataError("line 3", "Mend it"))), ignore)
+    assert (failed.value.what, failed.value.remedy) == ("line 3", "Mend it")
+    assert failed.value.exit_code == 4
+    assert RunDir(tmp_path).record()["error"]["kind"] == "DataError"
+
+
+@pytest.mark.parametrize(
+    ("left", "kind", "says"),
+    [
+        (end(137, oom=True), OutOfMemoryError, "killed at its limit of 1.0 GiB"),
+        (end(137), OutOfMemoryError, "killed (signal 9)"),
+        (end(-signal.SIGKILL), OutOfMemoryError, "killed (signal 9)"),
+        (end(143), StoppedError, "without a checkpoint"),
+        (end(127, output="not found\n"), ImageError, "does not start a worker: not found"),
+        (end(1, output="a\nKeyError: b\n\n"), TrainingError, "ended with code 1: KeyError: b"),
+        (end(5, output="error: no space left"), OutputError, "no space left"),
+    ],
+)
+def test_a_worker_that_ends_without_a_word_is_explained_by_how_it_ended(
+    left: Script, kind: type[AligntuneError], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(AligntuneError) as failed:
+        execute(prepared(tmp_path, train=left), ignore)
+    assert type(failed.value) is kind
+    assert says in str(failed.value)
+    record = RunDir(tmp_path).record()
+    assert record["status"] == "failed"
+    assert record["error"]["kind"] == kind.__name__
+
+
+def test_a_run_that_finished_has_finished_although_a_helper_was_killed(tmp_path: Path) -> None:
+    def finish_with_kill(worker: ScriptedWorker) -> Exit:
+        finish(worker)
+        return Exit(0, True, "")
+
+    assert execute(prepared(tmp_path, train=finish_with_kill), ignore)["status"] == "finished"
+
+
+def test_a_folder_that_was_taken_since_the_plan_was_made_is_left_alone(tmp_path: Path) -> None:
+    plan = prepared(tmp_path, train=finish)
+    (tmp_path / "thesis.tex").write_text("words")
+    with pytest.raises(OutputError, match="is not empty"):
+        execute(plan, ignore)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_resumed_run_keeps_its_record_and_does_not_fail_of_its_old_error(tmp_path: Path) -> None:
+    with pytest.raises(StoppedError):
+        execute(prepared(tmp_path, train=fail(StoppedError("stopped", "go on"))), ignore)
+    created = RunDir(tmp_path).record()["created"]
+    record = execute(prepared(tmp_path, resumed=True, train=finish), ignore)
+    assert (record["status"], record["error"]) == ("finished", None)
+    assert record["created"] == created
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_the_worker_to_stop_and_the_second_ends_it(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def script(worker: ScriptedWorker) -> Exit:
+        os.kill(os.getpid(), number)
+        asked.append(worker.asked)
+        os.kill(os.getpid(), number)
+        asked.append(worker.asked)
+        return fail(StoppedError("stopped"))(worker)
+
+    before = signal.getsignal(number)
+    with pytest.raises(StoppedError) as stopped:
+        execute(prepared(tmp_path, train=script), ignore)
+    assert asked == [("stop",), ("stop", "kill")]
+    assert stopped.value.exit_code == 75
+    assert signal.getsignal(number) is before
