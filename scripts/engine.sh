@@ -21,7 +21,7 @@ fail() {
 engine() {
     "$python" - <<'PYTHON'
 import sys
-from aligntune_run.engines.docker import connect
+from aligntune_run.engines.connect import connect
 
 client, reason = connect()
 sys.exit(None if client else reason)

@@ -72,7 +72,8 @@ def make_model(
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
         architecture,
-        vocab_size=len(tokenizer),
+        # Rounded up as most are: Qwen's tokenizer class adds a token of its own when it is loaded.
+        vocab_size=-(-len(tokenizer) // 64) * 64,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,

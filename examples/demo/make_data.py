@@ -20,10 +20,11 @@ NOT_LIBRARY = frozenset(
     {
         *("dist-packages", "site-packages", "test", "tests", "__pycache__"),
         *("ensurepip", "idlelib", "lib2to3", "turtledemo", "pydoc_data"),
+        *("distutils", "tkinter", "turtle.py"),
         *("antigravity.py", "this.py", "ntpath.py", "nturl2path.py", "sre_compile.py"),
     }
 )
-"""Parts of the folder that are tests, programs, somebody else's, or a second copy."""
+"""Parts that are tests, programs or somebody else's, or that not every Python brings along."""
 
 KNOWN_AS = {"posixpath": "os.path"}
 """Modules whose users call them by another name."""

@@ -146,11 +146,12 @@ def cli(
 
 def _train(prepared: Prepared, as_json: bool) -> None:
     from aligntune_run import report, run
-    from aligntune_run.progress import progress
+    from aligntune_run.progress import obtaining, progress
 
     stream = sys.stderr if as_json else sys.stdout
     report.choice(prepared.plan, stream)
-    prepared = run.obtain(prepared, lambda line: print(line, file=stream, flush=True))
+    with obtaining(stream) as say:
+        prepared = run.obtain(prepared, say)
     with progress(stream) as watch:
 
         def tell(event: Event) -> None:
@@ -220,18 +221,14 @@ def execute(
 
     The current directory and every --mount are seen at their own path, writable; no network.
     """
-    from aligntune_run.environment import run_program
+    from aligntune_run.environment import obtain, run_program
+    from aligntune_run.progress import obtaining
     from aligntune_run.run import Obtaining
 
-    code = run_program(
-        words,
-        backend=backend,
-        engine=engine,
-        folders=folders,
-        obtaining=Obtaining(find_links, _agree if not yes else lambda question: True),
-        say=lambda line: print(line, file=sys.stderr, flush=True),
-    )
-    raise Exit(code)
+    how = Obtaining(find_links, _agree if not yes else lambda question: True)
+    with obtaining(sys.stderr) as say:
+        environment = obtain(backend, engine, how, say)
+    raise Exit(run_program(words, environment, folders))
 
 
 @cli.group("images")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aligntune import contract
 from aligntune.errors import EngineError, ImageError
 from aligntune_run import images
 from aligntune_run.choose import choose_engine, choose_gpus, choose_image, require_supported
@@ -15,6 +17,7 @@ from aligntune_run.engines import Say
 from aligntune_run.engines.connect import connect
 from aligntune_run.engines.container import (
     IDENTITY,
+    OFFLINE,
     caller_groups,
     confinement,
     device_requests,
@@ -29,82 +32,92 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 
-def run_program(
-    words: Sequence[str],
-    *,
-    backend: str,
-    engine: str,
-    folders: Sequence[Path],
-    obtaining: Obtaining,
-    say: Say,
-) -> int:
-    """Run a program in a backend's image or its twin venv, as the caller; its exit code.
+@dataclass(frozen=True)
+class Environment:
+    """A backend's environment on this host: an image in an engine, or a venv.
 
-    Args:
-        words: the program and its arguments; ``python`` is the backend's.
-        backend: whose environment.
-        engine: auto, docker or process.
-        folders: seen by the program at their own path and writable, beside the current directory.
-        obtaining: how a missing image or venv may be had.
-        say: is told what is obtained.
+    Attributes:
+        image: the image's id; None where it is a venv.
+        variables: what a program in the venv is given beside the caller's variables.
+    """
+
+    host: Host
+    gpus: tuple[str, ...]
+    client: DockerClient | None
+    image: str | None
+    variables: Mapping[str, str]
+
+
+def obtain(backend: str, engine: str, obtaining: Obtaining, say: Say) -> Environment:
+    """A backend's environment, made if it is not here.
 
     Raises:
-        AligntuneError: the environment cannot be had.
+        AligntuneError: it cannot be had.
     """
     client, reason = (None, "--engine process") if engine == "process" else connect()
-    host = probe(probe_engine(client, reason), images.states(client, "missing"))
+    found = images.states(client, "missing", obtaining.find_links)
+    host = probe(probe_engine(client, reason), found)
     require_supported(host)
     chosen = choose_engine(engine, None, host)
     gpus = choose_gpus("auto", host, chosen)
     state = choose_image(host, backend, gpus)
     if state is None or state.how is None:
         raise ImageError(f"no environment of {backend}: {state.reason if state else 'unknown'}")
+    uuids = tuple(gpu.uuid for gpu in gpus)
     recipe = images.recipe(backend, state.flavour)
-    if chosen == "process":
-        return _in_process(words, recipe, host, obtaining, say)
-    assert client is not None
+    if client is None or chosen == "process":
+        from aligntune_run.engines.process import DROPPED, ProcessEngine, without
+
+        process = ProcessEngine(host, find_links=obtaining.find_links)
+        process.make(recipe, say)
+        variables = without(os.environ, DROPPED) | process.variables(recipe)
+        return Environment(host, uuids, None, None, variables)
     image = images.obtain(
         client, recipe, find_links=obtaining.find_links, say=say, agree=obtaining.agree
     )
-    uuids = tuple(gpu.uuid for gpu in gpus)
-    return _in_container(words, client, image, host, folders, uuids)
+    return Environment(host, uuids, client, image, {})
 
 
-def _in_process(
-    words: Sequence[str], recipe: images.Recipe, host: Host, obtaining: Obtaining, say: Say
-) -> int:
-    from aligntune_run.engines.process import DROPPED, ProcessEngine, without
+def run_program(words: Sequence[str], environment: Environment, folders: Sequence[Path]) -> int:
+    """Run a program, as the caller and with our own output; its exit code.
 
-    engine = ProcessEngine(host, find_links=obtaining.find_links)
-    engine.make(recipe, say)
-    environment = without(os.environ, DROPPED) | engine.variables(recipe)
-    return passthrough(["/usr/bin/env", *words], env=environment)
+    Args:
+        words: the program and its arguments; ``python`` is the backend's.
+        environment: where.
+        folders: seen at their own path and writable, beside the current directory.
+    """
+    if environment.client is None:
+        return passthrough(["/usr/bin/env", *words], env=environment.variables)
+    return _in_container(words, environment.client, environment, folders)
 
 
 def _in_container(
     words: Sequence[str],
     client: DockerClient,
-    image: str,
-    host: Host,
+    environment: Environment,
     folders: Sequence[Path],
-    gpus: tuple[str, ...],
 ) -> int:
     from docker.errors import DockerException
 
     from aligntune_run.engines.docker import for_sdk
 
+    host = environment.host
     memory = memory_limit(None, min(filter(None, (host.engine.memory, memory_total()))))
     seen = dict.fromkeys(str(folder.absolute()) for folder in (Path.cwd(), *folders))
+    cache = host.cache / "worker"
+    cache.mkdir(parents=True, exist_ok=True)
+    mounts = [Bind(folder, folder, read_only=False) for folder in seen]
+    mounts.append(Bind(str(cache), contract.CACHE_DIR, read_only=False))
     arguments = {
-        "image": image,
+        "image": environment.image,
         "entrypoint": list(words[:1]),
         "command": list(words[1:]),
         "working_dir": str(Path.cwd()),
-        "environment": {**IDENTITY, "HF_HUB_OFFLINE": "1"},
+        "environment": {**IDENTITY, **OFFLINE},
         **confinement(host, caller_groups(host), memory),
         "network_mode": "none",
-        "mounts": [Bind(folder, folder, read_only=False).to_dict() for folder in seen],
-        "device_requests": device_requests(gpus),
+        "mounts": [mount.to_dict() for mount in mounts],
+        "device_requests": device_requests(environment.gpus),
     }
     try:
         container = client.containers.create(**for_sdk(arguments))

@@ -66,6 +66,34 @@ class LiveProgress:
 
 
 @contextmanager
+def obtaining(stream: TextIO) -> Iterator[Callable[[str], None]]:
+    """What tells how an image or venv is made: what is done, without the build's own output.
+
+    In a terminal the build's newest line shows that it goes on; elsewhere only our own lines stay.
+    """
+    if not stream.isatty():
+        yield lambda line: None if _of_build(line) else print(line, file=stream, flush=True)
+        return
+    from rich.console import Console
+
+    console = Console(file=stream, highlight=False)
+    with console.status("obtaining") as status:
+
+        def say(line: str) -> None:
+            if _of_build(line):
+                status.update(line[: console.width - 4].replace("[", "\\["))
+            else:
+                console.print(line, markup=False)
+
+        yield say
+
+
+def _of_build(line: str) -> bool:
+    """Whether a line is BuildKit's, which numbers its steps (``#7 ...``), or an empty one of it."""
+    return line.startswith("#") or not line.strip()
+
+
+@contextmanager
 def progress(stream: TextIO) -> Iterator[Callable[[Event], None]]:
     """What tells events on a stream, in the way that suits it."""
     if not stream.isatty():

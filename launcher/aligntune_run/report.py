@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any, TextIO
@@ -104,8 +103,3 @@ def images(found: Sequence[Any], as_json: bool) -> None:
         versions = ", ".join(f"{name} {version}" for name, version in image.versions.items())
         table.add_row(image.ref, size, (image.id or "")[:19], versions, image.state)
     Console().print(table)
-
-
-def shell(words: Sequence[str]) -> str:
-    """A command line that a shell reads back as the same words."""
-    return shlex.join(words)

@@ -85,7 +85,7 @@ def prepare(
     model = read_model(spec.model.name)
     client, reason = (None, "--engine process") if spec.engine == "process" else connect()
     engine = probe_engine(client, reason)
-    host = probe(engine, _images(spec, client))
+    host = probe(engine, _images(spec, client, obtaining))
     choice = choose(spec, host, model, images.facts())
     if resume is not None:
         run_dir = RunDir(resume.absolute())
@@ -162,11 +162,11 @@ def execute(prepared: Prepared, watch: Watch) -> Record:
     return run.record()
 
 
-def _images(spec: RunSpec, client: Any | None) -> tuple[ImageState, ...]:
+def _images(spec: RunSpec, client: Any | None, obtaining: Obtaining) -> tuple[ImageState, ...]:
     """The images there are to choose from: the user's own if one is named, else the pinned."""
     if client is not None and spec.image:
         return (images.derived_state(client, spec.image),)
-    return images.states(client, spec.pull)
+    return images.states(client, spec.pull, obtaining.find_links)
 
 
 def _engine(kind: str, host: Host, client: Any, obtaining: Obtaining) -> Engine:

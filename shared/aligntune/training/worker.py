@@ -292,7 +292,17 @@ def save(trainer: Any, tokenizer: Any, card: str, run: RunDir) -> None:
     tokenizer.save_pretrained(str(beside))
     (beside / "README.md").write_text(card, encoding="utf-8")
     (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle of paths nobody needs
+    for path in beside.iterdir():
+        if path.is_file():  # safetensors makes files that only their owner can read
+            path.chmod(_file_mode())
     os.replace(beside, run.model)
+
+
+def _file_mode() -> int:
+    """The mode that the caller's umask gives a new file."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def stack_versions() -> dict[str, str]:
