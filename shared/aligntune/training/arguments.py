@@ -52,6 +52,10 @@ class Device:
     cuda: bool
     precision: str
 
+    @property
+    def name(self) -> str:
+        return "GPU" if self.cuda else "CPU"
+
 
 def trainer_arguments(spec: RunSpec, device: Device, checkpoints: Path, evaluates: bool) -> Any:
     """Keyword arguments of the SFT trainer's configuration.

@@ -48,6 +48,8 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         if self._stop.asked:
             control.should_save = True
             control.should_training_stop = True
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # so that the last loss told is the last step's
         now = time.monotonic()
         if now - self._told >= TICK_SECONDS:
             self._measure(state, now)

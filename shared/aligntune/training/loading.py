@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aligntune.contract import INPUT_ROOT_VARIABLE
-from aligntune.errors import ModelError, SpecError
+from aligntune.errors import HardwareError, ModelError, SpecError
 from aligntune.rundir import RunDir
 from aligntune.spec import RunSpec, is_local
 from aligntune.training.arguments import Device
@@ -16,15 +16,22 @@ from aligntune.training.failures import first_line
 from aligntune.training.fetch import fetched
 
 
-def find_device(spec: RunSpec) -> Device:
+def find_device(spec: RunSpec, run: RunDir) -> Device:
     """The GPU if there is one, and the precision: ``auto`` is the best the device computes in.
 
     Raises:
+        HardwareError: a GPU was planned and is not here; it never becomes a silent crawl.
         SpecError: the device cannot compute in the precision that was asked for.
     """
     import torch
 
     cuda = torch.cuda.is_available() and spec.gpus != "0"
+    planned = run.record().get("plan", {}).get("choice", {}).get("gpus") or spec.gpus
+    if not cuda and planned not in ("auto", "0"):
+        raise HardwareError(
+            "a GPU was planned, and torch sees none here",
+            "Check the driver with nvidia-smi; --gpus 0 trains on the CPU",
+        )
     asked = spec.training.precision
     if cuda:
         bf16 = torch.cuda.get_device_capability() >= (8, 0)

@@ -26,6 +26,7 @@ from aligntune.training.backend import installed
 from aligntune.training.card import model_card
 from aligntune.training.failures import first_line, foreseen
 from aligntune.training.fetch import fetched
+from aligntune.training.fingerprint import of_model, of_rows
 from aligntune.training.loading import (
     find_device,
     load_model,
@@ -76,7 +77,8 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
         transformers.set_seed(spec.training.seed)
-        device = find_device(spec)
+        device = find_device(spec, run)
+        events("note", message=f"computing in {device.precision} on the {device.name}")
 
     with clock.phase("load_model"):
         path = locate_model(spec, run)
@@ -89,10 +91,14 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         train_rows, eval_rows = load_rows(spec, run, chat)
         parts = {"train": train_rows} | ({"evaluation": eval_rows} if eval_rows else {})
         encoded = {}
+        inputs: dict[str, Any] = {
+            "model": {"source": spec.model.name, "fingerprint": of_model(path)}
+        }
         for part, rows in parts.items():
             events(
                 "data", part=part, rows=len(rows.dataset), format=rows.format, source=rows.source
             )
+            inputs[part] = {"source": rows.source, "sha256": of_rows(rows.dataset)}
             encoded[part] = tokenize(rows.dataset, tokenizer, spec)
             for note in _told(part, encoded[part], spec):
                 events("note", message=note)
@@ -156,7 +162,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         "versions": versions,
         "attention": plain.config._attn_implementation,
     }
-    run.update(status="finished", result=result, machine=machine(device))
+    run.update(status="finished", result=result, inputs=inputs, machine=machine(device))
     events("end", status="finished", result=result)
 
 

@@ -1,0 +1,253 @@
+"""What bad input gets: its exit code, one clear line, no traceback, and nothing written over."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.containers.runs import ROOTED, TRACEBACK, UID, Bench, Ended, copy_program
+
+GOOD = [{"prompt": f"{n} plus {n} is", "completion": f" {2 * n}"} for n in range(8)]
+CHAT = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}]
+
+
+@pytest.fixture(scope="session")
+def good(bench: Bench) -> Path:
+    return bench.write("good.jsonl", GOOD)
+
+
+def refused(ended: Ended, code: int, says: str, *, before: bool = False) -> None:
+    """What every failure has in common; ``before`` a run directory was made, or in a container."""
+    assert ended.code == code, ended.told
+    lines = [line for line in ended.err.splitlines() if line.strip()]
+    assert len(lines) == 1, ended.told
+    assert lines[0].startswith("error: ")
+    assert re.search(says, lines[0]), lines[0]
+    assert TRACEBACK not in ended.out + ended.err
+    assert not (ended.run / "model").exists()
+    if before:
+        assert not ended.run.exists(), "nothing was written"
+    else:
+        assert ended.record["status"] == "failed"
+        assert ended.record["error"]["what"] in lines[0]
+        log = (ended.run / "train.log").read_text(encoding="utf-8", errors="replace")
+        assert TRACEBACK not in log, "foreseen, so no traceback anywhere"
+
+
+# --- refused on the host, before anything starts
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--set=training.epoch=1"], 2, r"unknown key .*did you mean 'training\.epochs'\?"),
+        (["--set=training.learning_rate=-1"], 2, r"training\.learning_rate .*not -1"),
+        (["--set=trainer_args.neftune_alpha=5"], 2, r"did you mean 'neftune_noise_alpha'\?"),
+        (["--set=training.optimizer=adamw_trch"], 2, r"no 'adamw_trch' in transformers"),
+        (["--model", "./nowhere"], 3, r"no such model: \./nowhere"),
+        (["--dataset", "nowhere.jsonl"], 4, r"no such dataset: nowhere\.jsonl"),
+        (["--output", "/usr/local/run"], 5, r"cannot write to /usr/local"),
+        (["--gpus", "2"], 8, r"--gpus 2: this machine has [01]\b"),
+        (["--image", "nobodys/image:none"], 7, r"nobodys/image:none"),
+        (["--backend", "unsloth", "--strict"], 9, r"--strict: Unsloth cannot be had"),
+    ],
+)
+def test_what_is_refused_on_the_host(
+    words: list[str], code: int, says: str, bench: Bench, good: Path
+) -> None:
+    if "/usr/local/run" in words and UID == 0:
+        pytest.fail("run as root or as a user who may not write to /usr")
+    refused(bench.train("llama", good, *words), code, says, before=True)
+
+
+def test_an_unknown_algorithm_is_named(bench: Bench, good: Path) -> None:
+    ended = bench.train("llama", good, "--algo", "sfd")
+    assert ended.code == 2
+    assert "'sfd' is not" in ended.err
+    assert TRACEBACK not in ended.err
+    refused(bench.run("--set", "algorithm=sfd", run=ended.run), 2, "missing", before=True)
+
+
+def test_no_engine(bench: Bench, good: Path) -> None:
+    nowhere = {"DOCKER_HOST": f"unix://{bench.folder}/no.sock"}
+    ended = bench.train("llama", good, environment=nowhere)
+    refused(ended, 6, r"no container engine: .*no\.sock.*--engine process", before=True)
+
+
+def test_an_engine_on_another_machine(bench: Bench, good: Path) -> None:
+    ended = bench.train("llama", good, environment={"DOCKER_HOST": "ssh://me@elsewhere"})
+    refused(ended, 6, r"elsewhere", before=True)
+
+
+def test_an_image_that_is_missing_and_may_not_be_obtained(bench: Bench, good: Path) -> None:
+    other = copy_program(bench.folder / "changed")
+    with (other / "shared" / "aligntune" / "contract.py").open("a") as file:
+        file.write("# another recipe, and so another image\n")
+    ended = bench.train("llama", good, program=other)
+    refused(ended, 7, r"--pull never", before=True)
+
+
+def test_a_finished_run_is_left_as_it_is(bench: Bench, good: Path) -> None:
+    run = bench.output()
+    run.mkdir()
+    (run / "run.json").write_text('{"status": "finished", "id": "a"}')
+    bench.give_away()
+    for words in (["--output", str(run)], ["--output", str(run), "--dry-run"]):
+        ended = bench.train("llama", good, *words)
+        refused(ended, 5, r"already holds a run \(finished\)", before=True)
+    resumed = bench.run("--resume", run)
+    assert (resumed.code, TRACEBACK in resumed.err) == (5, False)
+    assert [path.name for path in run.iterdir()] == ["run.json"]
+    assert (run / "run.json").read_text() == '{"status": "finished", "id": "a"}'
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(bench: Bench, good: Path) -> None:
+    run = bench.output()
+    run.mkdir()
+    (run / "thesis.tex").touch()
+    bench.give_away()
+    refused(bench.train("llama", good, "--output", run), 5, r"is not empty", before=True)
+    assert [path.name for path in run.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "cannot read"),
+    ],
+)
+def test_a_model_folder_that_is_not_whole(
+    spoil: Callable[[Path], Any], says: str, bench: Bench, good: Path, tmp_path: Path
+) -> None:
+    folder = bench.models / f"spoilt-{tmp_path.name}"
+    shutil.copytree(bench.models / "llama", folder)
+    spoil(folder)
+    refused(bench.train(folder.name, good), 3, says, before=True)
+
+
+def test_a_vision_model(bench: Bench, good: Path) -> None:
+    folder = bench.models / "llava"
+    shutil.copytree(bench.models / "llama", folder)
+    (folder / "config.json").write_text('{"model_type": "llava", "vision_config": {}}')
+    refused(bench.train("llava", good), 3, "llava is a vision model, which", before=True)
+
+
+# --- found by the worker
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "words", "code", "says"),
+    [
+        (
+            "malformed.jsonl",
+            json.dumps(GOOD[0]) + '\n{"prompt": "a"\n',
+            [],
+            4,
+            r"malformed\.jsonl, line 2: not valid JSON",
+        ),
+        ("empty.jsonl", "", [], 4, r"empty\.jsonl has no rows"),
+        (
+            "mixed.jsonl",
+            [*GOOD[:3], {"text": "a"}],
+            [],
+            4,
+            r"mixed\.jsonl, line 4: no column 'prompt'",
+        ),
+        (
+            "good.jsonl",
+            GOOD,
+            ["--set=dataset.columns.prompt=promt"],
+            4,
+            r"no column 'promt'; .*did you mean 'prompt'\?",
+        ),
+        ("good.jsonl", GOOD, ["--set=dataset.split=test"], 4, r"has no split 'test'"),
+        ("good.jsonl", GOOD, ["--max-length", "2"], 4, r"no row has a token to learn"),
+        (
+            "good.jsonl",
+            GOOD,
+            ["--set=adapter.targets=[no_proj]"],
+            2,
+            r"adapter: .*no_proj",
+        ),
+    ],
+)
+def test_bad_rows(
+    name: str, rows: Any, words: list[str], code: int, says: str, bench: Bench
+) -> None:
+    refused(bench.train("llama", bench.write(name, rows), *words), code, says)
+
+
+def test_the_wrong_tokenizer(bench: Bench, good: Path) -> None:
+    folder = bench.models / "wrong-tokenizer"
+    shutil.copytree(bench.models / "llama", folder)
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    last = max(token["id"] for token in tokenizer["added_tokens"])
+    size = max(last, *tokenizer["model"]["vocab"].values()) + 1
+    tokenizer["added_tokens"] += [
+        {**tokenizer["added_tokens"][0], "id": size + n, "content": f"<|{n}|>"} for n in range(99)
+    ]
+    path.write_text(json.dumps(tokenizer), encoding="utf-8")
+    refused(bench.train(folder.name, good), 3, r"wrong tokenizer: it has \d+ tokens")
+
+
+def test_chat_data_without_a_chat_template(bench: Bench) -> None:
+    folder = bench.models / "no-template"
+    ignored = shutil.ignore_patterns("chat_template.jinja")
+    shutil.copytree(bench.models / "llama", folder, ignore=ignored)
+    ended = bench.train(folder.name, bench.write("chat.jsonl", CHAT))
+    refused(ended, 3, r"no-template has no chat template, and the data is chat")
+
+
+def test_a_loss_that_is_no_number(bench: Bench, good: Path) -> None:
+    words = ["--lr", "1e20", "--set=training.max_grad_norm=0", "--set=training.logging_steps=1"]
+    refused(bench.train("llama", good, *words, training={"max_steps": 8}), 12, r"the loss is")
+
+
+def test_a_run_killed_for_memory(bench: Bench, good: Path) -> None:
+    ended = bench.train("llama", good, "--set=memory=150m")
+    assert ended.code == 10, ended.told
+    assert "out of memory: the run was killed at its limit of 0.1 GiB" in ended.err
+    assert ended.record["exit"]["oom"] is True
+    assert ended.record["status"] == "failed"
+    assert TRACEBACK not in ended.out + ended.err
+
+
+@pytest.fixture
+def small_disk(bench: Bench) -> Iterator[Path]:
+    """A file system with room for a run's first files and no checkpoint."""
+    if not ROOTED:
+        pytest.skip("only root may mount a small file system")
+    folder = bench.folder / "disk"
+    folder.mkdir()
+    options = f"size=1m,uid={UID},mode=755"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+    folder.rmdir()
+
+
+def test_a_full_disk(bench: Bench, good: Path, small_disk: Path) -> None:
+    run = small_disk / "run"
+    ended = bench.train("llama", good, "--output", run)
+    assert ended.code == 5, ended.told
+    assert "no space left" in ended.err
+    assert len(ended.err.strip().splitlines()) == 1
+    assert TRACEBACK not in ended.out + ended.err
+    assert not (run / "model").exists()
+    (small_disk / "filler").write_bytes(b"")
+    with (small_disk / "filler").open("wb") as file, pytest.raises(OSError, match="No space"):
+        file.write(os.urandom(2**20))
+    ended = bench.train("llama", good, "--output", small_disk / "another")
+    assert ended.code == 5, ended.told
+    assert "no space left" in ended.err.lower()
+    assert TRACEBACK not in ended.out + ended.err
