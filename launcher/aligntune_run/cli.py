@@ -263,6 +263,15 @@ def list_images(as_json: bool) -> None:
     report.images(images.list_images(require_client()), as_json)
 
 
+@images_group.command("prune")
+def prune_images() -> None:
+    """Remove images that were made from other versions of their recipes."""
+    from aligntune_run import images
+    from aligntune_run.engines.connect import require_client
+
+    images.prune(require_client(), click.echo)
+
+
 def main() -> int:
     """Run the command; a foreseen error is one message and its exit code, never a traceback."""
     try:
@@ -276,7 +285,8 @@ def main() -> int:
         click.echo("aborted", err=True)
         return 130
     except click.ClickException as error:
-        error.show()
+        message = error.format_message().rstrip(".")
+        click.echo(f"error: {message}. See {PROGRAM} --help", err=True)
         return error.exit_code
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)

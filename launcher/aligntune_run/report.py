@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, TextIO
 
 import yaml
 
 from aligntune.rundir import Record
+from aligntune_run.images import Listed
 from aligntune_run.plan import Plan
 from aligntune_run.run import Prepared
 
@@ -85,21 +87,19 @@ def _loading(record: Record, model: str) -> str:
     )
 
 
-def images(found: Sequence[Any], as_json: bool) -> None:
-    """The images on this machine, as a table or as JSON."""
-    from dataclasses import asdict
+HEADLINE_VERSIONS = ("unsloth", "trl", "transformers", "torch")
 
+
+def images(found: Sequence[Listed], as_json: bool) -> None:
+    """The images on this machine, one line each, or everything about them as JSON."""
     if as_json:
         json_line([asdict(image) for image in found])
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for column in ("image", "size", "digest", "versions", "state"):
-        table.add_column(column, justify="right" if column == "size" else "left")
     for image in found:
-        size = f"{image.size / 1e9:.2f} GB" if image.size else ""
-        versions = ", ".join(f"{name} {version}" for name, version in image.versions.items())
-        table.add_row(image.ref, size, (image.id or "")[:19], versions, image.state)
-    Console().print(table)
+        size = f"{image.size / 1e9:.2f} GB" if image.size else "?"
+        versions = " ".join(
+            f"{name} {image.versions[name]}" for name in HEADLINE_VERSIONS if name in image.versions
+        )
+        print(f"{image.ref:38} {size:>8}  {(image.id or '-')[7:19]:12}  {image.state}; {versions}")
+    if any(image.stale for image in found):
+        print("`aligntune-run images prune` removes the stale ones")

@@ -24,7 +24,8 @@ class AligntuneError(Exception):
         self.remedy = remedy
 
     def __str__(self) -> str:
-        return f"{self.what}. {self.remedy}" if self.remedy else self.what
+        stop = "" if self.what.endswith(("?", ".", "!")) else "."
+        return f"{self.what}{stop} {self.remedy}" if self.remedy else self.what
 
 
 class SpecError(AligntuneError):

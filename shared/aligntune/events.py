@@ -108,6 +108,6 @@ def describe(event: Event) -> str:
         case "warning":
             return f"WARNING: {event['message']}"
         case "error":
-            return f"error: {event['what']}" + (f". {event['remedy']}" if event["remedy"] else "")
+            return f"error: {AligntuneError(event['what'], event['remedy'])}"
         case _:
             return ""

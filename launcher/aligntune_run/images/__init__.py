@@ -14,6 +14,7 @@ from aligntune_run.images.store import (
     list_images,
     obtain,
     present,
+    prune,
     states,
 )
 
@@ -33,6 +34,7 @@ __all__ = [
     "list_images",
     "obtain",
     "present",
+    "prune",
     "recipe",
     "recipes",
     "states",

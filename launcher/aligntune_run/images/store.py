@@ -46,6 +46,11 @@ class Listed:
     versions: dict[str, str]
     state: str
 
+    @property
+    def stale(self) -> bool:
+        """Whether it was made from another version of its recipe."""
+        return self.state.startswith("stale")
+
 
 def present(client: DockerClient, ref: str) -> str | None:
     """The id of an image, or None where the engine does not have it."""
@@ -193,6 +198,28 @@ def list_images(client: DockerClient) -> tuple[Listed, ...]:
         if key not in current
     ]
     return (*sorted(rows, key=lambda row: (row.backend, row.flavour, row.state)), *missing)
+
+
+def prune(client: DockerClient, say: Say) -> None:
+    """Remove the images of ours that are stale, and what they alone kept on disk.
+
+    An image that a container uses stays, and is named.
+    """
+    from docker.errors import APIError
+
+    for image in list_images(client):
+        if image.id is not None and image.stale:
+            try:
+                client.api.remove_image(image.ref)
+                say(f"removed {image.ref}")
+            except APIError as error:
+                say(f"kept {image.ref}: {error.explanation or error}")
+    keep = {recipe.base_ref for recipe in recipes()}
+    for base in client.images.list(name="aligntune-base"):
+        for tag in base.tags:
+            if tag not in keep:
+                client.api.remove_image(tag)
+                say(f"removed {tag}")
 
 
 def _row(image: Mapping[str, Any], ours: Mapping[tuple[str, str], Recipe]) -> Listed:
