@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self, TextIO
 
+from aligntune.errors import AligntuneError
+
 Event = dict[str, Any]
 
 PHASES = ("start", "fetch", "import", "load_model", "load_data", "train", "evaluate", "save")

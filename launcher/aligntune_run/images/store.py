@@ -210,7 +210,7 @@ def prune(client: DockerClient, say: Say) -> None:
     for image in list_images(client):
         if image.id is not None and image.stale:
             try:
-                client.api.remove_image(image.ref)
+                client.api.remove_image(image.id, force=True)  # with every tag it has
                 say(f"removed {image.ref}")
             except APIError as error:
                 say(f"kept {image.ref}: {error.explanation or error}")
