@@ -1,7 +1,7 @@
 """Ask a model, and show beside its answer what the data says and whether it was trained on that.
 
-``python answer.py MODEL DATA_FOLDER QUESTION...``, run where transformers is. Each next token is the
-likeliest one, so the same model always answers the same.
+``python answer.py MODEL DATA_FOLDER QUESTION...``, run where transformers is. Each next token is
+the likeliest one, so the same model always answers the same.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
-MOST_TOKENS = 40
+MOST_TOKENS = 30
 PARTS = {"train": "trained on", "eval": "held out"}
 
 
 def main() -> None:
     model_folder, data, *questions = sys.argv[1:]
+    disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     model = AutoModelForCausalLM.from_pretrained(model_folder).eval()
     for question in questions:

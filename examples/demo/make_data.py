@@ -2,7 +2,7 @@
 
 ``python make_data.py FOLDER`` writes ``train.jsonl`` and ``eval.jsonl``, one
 ``{"prompt": "What does os.path.join do?", "completion": "Join two or more ..."}`` a line. The
-sources are parsed, never imported, so nothing runs and the same library always gives the same files.
+sources are parsed, never imported, so nothing runs, and the same library gives the same files.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    rows = {"train": [], "eval": []}  # type: dict[str, list[dict[str, str]]]
+    rows: dict[str, list[dict[str, str]]] = {"train": [], "eval": []}
     for prompt, completion in sorted(set(pairs(Path(sysconfig.get_path("stdlib"))))):
         # By the answer, so that no held-out answer has been seen under another question.
         part = "eval" if int(sha256(completion.encode()).hexdigest(), 16) % EVERY == 0 else "train"
@@ -55,30 +55,23 @@ def main() -> None:
 
 
 def pairs(library: Path) -> Iterator[tuple[str, str]]:
-    """Question and answer for every public definition below ``library`` that has a docstring."""
+    """Question and answer for each public function and class that says in a sentence what it is.
+
+    Methods are left out: their sentences are about a class that the question does not show.
+    """
     for path in sorted(library.rglob("*.py")):
         parts = path.relative_to(library).parts
         private = any(part.startswith("_") and part != "__init__.py" for part in parts)
         if private or NOT_LIBRARY.intersection(parts):
             continue
         module = ".".join((*parts[:-1], path.stem)).removesuffix(".__init__")
-        tree = ast.parse(path.read_bytes())
-        for name, definition in definitions(tree, KNOWN_AS.get(module, module)):
-            answer = summary(definition)
+        for node in ast.parse(path.read_bytes()).body:
+            if not isinstance(node, Definition) or node.name.startswith("_"):
+                continue
+            name, answer = f"{KNOWN_AS.get(module, module)}.{node.name}", summary(node)
             if SHORTEST <= len(answer) <= LONGEST and answer[0].isupper():
-                is_class = isinstance(definition, ast.ClassDef)
+                is_class = isinstance(node, ast.ClassDef)
                 yield (f"What is {name}?" if is_class else f"What does {name} do?"), answer
-
-
-def definitions(
-    scope: ast.Module | ast.ClassDef, name: str
-) -> Iterator[tuple[str, Definition]]:
-    """Public functions and classes of a module, and the public methods of those classes."""
-    for node in scope.body:
-        if isinstance(node, Definition) and not node.name.startswith("_"):
-            yield f"{name}.{node.name}", node
-            if isinstance(node, ast.ClassDef):
-                yield from definitions(node, f"{name}.{node.name}")
 
 
 def summary(definition: Definition) -> str:

@@ -15,7 +15,6 @@ from click.exceptions import Exit
 from aligntune import __version__
 from aligntune.algorithms import ALGORITHMS
 from aligntune.errors import AligntuneError, StoppedError
-from aligntune_run.ownership import require_own_name
 
 if TYPE_CHECKING:
     from aligntune.events import Event
@@ -149,7 +148,7 @@ def _train(prepared: Prepared, as_json: bool) -> None:
     from aligntune_run.progress import obtaining, progress
 
     stream = sys.stderr if as_json else sys.stdout
-    report.choice(prepared.plan, stream)
+    report.choice(prepared, stream)
     with obtaining(stream) as say:
         prepared = run.obtain(prepared, say)
     with progress(stream) as watch:
@@ -275,7 +274,6 @@ def prune_images() -> None:
 def main() -> int:
     """Run the command; a foreseen error is one message and its exit code, never a traceback."""
     try:
-        require_own_name()
         left = cli.main(prog_name=PROGRAM, standalone_mode=False)
     except AligntuneError as error:
         word = "stopped" if isinstance(error, StoppedError) else "error"

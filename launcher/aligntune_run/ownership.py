@@ -1,33 +1,52 @@
-"""Another distribution may own the import name ``aligntune``: it is detected and named."""
+"""Another distribution may own the import name ``aligntune``: it is detected and named.
+
+Nothing of ``aligntune`` is imported here: where the package is another's, to import it would run a
+stranger's code, and to import from it would fail before anything could be said.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from importlib import metadata
+from pathlib import Path
 
-import aligntune
-from aligntune.errors import AligntuneError
+NAME = "aligntune"
+DISTRIBUTION = "aligntune-run"
+MARK = f'DISTRIBUTION = "{DISTRIBUTION}"'
+"""A line of our own ``aligntune/__init__.py``."""
 
 
-def require_own_name() -> None:
-    """Refuse to run beside a distribution that installs an ``aligntune`` package of its own.
-
-    Raises:
-        AligntuneError: naming that distribution.
-    """
-    ours = getattr(aligntune, "DISTRIBUTION", None)
-    owner = _installed("aligntune")
-    if ours == "aligntune-run" and owner is None:
-        return
-    owner = owner or ", ".join(
-        name
-        for name in metadata.packages_distributions().get("aligntune", [])
-        if name != "aligntune-run"
+def name_conflict() -> str | None:
+    """What is wrong with the package ``aligntune`` here and what to do, or None if it is ours."""
+    ours, place = _package()
+    owner = _installed(NAME)
+    if ours and owner is None:
+        return None
+    owner = owner or ", ".join(_others())
+    if not owner and place is None:
+        return (
+            f"{DISTRIBUTION}'s package {NAME!r} is not whole, as after another distribution that "
+            f"owned the name was removed. Install {DISTRIBUTION} again: "
+            f"pip install --force-reinstall {DISTRIBUTION}"
+        )
+    name = owner.partition(" ")[0]
+    removal = f"pip uninstall {name}, then install" if owner else "Move it away, or install"
+    return (
+        f"{f'the distribution {owner}' if owner else place} owns the import name {NAME!r}, which "
+        f"{DISTRIBUTION} needs. {removal} {DISTRIBUTION} "
+        f"{'again, or ' if owner else ''}in a virtual environment of its own"
     )
-    raise AligntuneError(
-        f"the distribution {owner or 'at ' + str(aligntune.__path__)} owns the import name "
-        "'aligntune', which aligntune-run needs",
-        "Uninstall it, or install aligntune-run in a virtual environment of its own",
-    )
+
+
+def _package() -> tuple[bool, str | None]:
+    """Whether the package that would be imported is ours, and where it is, if it is whole."""
+    found = importlib.util.find_spec(NAME)
+    if found is None or found.origin is None:
+        return False, None
+    try:
+        return MARK in Path(found.origin).read_text(encoding="utf-8"), found.origin
+    except (OSError, UnicodeDecodeError):
+        return False, found.origin
 
 
 def _installed(name: str) -> str | None:
@@ -35,3 +54,9 @@ def _installed(name: str) -> str | None:
         return f"{name} {metadata.version(name)}"
     except metadata.PackageNotFoundError:
         return None
+
+
+def _others() -> list[str]:
+    """Distributions of any name that have installed files of the package."""
+    owners = dict.fromkeys(metadata.packages_distributions().get(NAME, ()))
+    return [_installed(name) or name for name in owners if name != DISTRIBUTION]

@@ -12,17 +12,17 @@ import yaml
 
 from aligntune.rundir import Record
 from aligntune_run.images import Listed
-from aligntune_run.plan import Plan
 from aligntune_run.run import Prepared
 
 
-def choice(plan: Plan, stream: TextIO) -> None:
+def choice(prepared: Prepared, stream: TextIO) -> None:
     """One line for the choice, then every warning where it cannot be missed."""
+    plan = prepared.plan
     engine: str = plan.choice.engine
-    if engine == "process":
-        engine = (
-            "process, as asked" if plan.spec.engine == "process" else "process: no container engine"
-        )
+    if engine == "process" and plan.spec.engine == "process":
+        engine += ", as asked"
+    elif engine == "process":
+        engine += f", as no container engine is reachable: {prepared.host.engine.reason}"
     print(f"{plan.spec.algorithm} with {plan.choice.reason}, engine {engine}", file=stream)
     for warning in plan.choice.warnings:
         rule = "!" * 78
@@ -43,7 +43,7 @@ def plan(prepared: Prepared, as_json: bool) -> None:
     if as_json:
         json_line(values)
         return
-    choice(prepared.plan, sys.stdout)
+    choice(prepared, sys.stdout)
     for verdict in prepared.plan.choice.verdicts:
         word = "pass" if verdict.passed else "FAIL"
         print(f"  {word}  {verdict.backend:8} {verdict.rule}: {verdict.evidence}")

@@ -65,7 +65,7 @@ def states(
 
     Args:
         client: None where there is no engine: a venv is made of the same lock instead, so only
-            what a lock needs beside an index is asked for.
+            what a lock needs beside an index is asked for, and neither pins nor ``pull`` matter.
     """
 
     @cache
@@ -79,8 +79,12 @@ def states(
 
     found = []
     for recipe in recipes():
-        image = present(client, recipe.ref) if client is not None else None
-        how, reason = _how(recipe, image, pull, find_links, builder if client else str)
+        if client is None:
+            image = None
+            how, reason = _how_made(recipe, find_links, str)
+        else:
+            image = present(client, recipe.ref)
+            how, reason = _how(recipe, image, pull, find_links, builder)
         found.append(
             ImageState(
                 recipe.backend, recipe.flavour, recipe.ref, recipe.lock_hash, image, how, reason
@@ -263,6 +267,13 @@ def _how(
         return None, f"{recipe.ref} is not here, and --pull never forbids to obtain it"
     if recipe.pin:
         return "pull", ""
+    return _how_made(recipe, find_links, builder)
+
+
+def _how_made(
+    recipe: Recipe, find_links: Sequence[str], builder: Callable[[], str]
+) -> tuple[How | None, str]:
+    """How what a lock names can be put together here, into an image or a venv."""
     try:
         find_torch_wheel(recipe.lock, find_links, check=False)
     except ImageError as error:
