@@ -12,7 +12,9 @@ run=$out/runs/$(date +%Y%m%d-%H%M%S)
 questions=(
     "What does os.path.join do?"
     "What does json.dumps do?"
-    "What does shutil.copy do?"
+    "What does textwrap.dedent do?"
+    "What is fractions.Fraction?"
+    "What does bisect.bisect_right do?"
 )
 
 step() { printf '\n== %s\n' "$*"; }
@@ -35,6 +37,8 @@ step "Training"
 
 step "The loss, in nats a token"
 "$bin/python" $here/losses.py "$run"
+echo "The training loss falls as it learns the answers by heart. The held-out loss falls only while it"
+echo "learns how such sentences go: nobody can guess what an unknown function does."
 
 step "What it answers after training"
 inside $here/answer.py "$run/model" $out/data "${questions[@]}"

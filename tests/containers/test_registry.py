@@ -311,11 +311,14 @@ def test_a_digest_that_the_registry_does_not_have_is_told(
 
 
 def test_a_derived_image_trains_after_its_labels_were_checked(
-    image: Callable[[str, str], str], build: Callable[..., str], bench: Bench
+    engine: DockerClient,
+    image: Callable[[str, str], str],
+    build: Callable[..., str],
+    bench: Bench,
 ) -> None:
-    image("trl", "cpu")
     derived = f"{REPOSITORY}:derived"
-    made = build(derived, {"my.own": "label"}, base=recipe("trl", "cpu").ref)
+    ours = engine.images.get(image("trl", "cpu")).tags[0]
+    made = build(derived, {"my.own": "label"}, base=ours)
     data = bench.write("derived.jsonl", PAIRS)
     ended = bench.train("llama", data, "--image", derived)
     assert ended.code == 0, ended.told

@@ -345,7 +345,7 @@ def test_hub_ids_are_fetched_with_the_token_and_trained_on_without_network(
         }
         split = "--set=dataset.eval_split=test"
         first = bench.train("org/tiny-llama", "org/rows", split, environment=variables)
-        assert first.losses[-1] < first.losses[0] - 1
+        assert first.losses[-1] < first.losses[0]
         fetched = first.record["fetched"]
         assert fetched["model"]["commit"] == model.commit
         assert fetched["datasets"]["org/rows:train"]["commit"] == rows.commit

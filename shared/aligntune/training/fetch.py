@@ -60,9 +60,12 @@ def dataset_splits(spec: RunSpec) -> list[tuple[str, str]]:
 
 
 def _fetch_repository(name: str, revision: str | None) -> dict[str, str]:
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
 
     try:
+        if constants.HF_HUB_OFFLINE:  # no hub to ask which commit; the cache's folders say it
+            path = snapshot_download(name, revision=revision)
+            return {"path": path, "commit": Path(path).name}
         info = HfApi().model_info(name, revision=revision)
         files = [file.rfilename for file in info.siblings or []]
         skip = [*WEIGHTS_TO_SKIP, *FOLDERS_TO_SKIP]

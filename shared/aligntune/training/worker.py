@@ -72,6 +72,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
 
         from aligntune.training.callback import EventCallback
         from aligntune.training.evaluation import evaluate, token_weighted
+        from aligntune.training.order import seeded_order
         from aligntune.training.tokenization import tokenize
 
         datasets.disable_progress_bars()
@@ -109,7 +110,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
         arguments = trainer_arguments(spec, device, run.checkpoints, "evaluation" in encoded)
         try:
-            trainer = token_weighted(trainer_class)(
+            trainer = token_weighted(seeded_order(trainer_class))(
                 model=model,
                 args=config_class(**_accepted(arguments, config_class, spec)),
                 train_dataset=encoded["train"].dataset,
