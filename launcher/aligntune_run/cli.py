@@ -14,7 +14,7 @@ from click.exceptions import Exit
 
 from aligntune import __version__
 from aligntune.algorithms import ALGORITHMS
-from aligntune.errors import AligntuneError, StoppedError
+from aligntune.errors import AligntuneError, SpecError, StoppedError
 
 if TYPE_CHECKING:
     from aligntune.events import Event
@@ -283,8 +283,8 @@ def main() -> int:
         click.echo("aborted", err=True)
         return 130
     except click.ClickException as error:
-        message = error.format_message().rstrip(".")
-        click.echo(f"error: {message}. See {PROGRAM} --help", err=True)
+        problem = SpecError(error.format_message().rstrip("."), f"See {PROGRAM} --help")
+        click.echo(f"error: {problem}", err=True)
         return error.exit_code
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)

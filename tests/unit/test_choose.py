@@ -106,7 +106,7 @@ class Case:
 
 CASES = [
     # what the machine has
-    Case("no GPU", "trl/cpu/docker", "not Unsloth: it needs an NVIDIA GPU (NVML finds no GPU)"),
+    Case("no GPU", "trl/cpu/docker", "not Unsloth: it needs an NVIDIA GPU: NVML finds no GPU"),
     Case("a good GPU", "unsloth/cuda/docker", "Unsloth on NVIDIA H200", GPU_MACHINE),
     Case(
         "two GPUs, of which auto takes one",

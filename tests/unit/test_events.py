@@ -60,7 +60,7 @@ def test_a_resumed_run_does_not_tell_the_first_try_again(tmp_path: Path) -> None
 def test_events_are_strict_json(tmp_path: Path) -> None:
     with EventWriter(tmp_path / "events.jsonl") as write:
         with pytest.raises(ValueError, match="JSON compliant"):
-            write("step", loss=float("nan"))
+            write("note", message="", loss=float("nan"))
         write("note", message="after")
     assert [event["event"] for event in EventReader(tmp_path / "events.jsonl")] == ["note"]
 

@@ -293,11 +293,18 @@ def test_a_path_that_is_not_there_is_named_with_the_place_that_was_looked_at(
     assert "Looked for " in str(refused.value)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_path_below_an_unreadable_folder_is_not_there(tmp_path: Path) -> None:
+@pytest.fixture
+def closed(tmp_path: Path) -> Path:
     (tmp_path / "closed").mkdir(mode=0)
+    return tmp_path / "closed"
+
+
+@pytest.mark.usefixtures("closed", "ordinary_user")
+def test_a_path_below_an_unreadable_folder_is_not_there(closed: Path) -> None:
+    with pytest.raises(PermissionError):
+        os.stat(closed / "model")
     with pytest.raises(ModelError, match="no such model"):
-        resolve([Layer("test", {**NEEDED, "model": "./closed/model"})], tmp_path)
+        resolve([Layer("test", {**NEEDED, "model": "./closed/model"})], closed.parent)
 
 
 # --- what is needed, what is derived, what is in range

@@ -60,8 +60,16 @@ def locate_model(spec: RunSpec, run: RunDir) -> Path:
         path = Path(fetched(spec, run)["model"]["path"])
     if not (path / "config.json").is_file():
         raise ModelError(f"no model in {spec.model.name}: there is no config.json")
-    if not any(True for kind in ("*.safetensors", "*.bin") for _ in path.glob(kind)):
+    weights = [file for kind in ("*.safetensors", "*.bin") for file in path.glob(kind)]
+    if not weights:
         raise ModelError(f"{spec.model.name} has no weights (*.safetensors or *.bin)")
+    for file in weights:
+        if not os.access(file, os.R_OK):
+            # Root in a container has no capabilities, so other users' private files are closed.
+            raise ModelError(
+                f"{file.name} of {spec.model.name} may not be read by uid {os.getuid()}",
+                f"chmod a+r {spec.model.name}/{file.name}, or run as its owner",
+            )
     return path
 
 
