@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Make sure that container tests can run: an engine that answers, a client that can build, and
-# debootstrap for where no registry can be reached. As root on Debian what is missing is installed
-# and started; elsewhere this says what is needed and fails. Quiet where there is nothing to do.
+# Make sure that container tests can run: an engine that answers, a client that can build,
+# debootstrap for where no registry can be reached, and a registry and compose to test against. As
+# root on Debian what is missing is installed and started; elsewhere this says what is needed and
+# fails. Quiet where there is nothing to do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -72,11 +73,18 @@ if [[ -n $lack && -n ${DOCKER_HOST:-}${DOCKER_CONTEXT:-} ]]; then
 fi
 cannot_build=$(builder 2>&1) || packages+=(docker.io)
 
+tools=()
+for tool in debootstrap docker-registry docker-compose; do
+    command -v "$tool" >/dev/null || tools+=("$tool")
+done
+
 if is_root && is_debian; then
-    command -v debootstrap >/dev/null || packages+=(debootstrap)
+    packages+=("${tools[@]}")
     if ((${#packages[@]})); then
         install "${packages[@]}" ca-certificates
     fi
+elif ((${#tools[@]})); then
+    fail "the container tests need ${tools[*]}" "on Debian: apt-get install ${tools[*]}"
 elif [[ -n $lack$cannot_build ]]; then
     fail "${lack:-$cannot_build}" \
         "the container tests need a running Docker or podman and a docker client with BuildKit; as root on Debian this script installs and starts them"

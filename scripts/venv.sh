@@ -33,3 +33,5 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
 fi
 echo "setup: installing aligntune-run and its tools" >&2
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+# An editable install is not compiled, and where PYTHONDONTWRITEBYTECODE is set never would be.
+"$venv/bin/python" -m compileall -q launcher shared

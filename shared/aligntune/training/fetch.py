@@ -63,18 +63,16 @@ def _fetch_repository(name: str, revision: str | None) -> dict[str, str]:
     from huggingface_hub import HfApi, constants, snapshot_download
 
     try:
-        if constants.HF_HUB_OFFLINE:  # no hub to ask which commit; the cache's folders say it
-            path = snapshot_download(name, revision=revision)
-            return {"path": path, "commit": Path(path).name}
-        info = HfApi().model_info(name, revision=revision)
-        files = [file.rfilename for file in info.siblings or []]
         skip = [*WEIGHTS_TO_SKIP, *FOLDERS_TO_SKIP]
-        if any(file.endswith(".safetensors") for file in files):
-            skip.append("*.bin")
-        path = snapshot_download(name, revision=info.sha, ignore_patterns=skip)
+        if not constants.HF_HUB_OFFLINE:
+            files = HfApi().model_info(name, revision=revision).siblings or []
+            if any(file.rfilename.endswith(".safetensors") for file in files):
+                skip.append("*.bin")
+        # By the name that was asked for, so that the cache remembers what it meant, for offline.
+        path = snapshot_download(name, revision=revision, ignore_patterns=skip)
     except Exception as error:
         raise _hub_error(f"model {name}", revision, error) from error
-    return {"path": path, "commit": str(info.sha)}
+    return {"path": path, "commit": Path(path).name}
 
 
 def _fetch_dataset(name: str, split: str, spec: RunSpec) -> dict[str, Any]:
