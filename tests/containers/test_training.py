@@ -294,13 +294,13 @@ def test_both_images_train_the_same_spec_to_the_same_losses(
 
 
 def test_a_stopped_run_goes_on_to_the_same_end(bench: Bench, data: dict[str, Path]) -> None:
-    steps = {**TRAINING, "max_steps": 400, "learning_rate": 1e-4, "logging_steps": 20}
+    steps = {**TRAINING, "max_steps": 160, "learning_rate": 1e-4, "logging_steps": 20}
     words = [f"--set=dataset.eval_name={data['held out']}"]
     whole = bench.train("llama", data["pairs"], *words, training=steps)
     run = bench.output()
     spec = whole.run / "spec.yaml"
     with bench.start("-c", spec, "--output", run) as command:
-        wait_for_step(run, 40)
+        wait_for_step(run, 10)
         command.send_signal(signal.SIGTERM)
         _, err = command.communicate(timeout=120)
     assert command.returncode == 75, err
@@ -311,7 +311,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(bench: Bench, data: dict[str, Pat
     assert stopped.record["status"] == "stopped"
     assert not (run / "model").exists()
     resumed = bench.run("--resume", run, run=run)
-    assert resumed.result["steps"] == 400
+    assert resumed.result["steps"] == 160
     assert resumed.result["final_loss"] == whole.result["final_loss"]
     assert resumed.result["eval_loss"] == whole.result["eval_loss"]
     again = bench.run("--resume", run, run=run)
