@@ -94,6 +94,7 @@ def memory_limit(wanted: str | None, total: int) -> int:
     """
     if wanted is None:
         return max(total - max(total // 20, 2**30), 2**29)
-    number = wanted.rstrip("bkmgt")
-    unit = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}[wanted[len(number) :].rstrip("b")]
+    size = wanted.lower().removesuffix("b")
+    number = size.rstrip("kmgt")
+    unit = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}[size[len(number) :]]
     return int(float(number) * 1024**unit)

@@ -8,12 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from aligntune.errors import (
@@ -32,9 +30,10 @@ from aligntune.spec import RunSpec
 from aligntune.training.arguments import refuse_owned
 from aligntune_run import images
 from aligntune_run.choose import choose
-from aligntune_run.engines import GRACE_SECONDS, Command, Engine, Exit, Say, Worker
+from aligntune_run.engines import GRACE_SECONDS, Command, Engine, Exit, Say
 from aligntune_run.engines.connect import connect
 from aligntune_run.host import Host, ImageState, memory_total, probe, probe_engine
+from aligntune_run.interrupt import Interrupt
 from aligntune_run.models import read_model
 from aligntune_run.plan import Plan, hub_ids, memory_limit
 
@@ -152,12 +151,13 @@ def execute(prepared: Prepared, watch: Watch) -> Record:
     else:
         _create(run, plan)
     reader = EventReader(run.events, skip=prepared.resumed)
-    for command in prepared.engine.commands(plan):
-        left, told = _follow(prepared.engine, command, reader, watch)
-        failure = _failure(left, told, plan)
-        if failure is not None:
-            _add_exit(run, left, failure)
-            raise failure
+    with Interrupt() as interrupt:
+        for command in prepared.engine.commands(plan):
+            left, told = _follow(prepared.engine, command, reader, watch, interrupt)
+            failure = _failure(left, told, plan)
+            if failure is not None:
+                _add_exit(run, left, failure)
+                raise failure
     _add_exit(run, left, None)
     return run.record()
 
@@ -212,39 +212,20 @@ def _create(run: RunDir, plan: Plan) -> None:
 
 
 def _follow(
-    engine: Engine, command: Command, reader: EventReader, watch: Watch
+    engine: Engine, command: Command, reader: EventReader, watch: Watch, interrupt: Interrupt
 ) -> tuple[Exit, Event | None]:
     """Start a worker and tell its events until it ends; how it ended, and the error it told."""
     told: Event | None = None
     worker = engine.start(command)
-    with _forwarded_signals(worker):
-        left: Exit | None = None
-        while left is None:
-            left = worker.wait(TICK_SECONDS)
-            for event in reader:
-                told = event if event["event"] == "error" else told
-                watch(event)
+    interrupt.attach(worker)
+    left: Exit | None = None
+    while left is None:
+        left = worker.wait(TICK_SECONDS)
+        for event in reader:
+            told = event if event["event"] == "error" else told
+            watch(event)
+    interrupt.attach(None)
     return left, told
-
-
-@contextmanager
-def _forwarded_signals(worker: Worker) -> Iterator[None]:
-    asked = 0
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            worker.stop()
-        else:
-            worker.kill()
-
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | None:

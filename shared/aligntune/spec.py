@@ -209,7 +209,7 @@ class RunSpec(Section):
     gpus: str = "auto"
     image: str | None = None
     pull: Literal["missing", "never", "always"] = "missing"
-    memory: str | None = Field(default=None, pattern=r"^[0-9]+(\.[0-9]+)?[kmgt]?b?$")
+    memory: str | None = None
     trainer_args: dict[str, Any] = {}
 
     @model_validator(mode="before")
@@ -248,6 +248,16 @@ class RunSpec(Section):
             ) from None
         return value
 
+    @field_validator("memory")
+    @classmethod
+    def _memory_in_form(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        size = value.lower().removesuffix("b")
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?[kmgt]?", size) or not float(size.rstrip("kmgt")):
+            raise ValueError("must be a size, such as 16g or 800m")
+        return value
+
     @field_validator("gpus", mode="before")
     @classmethod
     def _gpus_as_text(cls, value: Any) -> Any:
@@ -268,6 +278,8 @@ class RunSpec(Section):
                 f"model.quantization={self.model.quantization} cannot be trained in full; "
                 "leave adapter.type out or set it to lora"
             )
+        if self.training.warmup > 1 and self.training.warmup % 1:
+            raise ValueError("training.warmup is a fraction below 1 or a whole number of steps")
         if self.training.packing and self.training.max_length is None:
             raise ValueError("training.packing needs training.max_length")
         if self.adapter.type == "none" and self.adapter.path:
