@@ -67,11 +67,19 @@ start() {
 }
 
 packages=()
-lack=$(engine 2>&1) || { command -v dockerd >/dev/null || packages+=(docker.io); }
+lack=
+if ! said=$(engine 2>&1); then
+    lack=$said
+    command -v dockerd >/dev/null || packages+=(docker.io)
+fi
 if [[ -n $lack && -n ${DOCKER_HOST:-}${DOCKER_CONTEXT:-} ]]; then
     fail "$lack" "start that engine, or unset DOCKER_HOST and DOCKER_CONTEXT"
 fi
-cannot_build=$(builder 2>&1) || packages+=(docker.io)
+cannot_build=
+if ! said=$(builder 2>&1); then
+    cannot_build=$said
+    packages+=(docker.io)
+fi
 
 tools=()
 for tool in debootstrap docker-registry docker-compose; do
@@ -86,8 +94,8 @@ if is_root && is_debian; then
 elif ((${#tools[@]})); then
     fail "the container tests need ${tools[*]}" "on Debian: apt-get install ${tools[*]}"
 elif [[ -n $lack$cannot_build ]]; then
-    fail "${lack:-$cannot_build}" \
-        "the container tests need a running Docker or podman and a docker client with BuildKit; as root on Debian this script installs and starts them"
+    fail "${lack:-$cannot_build}" "container tests need a running Docker or podman and a docker client \
+with BuildKit; as root on Debian this script installs and starts them"
 fi
 
 # Installing may have started it, where systemd runs.

@@ -273,7 +273,9 @@ def _model(at: Situation) -> tuple[bool, str] | None:
     if at.model.vision:
         return False, f"{kind} is a vision model, which is not supported"
     if kind is None:
-        return None
+        if at.backend != "unsloth":
+            return None  # TRL takes what transformers takes; the worker says if it does not
+        return False, f"what type {at.spec.model.name} is of is not known before it is fetched"
     if kind not in at.facts["model_types"]:
         return (
             False,

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aligntune import contract
-from aligntune.errors import EngineError, ImageError
+from aligntune.errors import ImageError
 from aligntune_run import images
 from aligntune_run.choose import choose_engine, choose_gpus, choose_image, require_supported
 from aligntune_run.engines import Say
-from aligntune_run.engines.connect import connect
+from aligntune_run.engines.connect import connect, engine_errors
 from aligntune_run.engines.container import (
     IDENTITY,
     OFFLINE,
+    TOKEN_VARIABLES,
     caller_groups,
     confinement,
     device_requests,
@@ -68,9 +69,10 @@ def obtain(backend: str, engine: str, obtaining: Obtaining, say: Say) -> Environ
     if client is None or chosen == "process":
         from aligntune_run.engines.process import DROPPED, ProcessEngine, without
 
-        process = ProcessEngine(host, find_links=obtaining.find_links)
+        process = ProcessEngine(host, find_links=obtaining.find_links, agree=obtaining.agree)
         process.make(recipe, say)
-        variables = without(os.environ, DROPPED) | process.variables(recipe)
+        dropped = (*DROPPED, *TOKEN_VARIABLES)
+        variables = without(os.environ, dropped) | process.variables(recipe)
         return Environment(host, uuids, None, None, variables)
     image = images.obtain(
         client, recipe, find_links=obtaining.find_links, say=say, agree=obtaining.agree
@@ -97,8 +99,6 @@ def _in_container(
     environment: Environment,
     folders: Sequence[Path],
 ) -> int:
-    from docker.errors import DockerException
-
     from aligntune_run.engines.docker import for_sdk
 
     host = environment.host
@@ -119,7 +119,7 @@ def _in_container(
         "mounts": [mount.to_dict() for mount in mounts],
         "device_requests": device_requests(environment.gpus),
     }
-    try:
+    with engine_errors():
         container = client.containers.create(**for_sdk(arguments))
         try:
             output = container.attach(stream=True, logs=True, demux=True)
@@ -132,5 +132,3 @@ def _in_container(
             return int(container.wait()["StatusCode"])
         finally:
             container.remove(force=True)
-    except DockerException as error:
-        raise EngineError(f"the engine refused: {error}") from error

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from aligntune.errors import ModelError
 from aligntune.spec import is_local
+
+HUB = "https://huggingface.co"
+HUB_SECONDS = 3.0
+CONFIG_BYTES = 2**20
+"""More than any config.json holds; a longer answer is no config."""
 
 WEIGHTS = ("*.safetensors", "*.bin")
 
@@ -22,7 +28,7 @@ class ModelFacts:
 
 
 def read_model(name: str) -> ModelFacts:
-    """The facts of a local model folder; empty ones for a hub id.
+    """The facts of a local model folder; empty ones for a hub id, see :func:`read_hub_model`.
 
     Raises:
         ModelError: the folder is not a model, or has no weights.
@@ -50,3 +56,53 @@ def read_model(name: str) -> ModelFacts:
             f"{folder} has no weights (*.safetensors or *.bin)", "Save or download them there"
         )
     return ModelFacts(config["model_type"], "vision_config" in config)
+
+
+def read_hub_model(
+    name: str, revision: str | None, cache: Path, environment: Mapping[str, str], token: Path | None
+) -> ModelFacts:
+    """The facts of a hub model: from the caller's cache, else by one small request.
+
+    Args:
+        name: hub id.
+        revision: branch, tag or commit; None is the main branch.
+        cache: the caller's hub cache.
+        environment: for HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN.
+        token: the file with the hub token, if there is one.
+
+    Returns:
+        Empty facts where neither has it: that is no error, as fetching will tell the user more.
+    """
+    revision = revision or "main"
+    folder = cache / f"models--{name.replace('/', '--')}"
+    try:
+        commit = (folder / "refs" / revision).read_text().strip()
+    except OSError:
+        commit = revision
+    try:
+        return _facts((folder / "snapshots" / commit / "config.json").read_bytes())
+    except OSError:
+        pass  # not cached
+    if environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return ModelFacts()
+    from urllib.parse import quote
+    from urllib.request import Request, urlopen
+
+    endpoint = environment.get("HF_ENDPOINT") or HUB
+    secret = environment.get("HF_TOKEN") or (token.read_text().strip() if token else "")
+    url = f"{endpoint.rstrip('/')}/{quote(name)}/resolve/{quote(revision, safe='')}/config.json"
+    try:
+        request = Request(url, headers={"Authorization": f"Bearer {secret}"} if secret else {})
+        with urlopen(request, timeout=HUB_SECONDS) as answer:
+            return _facts(answer.read(CONFIG_BYTES))
+    except (OSError, ValueError):
+        return ModelFacts()
+
+
+def _facts(config: bytes) -> ModelFacts:
+    try:
+        values = json.loads(config)
+    except ValueError:
+        return ModelFacts()
+    kind = values.get("model_type") if isinstance(values, dict) else None
+    return ModelFacts(kind, "vision_config" in values) if isinstance(kind, str) else ModelFacts()

@@ -58,6 +58,7 @@ class Plan:
         origins: dotted key -> where its value came from; defaults are left out.
         memory: the container's limit in bytes.
         fetch: hub ids that are fetched before training, as ``model gpt2`` or ``dataset a/b``.
+        attempt: one more each time the run is gone on with.
     """
 
     run_id: str
@@ -67,10 +68,12 @@ class Plan:
     choice: Choice
     memory: int
     fetch: tuple[str, ...]
+    attempt: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without the spec: the record and ``--json`` carry that beside the plan."""
-        values = {name: getattr(self, name) for name in ("run_id", "run_dir", "memory", "fetch")}
+        names = ("run_id", "run_dir", "attempt", "memory", "fetch")
+        values = {name: getattr(self, name) for name in names}
         return {**values, "origins": self.origins, "choice": asdict(self.choice)}
 
 

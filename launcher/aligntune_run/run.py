@@ -26,7 +26,7 @@ from aligntune.errors import (
 from aligntune.events import Event, EventReader
 from aligntune.rundir import Record, RunDir, new_run_id
 from aligntune.settings import Settings, from_file, resolve
-from aligntune.spec import RunSpec
+from aligntune.spec import RunSpec, is_local
 from aligntune.training.arguments import refuse_owned
 from aligntune_run import images
 from aligntune_run.choose import choose
@@ -34,7 +34,7 @@ from aligntune_run.engines import GRACE_SECONDS, Command, Engine, Exit, Say
 from aligntune_run.engines.connect import connect
 from aligntune_run.host import Host, ImageState, memory_total, probe, probe_engine
 from aligntune_run.interrupt import Interrupt
-from aligntune_run.models import read_model
+from aligntune_run.models import read_hub_model, read_model
 from aligntune_run.plan import Plan, hub_ids, memory_limit
 
 TICK_SECONDS = 0.1
@@ -63,68 +63,86 @@ class Prepared:
     plan: Plan
     host: Host
     engine: Engine
-    resumed: bool
 
 
-def prepare(
-    settings: Settings, obtaining: Obtaining = Obtaining(), resume: Path | None = None
-) -> Prepared:
+def prepare(settings: Settings, obtaining: Obtaining = Obtaining()) -> Prepared:
     """Look at the machine and decide; nothing is changed, obtained or written.
 
     Args:
         settings: the request.
         obtaining: how an image or venv that is missing may be had.
-        resume: the run directory to go on in, instead of a new one.
 
     Raises:
         AligntuneError: the request cannot be carried out here.
     """
+    spec = settings.spec
+    run_id = new_run_id(spec.algorithm, spec.model.name, datetime.now())
+    run = RunDir(Path(spec.output) if spec.output else Path("runs", run_id).absolute())
+    run.require_new()
+    return _prepare(settings, obtaining, run, run_id, attempt=1)
+
+
+def prepare_resume(path: Path, obtaining: Obtaining = Obtaining()) -> Prepared:
+    """Go on with a run that did not finish, from its newest checkpoint, in its own folder.
+
+    Backend and engine stay what they were, whatever ``auto`` would choose now, and so must the
+    lock: weights, optimizer and data go on where they were.
+
+    Raises:
+        OutputError: there is no such run, it has finished, is at work, or had another lock.
+    """
+    run = RunDir(path.absolute())
+    record = run.record()
+    if "plan" not in record:
+        raise OutputError(f"{path} is not the run directory of a run of this command")
+    if record["status"] == "finished":
+        raise OutputError(f"{path} is a finished run", "Start a new one: leave out --resume")
+    if run.in_use():
+        raise OutputError(f"{path} is a run that is at work", "Stop it first")
+    before = record["plan"]["choice"]
+    wanted = resolve([from_file(run.spec)], run.path)
+    spec = wanted.spec.model_copy(
+        update={"backend": before["backend"], "engine": before["engine"], "strict": True}
+    )
+    attempt = int(record["plan"].get("attempt", 1)) + 1
+    settings = Settings(spec, wanted.origins)
+    prepared = _prepare(settings, obtaining, run, str(record["id"]), attempt)
+    if prepared.plan.choice.lock_hash != before["lock_hash"]:
+        raise OutputError(
+            f"{path} began on another lock ({before['lock_hash'][:12]}) than "
+            f"{prepared.plan.choice.backend} {prepared.plan.choice.flavour} has now",
+            f"Start a new run: aligntune-run -c {run.spec}, or go on with the version it began on",
+        )
+    return prepared
+
+
+def _prepare(
+    settings: Settings, obtaining: Obtaining, run: RunDir, run_id: str, attempt: int
+) -> Prepared:
     spec = settings.spec
     refuse_owned(spec)
     model = read_model(spec.model.name)
     client, reason = (None, "--engine process") if spec.engine == "process" else connect()
     engine = probe_engine(client, reason)
     host = probe(engine, _images(spec, client, obtaining))
+    if host.gpus and spec.backend != "trl" and not is_local(spec.model.name):
+        # Only the choice between backends needs to know, and it is only open on a GPU.
+        name, revision = spec.model.name, spec.model.revision
+        model = read_hub_model(name, revision, host.hub_cache, os.environ, host.token)
     choice = choose(spec, host, model, images.facts())
-    if resume is not None:
-        run_dir = RunDir(resume.absolute())
-        run_id = str(run_dir.record()["id"])
-    else:
-        run_id = new_run_id(spec.algorithm, spec.model.name, datetime.now())
-        run_dir = RunDir(Path(spec.output) if spec.output else Path("runs", run_id).absolute())
-        run_dir.require_new()
-    _require_writable(run_dir.path)
+    _require_writable(run.path)
     total = min(filter(None, (engine.memory, memory_total())))
     plan = Plan(
         run_id=run_id,
-        run_dir=str(run_dir.path),
+        run_dir=str(run.path),
+        attempt=attempt,
         spec=spec,
         origins=settings.origins,
         choice=choice,
         memory=memory_limit(spec.memory, total),
         fetch=hub_ids(spec),
     )
-    return Prepared(plan, host, _engine(choice.engine, host, client, obtaining), resume is not None)
-
-
-def prepare_resume(path: Path, obtaining: Obtaining = Obtaining()) -> Prepared:
-    """Go on with a run that was stopped or failed, from its newest checkpoint, in its own folder.
-
-    Raises:
-        OutputError: there is no such run, it has finished, or it has no checkpoint.
-    """
-    run = RunDir(path)
-    status = run.record().get("status")
-    if status is None:
-        raise OutputError(f"{path} is not a run directory: it has no run.json")
-    if status not in ("stopped", "failed"):
-        raise OutputError(
-            f"{path} is a run that has {status}" if status == "finished" else f"{path} is {status}",
-            "Only a stopped or failed run can go on",
-        )
-    if not run.checkpoints.is_dir() or not any(run.checkpoints.glob("checkpoint-*")):
-        raise OutputError(f"{path} has no checkpoint to go on from", f"Run it anew: -c {run.spec}")
-    return prepare(resolve([from_file(run.spec)], path.absolute()), obtaining, path)
+    return Prepared(plan, host, _engine(choice.engine, host, client, obtaining))
 
 
 def obtain(prepared: Prepared, say: Say) -> Prepared:
@@ -146,11 +164,12 @@ def execute(prepared: Prepared, watch: Watch) -> Record:
     """
     plan = prepared.plan
     run = RunDir(Path(plan.run_dir))
-    if prepared.resumed:
+    resumed = plan.attempt > 1
+    if resumed:
         run.update(status="planned", plan=plan.to_dict(), error=None)
     else:
         _create(run, plan)
-    reader = EventReader(run.events, skip=prepared.resumed)
+    reader = EventReader(run.events, skip=resumed)
     with Interrupt() as interrupt:
         for command in prepared.engine.commands(plan):
             left, told = _follow(prepared.engine, command, reader, watch, interrupt)
@@ -237,6 +256,11 @@ def _failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | Non
         )
     if left.code == 0:
         return None
+    if left.killed:
+        return StoppedError(
+            "ended at once, without a checkpoint of its own",
+            f"Go on from the last one with: aligntune-run --resume {plan.run_dir}",
+        )
     if told is not None:
         error = KINDS.get(told["kind"], AligntuneError)(told["what"], told["remedy"])
         error.exit_code = left.code
@@ -262,7 +286,8 @@ def _add_exit(run: RunDir, left: Exit, failure: AligntuneError | None) -> None:
     record = run.record()
     if failure is not None and record.get("status") not in ("failed", "stopped"):
         told = {"kind": type(failure).__name__, "what": failure.what, "remedy": failure.remedy}
-        values |= {"status": "failed", "error": told}
+        stopped = isinstance(failure, StoppedError)
+        values |= {"status": "stopped" if stopped else "failed", "error": told}
     try:
         run.update(**values)
     except OSError as error:

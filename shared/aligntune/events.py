@@ -19,13 +19,14 @@ Every event has ``time`` (seconds since the epoch) and ``event``, one of:
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from aligntune.errors import AligntuneError
+from aligntune.errors import AligntuneError, OutputError
 
 Event = dict[str, Any]
 
@@ -37,6 +38,15 @@ class EventWriter:
 
     def __init__(self, path: Path, say: TextIO | None = None) -> None:
         self._file = path.open("a", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            raise OutputError(
+                f"another worker is at work in {path.parent}", "Wait for it, or use another folder"
+            ) from None
+        except OSError:
+            pass  # a file system without locks, as some network ones
         self._say = say
 
     def __call__(self, event: str, **values: Any) -> None:

@@ -7,6 +7,7 @@ adds the exit cause to ``run.json`` after the worker is gone.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -58,6 +59,17 @@ class RunDir:
         )
         os.replace(beside, self.record_file)
         return record
+
+    def in_use(self) -> bool:
+        """Whether a worker is at work here: it holds a lock on the events while it lives."""
+        try:
+            with self.events.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False  # no worker has begun
+        return False
 
     def require_new(self) -> None:
         """Refuse a folder that holds anything: nothing is ever overwritten.

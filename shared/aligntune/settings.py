@@ -52,10 +52,15 @@ KeyPath: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Layer:
-    """Values from one source; ``origin`` is what the user would call that source."""
+    """Values from one source; ``origin`` is what the user would call that source.
+
+    ``strength`` orders the kinds of source: what two flags say together is said at once, while a
+    flag is a later word than a file.
+    """
 
     origin: str
     values: Mapping[str, Any]
+    strength: int = 2
 
 
 @dataclass(frozen=True)
@@ -126,7 +131,7 @@ def from_file(path: Path) -> Layer:
         values = {}
     if not isinstance(values, dict):
         raise SpecError(f"{path} holds a {type(values).__name__}, not keys and values")
-    return Layer(str(path), values)
+    return Layer(str(path), values, strength=0)
 
 
 def from_environment(environment: Mapping[str, str]) -> Iterator[Layer]:
@@ -134,7 +139,7 @@ def from_environment(environment: Mapping[str, str]) -> Iterator[Layer]:
     for name in sorted(environment):
         if name.startswith(ENVIRONMENT_PREFIX) and name not in NOT_SETTINGS:
             key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-            yield Layer(f"${name}", nested(key, parse_value(key, environment[name])))
+            yield Layer(f"${name}", nested(key, parse_value(key, environment[name])), 1)
 
 
 def from_assignment(text: str) -> Layer:
@@ -167,10 +172,16 @@ def resolve(layers: Sequence[Layer], base_dir: Path | None = None) -> Settings:
     """
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    strengths: dict[KeyPath, int] = {}
     for layer in layers:
-        for path, value in _flatten(layer.values, RunSpec, (), layer.origin):
+        values = dict(_flatten(layer.values, RunSpec, (), layer.origin))
+        for path in _overruled(values):
+            if strengths.get(path, layer.strength) < layer.strength:
+                del merged[path[0]][path[1]], origins[".".join(path)], strengths[path]
+        for path, value in values.items():
             _put(merged, path, value)
             origins[".".join(path)] = layer.origin
+            strengths[path] = layer.strength
     _require(merged)
     try:
         spec = RunSpec.model_validate(
@@ -233,6 +244,20 @@ def _flatten(
                 yield (*path, str(inner)), item
         else:
             yield path, value
+
+
+def _overruled(values: Mapping[KeyPath, Any]) -> Iterator[KeyPath]:
+    """Keys of weaker layers that would silence what this layer says.
+
+    Every ``spec.yaml`` names all keys, and ``-c spec.yaml --epochs 1`` or ``--lora-rank 8`` has to
+    do what it says: steps yield to epochs, and having no adapter to a word about adapters.
+    """
+    if ("training", "epochs") in values and ("training", "max_steps") not in values:
+        yield ("training", "max_steps")
+    quantized = values.get(("model", "quantization"), "none") != "none"
+    of_adapter = any(path[0] == "adapter" for path in values)
+    if (quantized or of_adapter) and ("adapter", "type") not in values:
+        yield ("adapter", "type")
 
 
 def _suggest(path: KeyPath, model: type[BaseModel]) -> str:

@@ -324,8 +324,8 @@ CASES = [
     ),
     Case(
         "a hub model, of which nothing is known yet",
-        "unsloth/cuda/docker",
-        "Unsloth",
+        "trl/cuda/docker",
+        "not Unsloth: what type",
         GPU_MACHINE,
         model=ModelFacts(),
     ),

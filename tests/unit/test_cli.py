@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from aligntune.algorithms import ALGORITHMS
+from aligntune.events import EventWriter
 from aligntune.settings import known_keys
 from aligntune_run.cli import FLAGS
 
@@ -221,18 +222,19 @@ def test_a_finished_run_is_not_written_over(
 @pytest.mark.parametrize(
     ("record", "says"),
     [
-        (None, "is not a run directory"),
-        ({"status": "finished"}, "is a run that has finished"),
-        ({"status": "running"}, "is running"),
-        ({"status": "stopped", "id": "a"}, "has no checkpoint to go on from"),
+        (None, "is not the run directory"),
+        ({"status": "running"}, "is not the run directory"),
+        ({"status": "finished", "plan": {}}, "is a finished run"),
+        ({"status": "running", "plan": {}}, "is a run that is at work"),
     ],
 )
-def test_only_a_stopped_or_failed_run_with_a_checkpoint_goes_on(
-    record: dict[str, str] | None, says: str, environment: dict[str, str], tmp_path: Path
+def test_only_a_run_that_has_neither_finished_nor_a_worker_goes_on(
+    record: dict[str, Any] | None, says: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     if record is not None:
         (tmp_path / "run.json").write_text(json.dumps(record))
-    done = run("--resume", tmp_path, environment=environment)
+    with EventWriter(tmp_path / "events.jsonl"):  # as a worker does that lives
+        done = run("--resume", tmp_path, environment=environment)
     assert done.returncode == 5
     assert says in done.stderr
 

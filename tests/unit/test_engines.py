@@ -126,7 +126,7 @@ class TestContainerArguments:
 
     def test_labels_and_name_say_which_run_it_is(self, host: Host) -> None:
         given = arguments(make_plan(), host)
-        assert given["name"] == "aligntune-20261123-sft-m-1a2b3c-train"
+        assert given["name"] == "aligntune-20261123-sft-m-1a2b3c-train-1"
         assert given["labels"] == {
             contract.LABEL_RUN_ID: "20261123-sft-m-1a2b3c",
             contract.LABEL_RUN_DIR: "/runs/r",

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,8 @@ def prepared(folder: Path, resumed: bool = False, **scripts: Script) -> Prepared
         token=None,
         environment={},
     )
-    return Prepared(plan, host, ScriptedEngine(scripts), resumed)
+    plan = replace(plan, attempt=2 if resumed else 1)
+    return Prepared(plan, host, ScriptedEngine(scripts))
 
 
 def finish(worker: ScriptedWorker) -> Exit:
@@ -189,7 +190,7 @@ def test_a_worker_that_ends_without_a_word_is_explained_by_how_it_ended(
     assert type(failed.value) is kind
     assert says in str(failed.value)
     record = RunDir(tmp_path).record()
-    assert record["status"] == "failed"
+    assert record["status"] == ("stopped" if error is StoppedError else "failed")
     assert record["error"]["kind"] == kind.__name__
 
 

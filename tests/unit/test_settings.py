@@ -478,3 +478,21 @@ def test_the_canonical_form_read_again_is_the_same_spec(
 def test_the_canonical_form_holds_every_key() -> None:
     written = spec_of().to_yaml()
     assert all(f"{key.rpartition('.')[2]}:" in written for key in known_keys())
+
+
+# --- what a stronger source says is not silenced by a weaker one
+
+
+def test_a_flag_is_heard_over_the_spec_of_a_finished_run(tmp_path: Path) -> None:
+    whole = resolve([Layer("test", {**NEEDED, "training": {"max_steps": 5}})]).spec
+    (tmp_path / "spec.yaml").write_text(whole.to_yaml())
+    written = from_file(tmp_path / "spec.yaml")
+
+    again = resolve([written, Layer("--epochs", nested("training.epochs", 1))]).spec
+    assert (again.training.epochs, again.training.max_steps) == (1, None)
+    assert resolve([written, Layer("--lora-rank", nested("adapter.rank", 8))]).spec.adapter == (
+        whole.adapter.model_copy(update={"type": "lora", "rank": 8})
+    )
+    quantized = resolve([written, Layer("--load-in-4bit", nested("model.quantization", "4bit"))])
+    assert quantized.spec.adapter.type == "lora"
+    assert resolve([written]).spec == whole

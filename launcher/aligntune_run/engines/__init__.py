@@ -31,11 +31,18 @@ class Command:
 
 @dataclass(frozen=True)
 class Exit:
-    """How a worker ended: ``output`` is the last of what it printed, ``oom`` the engine's word."""
+    """How a worker ended.
+
+    Attributes:
+        oom: the engine's word that memory ran out.
+        output: the last of what it printed.
+        killed: :meth:`Worker.kill` ended it, or :meth:`Worker.wait` once its grace had passed.
+    """
 
     code: int
     oom: bool
     output: str
+    killed: bool = False
 
 
 class Worker(Protocol):

@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -132,6 +133,25 @@ def _unreachable(address: str, error: OSError) -> str:
     if isinstance(error, ConnectionRefusedError):
         return f"nothing listens at {path}: the engine has stopped"
     return f"the engine at {path} does not answer ({error.strerror or error})"
+
+
+@contextmanager
+def engine_errors() -> Iterator[None]:
+    """Turns what the SDK raises, as when the engine stops answering, into an EngineError.
+
+    Also a decorator. The SDK is imported only once something was raised: where there is no engine,
+    nothing needs it.
+    """
+    try:
+        yield
+    except Exception as error:
+        from docker.errors import DockerException
+        from requests.exceptions import RequestException
+
+        if isinstance(error, DockerException | RequestException):
+            said = " ".join(str(error).split())
+            raise EngineError(f"the engine failed: {said}", "See `docker info`") from error
+        raise
 
 
 def require_client() -> DockerClient:

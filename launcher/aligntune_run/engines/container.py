@@ -54,7 +54,8 @@ class Surroundings:
 
 
 def confinement(host: Host, groups: tuple[int, ...], memory: int) -> dict[str, Any]:
-    """What every container of ours gets: the caller's rights and no more, and limits.
+    """What every container of ours gets: the caller's rights and no more, limits, and a log that
+    can be read whatever the engine's own setting is.
 
     Args:
         host: whose user and groups the container has; on a rootless engine uid 0 is the caller.
@@ -69,6 +70,7 @@ def confinement(host: Host, groups: tuple[int, ...], memory: int) -> dict[str, A
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges"],
         "init": True,
+        "log_config": {"type": "json-file", "config": {}},
         "pids_limit": PIDS,
         "shm_size": memory // 2,
         "mem_limit": memory,
@@ -114,7 +116,7 @@ def container_arguments(
         )
     return {
         "image": image.id or image.ref,
-        "name": f"aligntune-{plan.run_id}-{phase}",
+        "name": f"aligntune-{plan.run_id}-{phase}-{plan.attempt}",
         "entrypoint": command[:1],
         "command": command[1:],
         "working_dir": "/tmp",

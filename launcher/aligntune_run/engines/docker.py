@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -77,25 +78,19 @@ class DockerEngine:
             ImageError: the image cannot be had, or breaks the launcher's contract.
             EngineError: the engine stopped answering.
         """
-        from docker.errors import DockerException
-        from requests.exceptions import RequestException
-
         choice = plan.choice
         assert choice.image is not None, "a plan for containers has an image"
-        try:
-            if plan.spec.image:
-                image = derived_state(self._client, plan.spec.image).id
-            else:
-                image = obtain(
-                    self._client,
-                    recipe(choice.backend, choice.flavour),
-                    plan.spec.pull,
-                    find_links=self._find_links,
-                    say=say,
-                    agree=self._agree,
-                )
-        except (DockerException, RequestException) as error:
-            raise EngineError(f"the engine failed: {error}", "See `docker info`") from error
+        if plan.spec.image:
+            image = derived_state(self._client, plan.spec.image).id
+        else:
+            image = obtain(
+                self._client,
+                recipe(choice.backend, choice.flavour),
+                plan.spec.pull,
+                find_links=self._find_links,
+                say=say,
+                agree=self._agree,
+            )
         return replace(plan, choice=replace(choice, image=replace(choice.image, id=image)))
 
     def commands(self, plan: Plan) -> list[Command]:
@@ -261,6 +256,7 @@ class ContainerWorker:
         self._id = str(container.id)
         self._exit: Exit | None = None
         self._kill_at = float("inf")
+        self._killed = False
         self._ended = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -291,18 +287,21 @@ class ContainerWorker:
     def kill(self) -> None:
         """End it now."""
         self._kill_at = float("inf")
-        self._signal("SIGKILL")
+        self._killed = self._signal("SIGKILL") or self._killed
 
-    def _signal(self, name: str) -> None:
+    def _signal(self, name: str) -> bool:
+        """Send a signal; whether there still was something to send it to."""
         from docker.errors import APIError, NotFound
 
         try:
             self._container.kill(signal=name)
         except NotFound:
-            return
+            return False
         except APIError as error:
             if "is not running" not in str(error):
                 raise EngineError(f"the engine does not stop {self.name}: {error}") from error
+            return False
+        return True
 
     def _watch(self) -> None:
         """Sleep until the container has ended, however long it takes."""
@@ -324,7 +323,6 @@ class ContainerWorker:
                     f"lost sight of {self.name}, which goes on",
                     f"`docker logs -f {self.name}` shows it, `docker stop {self.name}` ends it",
                 )
-            output = self._container.logs(tail=TAIL).decode(errors="replace")
         except NotFound:
             raise EngineError(f"the container {self.name} was removed from outside") from None
         except (DockerException, RequestException) as error:
@@ -332,13 +330,25 @@ class ContainerWorker:
                 f"the engine went away while {self.name} ran: {error}",
                 "See whether the engine runs: `docker info`",
             ) from error
+        output = self._output()
         _remove(self._container)
         if f"exec {ENTRY_POINT} failed" in output:
             raise ImageError(
                 f"the image of {self.name} has no {ENTRY_POINT} that can be run",
                 "Derive the image from one of aligntune-run's",
             )
-        return Exit(state["ExitCode"], state["OOMKilled"], output)
+        code = state["ExitCode"]
+        killed = self._killed and code == 128 + signal.SIGKILL
+        return Exit(code, state["OOMKilled"], output, killed)
+
+    def _output(self) -> str:
+        """The last of what it printed; how it ended is known, so a log that is lost is no error."""
+        from docker.errors import DockerException
+        from requests.exceptions import RequestException
+
+        with contextlib.suppress(DockerException, RequestException):
+            return self._container.logs(tail=TAIL).decode(errors="replace")
+        return ""
 
 
 def _remove(container: Container) -> None:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -53,6 +53,7 @@ class ProcessEngine:
         environment: the caller's, which the worker inherits but for what would change the run.
         find_links: folders or addresses with wheels that no index has.
         sources: recipes and code, if not this installation's own.
+        agree: asked before the gigabytes of a venv are fetched, with their size in the question.
     """
 
     def __init__(
@@ -61,26 +62,38 @@ class ProcessEngine:
         environment: Mapping[str, str] = os.environ,
         find_links: Sequence[str] = (),
         sources: Sources | None = None,
+        agree: Callable[[str], bool] = lambda question: True,
     ) -> None:
         self._host = host
         self._environment = environment
         self._find_links = find_links
         self._sources = sources
+        self._agree = agree
 
     def prepare(self, plan: Plan, say: Say) -> Plan:
         """Make the venv and lay out the worker's code, where they are not there yet.
 
         Raises:
             EngineError: there is no Python of the lock's version, no network, or no room.
-            ImageError: a package cannot be had, or is not the one that the lock names.
+            ImageError: a package cannot be had, or is not the one that the lock names, or the user
+                did not agree.
         """
         self.make(self._recipe(plan), say)
         return plan
 
     def make(self, made_of: Recipe, say: Say) -> None:
         """Make a recipe's venv and lay out its code; see :meth:`prepare` for what it raises."""
+        venv = self._venv(made_of)
+        if not (venv / COMPLETE).exists():
+            size = made_of.download_size
+            download = f": {size / 1e9:.1f} GB to download" if size else ""
+            if not self._agree(f"The environment {venv.name} is made here{download}. Go on?"):
+                raise ImageError(
+                    f"the environment {venv.name} is not here, and was not wanted",
+                    "Agree, or use a container engine",
+                )
         try:
-            make_venv(made_of, self._venv(made_of), say, self._environment, self._find_links)
+            make_venv(made_of, venv, say, self._environment, self._find_links)
             lay_out_code(made_of, self._code(made_of))
         except OSError as error:
             raise EngineError(
@@ -426,8 +439,9 @@ class ProcessWorker:
             output = file.read().decode(errors="replace")
         now = oom_kills()
         counted = now is not None and self._oom_kills is not None and now > self._oom_kills
-        by_kernel = code == -signal.SIGKILL and not self._killed and counted
-        return Exit(128 - code if code < 0 else code, by_kernel, output)
+        killed = self._killed and code == -signal.SIGKILL
+        by_kernel = code == -signal.SIGKILL and not killed and counted
+        return Exit(128 - code if code < 0 else code, by_kernel, output, killed)
 
 
 def oom_kills() -> int | None:

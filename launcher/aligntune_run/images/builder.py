@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aligntune.errors import ImageError
+from aligntune_run.engines.connect import engine_errors
 from aligntune_run.images.packages import ca_bundle, find_torch_wheel, index_settings
 from aligntune_run.images.recipes import Recipe
 from aligntune_run.programs import Finished, Say, capture, stream
@@ -106,6 +107,7 @@ def find_buildkit_client() -> Client:
     )
 
 
+@engine_errors()
 def build(
     client: DockerClient,
     recipe: Recipe,
@@ -125,6 +127,7 @@ def build(
 
     Raises:
         ImageError: something is missing, or the build failed; with its last lines and a remedy.
+        EngineError: the engine stopped answering.
     """
     cli = replace(find_buildkit_client(), engine=_address(client))
     with _context(recipe, find_links) as (folder, options):

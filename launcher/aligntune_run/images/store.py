@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from aligntune import contract
 from aligntune.errors import ImageError
+from aligntune_run.engines.connect import engine_errors
 from aligntune_run.host import ImageState
 from aligntune_run.images.builder import build, find_buildkit_client
 from aligntune_run.images.packages import find_torch_wheel
@@ -34,7 +35,9 @@ class Listed:
         id: the engine's id of the image; None for a recipe that has no image.
         digest: where it was pulled from, by digest; None for one built here.
         size: bytes, layers shared with other images included.
-        state: ``up to date``, ``stale: ...`` or ``missing``.
+        state: ``up to date``, ``stale: ...``, ``missing``, or ``yours`` where it is of our recipe
+            but not our build: one that was derived from ours, or that compose built.
+        tags: those that are ours to remove, the one that tells the recipe last.
     """
 
     ref: str
@@ -45,6 +48,7 @@ class Listed:
     size: int | None
     versions: dict[str, str]
     state: str
+    tags: tuple[str, ...] = ()
 
     @property
     def stale(self) -> bool:
@@ -58,6 +62,7 @@ def present(client: DockerClient, ref: str) -> str | None:
     return str(image["Id"]) if image else None
 
 
+@engine_errors()
 def states(
     client: DockerClient | None, pull: PullPolicy = "missing", find_links: Sequence[str] = ()
 ) -> tuple[ImageState, ...]:
@@ -66,6 +71,9 @@ def states(
     Args:
         client: None where there is no engine: a venv is made of the same lock instead, so only
             what a lock needs beside an index is asked for, and neither pins nor ``pull`` matter.
+
+    Raises:
+        EngineError: the engine stopped answering.
     """
 
     @cache
@@ -87,17 +95,25 @@ def states(
             how, reason = _how(recipe, image, pull, find_links, builder)
         found.append(
             ImageState(
-                recipe.backend, recipe.flavour, recipe.ref, recipe.lock_hash, image, how, reason
+                backend=recipe.backend,
+                flavour=recipe.flavour,
+                ref=recipe.ref,
+                lock_hash=recipe.lock_hash,
+                id=image if how == "present" else None,  # else another one will run
+                how=how,
+                reason=reason,
             )
         )
     return tuple(found)
 
 
+@engine_errors()
 def derived_state(client: DockerClient, ref: str) -> ImageState:
     """The user's own image, which must be made from one of ours.
 
     Raises:
         ImageError: it is not here, not derived from ours, or breaks the launcher's contract.
+        EngineError: the engine stopped answering.
     """
     image = _inspect(client, ref)
     if image is None:
@@ -130,6 +146,7 @@ def check_labels(ref: str, labels: Mapping[str, str]) -> None:
         )
 
 
+@engine_errors()
 def obtain(
     client: DockerClient,
     recipe: Recipe,
@@ -148,6 +165,7 @@ def obtain(
 
     Raises:
         ImageError: it cannot be had, or the user did not agree.
+        EngineError: the engine stopped answering.
     """
     image = present(client, recipe.ref)
     if image is not None and pull != "always":
@@ -181,8 +199,13 @@ def announcement(recipe: Recipe) -> str:
     return f"{recipe.ref} is {how}{': ' if sizes else ''}{', '.join(sizes)}."
 
 
+@engine_errors()
 def list_images(client: DockerClient) -> tuple[Listed, ...]:
-    """Every image of ours that the engine has, then the recipes that have none."""
+    """Every image of a recipe of ours that the engine has, then the recipes that have none.
+
+    Raises:
+        EngineError: the engine stopped answering.
+    """
     ours = {(recipe.backend, recipe.flavour): recipe for recipe in recipes()}
     images = client.api.images(filters={"label": contract.LABEL_BACKEND})
     rows = [_row(image, ours) for image in images]
@@ -204,45 +227,66 @@ def list_images(client: DockerClient) -> tuple[Listed, ...]:
     return (*sorted(rows, key=lambda row: (row.backend, row.flavour, row.state)), *missing)
 
 
+@engine_errors()
 def prune(client: DockerClient, say: Say) -> None:
     """Remove the images of ours that are stale, and what they alone kept on disk.
 
-    An image that a container uses stays, and is named.
+    Only tags of ours are removed, and never by force: what has a tag of the user's or was derived
+    keeps its layers, and an image that a container uses stays and is named.
+
+    Raises:
+        EngineError: the engine stopped answering.
     """
+    keep = {recipe.base_ref for recipe in recipes()}
+    stale = [tag for image in list_images(client) if image.stale for tag in image.tags]
+    bases = [
+        tag
+        for image in client.images.list(name="aligntune-base")
+        for tag in image.tags
+        if _plain(tag).startswith("aligntune-base:") and _plain(tag) not in keep
+    ]
+    for tag in (*stale, *bases):
+        _remove(client, tag, say)
+
+
+def _remove(client: DockerClient, tag: str, say: Say) -> None:
     from docker.errors import APIError
 
-    for image in list_images(client):
-        if image.id is not None and image.stale:
-            try:
-                client.api.remove_image(image.id, force=True)  # with every tag it has
-                say(f"removed {image.ref}")
-            except APIError as error:
-                say(f"kept {image.ref}: {error.explanation or error}")
-    keep = {recipe.base_ref for recipe in recipes()}
-    for base in client.images.list(name="aligntune-base"):
-        for tag in base.tags:
-            if tag not in keep:
-                client.api.remove_image(tag)
-                say(f"removed {tag}")
+    try:
+        client.api.remove_image(tag)
+        say(f"removed {tag}")
+    except APIError as error:
+        say(f"kept {tag}: {error.explanation or error}")
+
+
+def _plain(tag: str) -> str:
+    """A tag without the registry that podman puts before the name of what was built here."""
+    return tag.removeprefix("localhost/")
 
 
 def _row(image: Mapping[str, Any], ours: Mapping[tuple[str, str], Recipe]) -> Listed:
     labels = image.get("Labels") or {}
     backend, flavour = labels[contract.LABEL_BACKEND], labels.get(contract.LABEL_FLAVOUR, "")
+    recipe_hash = labels.get(contract.LABEL_RECIPE, "")
     recipe = ours.get((backend, flavour))
-    if recipe is None:
+    # Labels are inherited by what is derived, so only the tag tells what we built ourselves.
+    alias = f"aligntune-{backend}:{flavour}"
+    exact = f"{alias}-{recipe_hash[:12]}"
+    tags = [tag for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
+    own = sorted((tag for tag in tags if _plain(tag) in (alias, exact)), key=len)
+    if exact not in map(_plain, own):
+        own, state = [], "yours"
+    elif recipe is None:
         state = "stale: its recipe is gone"
-    elif labels.get(contract.LABEL_RECIPE) == recipe.recipe_hash:
+    elif recipe_hash == recipe.recipe_hash:
         state = "up to date"
     elif labels.get(contract.LABEL_LOCK) == recipe.lock_hash:
         state = "stale: its lock is current, other files changed"
     else:
         state = "stale: its lock changed"
-    tags = [tag for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
-    exact = [tag for tag in tags if recipe is None or tag != recipe.alias]
     digests = [one for one in image.get("RepoDigests") or () if not one.startswith("<none>")]
     return Listed(
-        ref=next(iter((*exact, *tags)), str(image["Id"])[:19]),
+        ref=_plain(next(iter((*own[-1:], *tags)), str(image["Id"])[:19])),
         backend=backend,
         flavour=flavour,
         id=str(image["Id"]),
@@ -250,6 +294,7 @@ def _row(image: Mapping[str, Any], ours: Mapping[tuple[str, str], Recipe]) -> Li
         size=int(image["Size"]),
         versions=json.loads(labels.get(contract.LABEL_VERSIONS) or "{}"),
         state=state,
+        tags=tuple(own),
     )
 
 

@@ -2,7 +2,7 @@
 
 Unsloth changes many of TRL's defaults (learning rate, batch size, optimizer, warm-up, seed, ...),
 so a default left to the backend would make the same spec mean two things. Free of torch: the host
-reads :data:`OWNERS` to refuse an argument that has a key of its own.
+refuses what :data:`OWNERS` and :data:`REFUSED` name before anything is started.
 """
 
 from __future__ import annotations
@@ -26,23 +26,61 @@ OWNERS = {
     "optim": "training.optimizer",
     "max_grad_norm": "training.max_grad_norm",
     "max_length": "training.max_length",
+    "max_seq_length": "training.max_length",
     "packing": "training.packing",
     "train_sampling_strategy": "training.group_by_length",
     "completion_only_loss": "training.completion_only_loss",
     "assistant_only_loss": "training.assistant_only_loss",
     "gradient_checkpointing": "training.gradient_checkpointing",
+    "activation_checkpointing": "training.gradient_checkpointing",
     "bf16": "training.precision",
     "fp16": "training.precision",
     "seed": "training.seed",
     "logging_steps": "training.logging_steps",
+    "logging_strategy": "training.logging_steps",
     "eval_steps": "training.eval_steps",
+    "eval_strategy": "training.eval_steps",
     "save_steps": "training.save_steps",
+    "save_strategy": "training.save_steps",
     "save_total_limit": "training.save_total_limit",
     "output_dir": "output",
     "use_cpu": "gpus",
     "trust_remote_code": "model.trust_remote_code",
+    "chat_template_path": "model.chat_template",
+    "model_init_kwargs": "the keys of model, such as model.dtype",
+    "dataset_text_field": "dataset.columns.text",
+    "auto_find_batch_size": "training.batch_size",
+    "resume_from_checkpoint": "nothing; aligntune-run --resume goes on with a run",
 }
 """Trainer argument -> the spec's own key for it."""
+
+REFUSED = {
+    reason: names.split()
+    for reason, names in {
+        "rows are tokens before the trainer sees them": "dataset_kwargs dataset_num_proc "
+        "truncation_mode eval_packing remove_unused_columns label_names length_column_name",
+        "the model's own tokenizer_config.json says it": "eos_token pad_token",
+        "training has no network": "push_to_hub hub_model_id hub_strategy hub_token "
+        "hub_private_repo hub_always_push hub_revision trackio_space_id trackio_bucket_id "
+        "trackio_static_space_id",
+        "losses go to events.jsonl and tensorboard/": "report_to run_name project disable_tqdm",
+        "what a run does is said by the spec alone": "do_train do_eval do_predict",
+        "evaluation is the same mean over tokens on every backend": "prediction_loss_only "
+        "bf16_full_eval fp16_full_eval eval_accumulation_steps eval_do_concat_batches "
+        "eval_use_gather_object batch_eval_metrics include_for_metrics",
+        "a stopped run has to be able to go on": "save_only_model enable_jit_checkpoint "
+        "restore_callback_states_from_checkpoint",
+        "losses and tokens are told as they are": "include_num_input_tokens_seen "
+        "logging_nan_inf_filter",
+        "a run is one process with one GPU": "deepspeed fsdp fsdp_config parallelism_config "
+        "local_rank ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_timeout "
+        "ddp_find_unused_parameters ddp_static_graph context_parallel_size "
+        "context_parallel_backend context_parallel_rotate_method save_on_each_node "
+        "log_on_each_node log_level_replica",
+        "it is for reinforcement learning": "vllm_sampling_params unsloth_grpo_mini_batch",
+    }.items()
+}
+"""Why -> trainer arguments that would be ignored, or would break what the worker promises."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +95,9 @@ class Device:
         return "GPU" if self.cuda else "CPU"
 
 
-def trainer_arguments(spec: RunSpec, device: Device, checkpoints: Path, evaluates: bool) -> Any:
+def trainer_arguments(
+    spec: RunSpec, device: Device, checkpoints: Path, evaluates: bool, max_length: int | None
+) -> dict[str, Any]:
     """Keyword arguments of the SFT trainer's configuration.
 
     Args:
@@ -65,9 +105,10 @@ def trainer_arguments(spec: RunSpec, device: Device, checkpoints: Path, evaluate
         device: what training runs on.
         checkpoints: folder for checkpoints.
         evaluates: whether there are evaluation rows.
+        max_length: tokens that rows are cut to.
 
     Raises:
-        SpecError: ``trainer_args`` names an argument that has a key of its own.
+        SpecError: ``trainer_args`` names an argument that is not the user's to set.
     """
     refuse_owned(spec)
     training = spec.training
@@ -127,7 +168,7 @@ def trainer_arguments(spec: RunSpec, device: Device, checkpoints: Path, evaluate
         "report_to": "tensorboard",
         "push_to_hub": False,
         "disable_tqdm": True,
-        "max_length": training.max_length,
+        "max_length": max_length,
         "packing": training.packing,
         "packing_strategy": "bfd",
         "eval_packing": False,
@@ -147,10 +188,25 @@ def trainer_arguments(spec: RunSpec, device: Device, checkpoints: Path, evaluate
 
 
 def refuse_owned(spec: RunSpec) -> None:
-    """Refuse a trainer argument that the spec has a key for: two ways to say it could disagree."""
+    """Refuse a trainer argument that the spec has a key for, as two ways to say it could disagree;
+    and one that the worker does not let reach anything.
+    """
+    reasons = {name: reason for reason, names in REFUSED.items() for name in names}
     for name in spec.trainer_args:
         if name in OWNERS:
             raise SpecError(f"trainer_args.{name} has a key of its own", f"Set {OWNERS[name]}")
+        if name in reasons:
+            raise SpecError(f"trainer_args.{name} cannot be set: {reasons[name]}", "Leave it out")
+    if spec.trainer_args.get("load_best_model_at_end") and not spec.training.eval_steps:
+        raise SpecError(
+            "trainer_args.load_best_model_at_end needs evaluations to choose by",
+            "Set training.eval_steps, and training.save_steps to a multiple of it",
+        )
+
+
+def keeps_whole_rows(spec: RunSpec) -> bool:
+    """Whether packing spreads a row that is too long over several sequences."""
+    return spec.training.packing and spec.trainer_args.get("packing_strategy", "bfd") != "bfd"
 
 
 def groups(spec: RunSpec) -> bool:

@@ -26,6 +26,8 @@ def fetch(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         DataError: the dataset has no such configuration or split.
     """
     events("phase", name="fetch")
+    if _still_there(run.record().get("fetched")):
+        return  # gone on with: the same commits, whatever the branches say by now
     found: dict[str, Any] = {"datasets": {}}
     if not is_local(spec.model.name):
         found["model"] = _fetch_repository(spec.model.name, spec.model.revision)
@@ -39,13 +41,25 @@ def fetch(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
     run.update(fetched=found)
 
 
-def fetched(spec: RunSpec, run: RunDir) -> dict[str, Any]:
-    """What was fetched for this run; fetches it where nobody has, as in a container run by hand."""
-    record = run.record()
-    if "fetched" not in record:
-        fetch(spec, run, EventWriter(run.events))
-        record = run.record()
-    found: dict[str, Any] = record["fetched"]
+def _still_there(found: dict[str, Any] | None) -> bool:
+    """Whether everything that was fetched for an earlier attempt is still in the cache."""
+    if not found:
+        return False
+    paths = [found[name]["path"] for name in ("model", "adapter") if name in found]
+    paths += [file for dataset in found["datasets"].values() for file in dataset["files"]]
+    return all(Path(path).exists() for path in paths)
+
+
+def fetch_missing(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
+    """Fetch what nobody has fetched for this run yet, as in a container that is run by hand."""
+    names = (spec.model.name, spec.adapter.path, spec.dataset.name, spec.dataset.eval_name)
+    if "fetched" not in run.record() and not all(is_local(name) for name in names if name):
+        fetch(spec, run, events)
+
+
+def fetched(run: RunDir) -> dict[str, Any]:
+    """Where what was fetched for this run lies."""
+    found: dict[str, Any] = run.record()["fetched"]
     return found
 
 

@@ -57,7 +57,7 @@ def locate_model(spec: RunSpec, run: RunDir) -> Path:
     if is_local(spec.model.name):
         path = locate(spec.model.name)
     else:
-        path = Path(fetched(spec, run)["model"]["path"])
+        path = Path(fetched(run)["model"]["path"])
     if not (path / "config.json").is_file():
         raise ModelError(f"no model in {spec.model.name}: there is no config.json")
     weights = [file for kind in ("*.safetensors", "*.bin") for file in path.glob(kind)]
@@ -148,7 +148,7 @@ def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir) -> A
             raise SpecError(f"adapter: {first_line(error)}", "Check adapter.targets") from error
     from peft import PeftModel
 
-    path = locate(name) if is_local(name) else Path(fetched(spec, run)["adapter"]["path"])
+    path = locate(name) if is_local(name) else Path(fetched(run)["adapter"]["path"])
     try:
         return PeftModel.from_pretrained(model, str(path), is_trainable=True)
     except (OSError, ValueError, RuntimeError) as error:

@@ -25,7 +25,7 @@ from aligntune.training.arguments import Device, refuse_owned, trainer_arguments
 from aligntune.training.backend import installed
 from aligntune.training.card import model_card
 from aligntune.training.failures import first_line, foreseen
-from aligntune.training.fetch import fetched
+from aligntune.training.fetch import fetch_missing, fetched
 from aligntune.training.fingerprint import of_model, of_rows
 from aligntune.training.loading import (
     find_device,
@@ -81,6 +81,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         device = find_device(spec, run)
         events("note", message=f"computing in {device.precision} on the {device.name}")
 
+    fetch_missing(spec, run, events)
     with clock.phase("load_model"):
         path = locate_model(spec, run)
         tokenizer = load_tokenizer(spec, path)
@@ -222,7 +223,7 @@ def load_rows(spec: RunSpec, run: RunDir, chat: bool) -> tuple[data.Rows, data.R
 def _source(name: str, spec: RunSpec, run: RunDir, split: str) -> data.Source:
     if is_local(name):
         return data.Source(name, path=locate(name))
-    files = fetched(spec, run)["datasets"][f"{name}:{split.partition('[')[0]}"]["files"]
+    files = fetched(run)["datasets"][f"{name}:{split.partition('[')[0]}"]["files"]
     return data.Source(name, arrow_files=tuple(Path(file) for file in files))
 
 
