@@ -15,7 +15,9 @@ def prepare() -> None:
     """Nothing needs to be imported first."""
 
 
-def load_model(spec: RunSpec, path: Path, dtype: Any, attention: str | None) -> Any:
+def load_model(
+    spec: RunSpec, path: Path, dtype: Any, attention: str | None, max_length: int | None
+) -> Any:
     """See :class:`aligntune.training.backend.Backend`."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig

@@ -11,13 +11,18 @@ from aligntune.spec import RunSpec
 
 NAME = "unsloth"
 
+UNLIMITED = 2**20
+"""Tokens, for a model that states no limit of its own; Unsloth needs a number."""
+
 
 def prepare() -> None:
     """Unsloth patches transformers and trl as they are imported, so it must come before them."""
     import unsloth  # noqa: F401
 
 
-def load_model(spec: RunSpec, path: Path, dtype: Any, attention: str | None) -> Any:
+def load_model(
+    spec: RunSpec, path: Path, dtype: Any, attention: str | None, max_length: int | None
+) -> Any:
     """See :class:`aligntune.training.backend.Backend`."""
     import torch
     from unsloth import FastLanguageModel
@@ -28,7 +33,7 @@ def load_model(spec: RunSpec, path: Path, dtype: Any, attention: str | None) -> 
     quantized = spec.model.quantization != "none"
     model, _ = FastLanguageModel.from_pretrained(
         model_name=str(path),
-        max_seq_length=spec.training.max_length or _context_length(path),
+        max_seq_length=max_length or UNLIMITED,
         dtype=dtype,
         load_in_4bit=spec.model.quantization == "4bit",
         load_in_8bit=spec.model.quantization == "8bit",
@@ -66,9 +71,3 @@ def trainer(row: Algorithm) -> tuple[type[Any], type[Any]]:
     import trl
 
     return getattr(trl, row.trainer), getattr(trl, row.config)
-
-
-def _context_length(path: Path) -> int:
-    from transformers import AutoConfig
-
-    return int(getattr(AutoConfig.from_pretrained(path), "max_position_embeddings", 2048))

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import rich_click as click
+from click.core import ParameterSource
 from click.exceptions import Exit
 
 from aligntune import __version__
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from aligntune_run.run import Prepared
 
 PROGRAM = "aligntune-run"
+
+READER_LEFT = 128 + signal.SIGPIPE
+"""The exit code where nobody reads our output any more and so the work was left undone."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ FLAGS = (
     ),
     Flag("--seed", "training.seed", "Of every random choice.", int),
     Flag("--engine", "engine", "Where it runs.", click.Choice(["auto", "docker", "process"])),
-    Flag("--gpus", "gpus", "auto, all, a number (0 is the CPU), or indices or UUIDs (0,2)."),
+    Flag("--gpus", "gpus", "auto, all, a count (0 is the CPU) or a UUID; more than one GPU is refused so far."),
     Flag("--image", "image", "Run this derived image instead of the pinned one."),
     Flag(
         "--pull",
@@ -122,9 +128,15 @@ def cli(
 
     [dim]aligntune-run --algo sft --model M --dataset D[/dim]
     """
-    if context.invoked_subcommand is not None:
+    words = _given(context)
+    if (command := context.invoked_subcommand) is not None:
+        if words:
+            raise click.UsageError(
+                f"{', '.join(words)} before {command!r} would not be heeded; options of a command "
+                f"stand after it, and {PROGRAM} {command} --help shows which it has"
+            )
         return
-    if not (config or assignments or resume or any(value is not None for value in flags.values())):
+    if not words and not _environment_asks():
         click.echo(context.get_help())
         return
     from aligntune_run import report, run
@@ -138,32 +150,70 @@ def cli(
     else:
         prepared = run.prepare(settings(config, flags, assignments), obtaining)
     if dry_run:
-        report.plan(prepared, as_json)
+        with _outliving(sys.stdout):
+            report.plan(prepared, as_json)
         return
     _train(prepared, as_json)
 
 
+def _given(context: click.RichContext) -> list[str]:
+    """The options that stand on the command line, by their long names."""
+    return [
+        option.opts[-1]
+        for option in context.command.params
+        if option.name and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
+
+
+def _environment_asks() -> bool:
+    """Whether a variable of the environment sets a key of the spec."""
+    from aligntune.settings import from_environment
+
+    return any(True for _ in from_environment(os.environ))
+
+
+@contextmanager
+def _outliving(stream: TextIO) -> Iterator[None]:
+    """What is told here on a stream is told no more once its reader has left; that is no error."""
+    try:
+        yield
+        stream.flush()
+    except BrokenPipeError:
+        _silence(stream)
+
+
+def _silence(stream: TextIO) -> None:
+    """Send what is still written nowhere, what is in the stream's buffer included."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def _train(prepared: Prepared, as_json: bool) -> None:
+    """Train to the end, also where whoever read our output has left."""
     from aligntune_run import report, run
     from aligntune_run.progress import obtaining, progress
 
     stream = sys.stderr if as_json else sys.stdout
-    report.choice(prepared, stream)
+    with _outliving(stream):
+        report.choice(prepared, stream)
     with obtaining(stream) as say:
-        prepared = run.obtain(prepared, say)
+
+        def tell(line: str) -> None:
+            with _outliving(stream):
+                say(line)
+
+        prepared = run.obtain(prepared, tell)
     with progress(stream) as watch:
 
-        def tell(event: Event) -> None:
-            try:
+        def show(event: Event) -> None:
+            with _outliving(stream):
                 watch(event)
-            except BrokenPipeError:  # whoever read our output has left; the run goes on
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
-        record = run.execute(prepared, tell)
-    if as_json:
-        report.json_line(record)
-    else:
-        report.summary(record, stream)
+        record = run.execute(prepared, show)
+    with _outliving(sys.stdout):
+        if as_json:
+            report.json_line(record)
+        else:
+            report.summary(record, stream)
 
 
 def _agree(question: str) -> bool:
@@ -218,7 +268,9 @@ def execute(
 ) -> None:
     """Run a program in a backend's environment: aligntune-run exec -- python script.py
 
-    The current directory and every --mount are seen at their own path, writable; no network.
+    In a container it sees the current directory and every --mount, at their own path and writable,
+    and has no network. In a venv (--engine process) it sees what you see, network included, but
+    for the variables with a hub token.
     """
     from aligntune_run.environment import obtain, run_program
     from aligntune_run.progress import obtaining
@@ -259,7 +311,9 @@ def list_images(as_json: bool) -> None:
     from aligntune_run import images, report
     from aligntune_run.engines.connect import require_client
 
-    report.images(images.list_images(require_client()), as_json)
+    found = images.list_images(require_client())
+    with _outliving(sys.stdout):
+        report.images(found, as_json)
 
 
 @images_group.command("prune")
@@ -277,20 +331,22 @@ def main() -> int:
         left = cli.main(prog_name=PROGRAM, standalone_mode=False)
     except AligntuneError as error:
         word = "stopped" if isinstance(error, StoppedError) else "error"
-        click.echo(f"{word}: {error}", err=True)
-        return error.exit_code
+        return _end(f"{word}: {error}", error.exit_code)
     except click.Abort:
-        click.echo("aborted", err=True)
-        return 130
+        return _end("aborted", 130)
     except click.ClickException as error:
         problem = SpecError(error.format_message().rstrip("."), f"See {PROGRAM} --help")
-        click.echo(f"error: {problem}", err=True)
-        return error.exit_code
+        return _end(f"error: {problem}", problem.exit_code)
     except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        return 130
-    except (BrokenPipeError, SystemExit):
-        # Whoever read our output has left, which click makes an exit; nothing is wrong.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+        return _end("interrupted", 130)
+    except (BrokenPipeError, SystemExit):  # click and rich make the one into the other
+        for stream in (sys.stdout, sys.stderr):
+            _silence(stream)
+        return READER_LEFT
     return left if isinstance(left, int) else 0  # an Exit's code, as from --help and exec
+
+
+def _end(message: str, code: int) -> int:
+    with _outliving(sys.stderr):
+        click.echo(message, err=True)
+    return code

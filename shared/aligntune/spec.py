@@ -284,9 +284,32 @@ class RunSpec(Section):
             raise ValueError("training.packing needs training.max_length")
         if self.adapter.type == "none" and self.adapter.path:
             raise ValueError("adapter.path needs adapter.type=lora")
+        if self.adapter.type == "none" or self.adapter.path:
+            shape = self.adapter.model_dump(exclude={"type", "path"}, exclude_defaults=True)
+            for key in shape:
+                why = (
+                    "without adapter.type=lora"
+                    if not self.adapter.path
+                    else ("as the adapter in adapter.path keeps its own shape")
+                )
+                raise ValueError(f"adapter.{key} has no effect {why}; leave it out")
+        for key, name, value in (
+            ("model.revision", self.model.name, self.model.revision),
+            ("dataset.revision", self.dataset.name, self.dataset.revision),
+            ("dataset.config", self.dataset.name, self.dataset.config),
+        ):
+            if value is not None and is_local(name):
+                raise ValueError(f"{key} is for a hub id, and {name} is local; leave it out")
         if self.dataset.validation_fraction and (self.dataset.eval_name or self.dataset.eval_split):
             raise ValueError(
                 "dataset.validation_fraction and a separate evaluation set exclude each other"
+            )
+        if self.training.eval_steps and not (
+            self.dataset.eval_name or self.dataset.eval_split or self.dataset.validation_fraction
+        ):
+            raise ValueError(
+                "training.eval_steps needs evaluation data; set dataset.eval_name, "
+                "dataset.eval_split or dataset.validation_fraction"
             )
         return self
 

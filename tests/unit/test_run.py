@@ -190,7 +190,7 @@ def test_a_worker_that_ends_without_a_word_is_explained_by_how_it_ended(
     assert type(failed.value) is kind
     assert says in str(failed.value)
     record = RunDir(tmp_path).record()
-    assert record["status"] == ("stopped" if error is StoppedError else "failed")
+    assert record["status"] == ("stopped" if kind is StoppedError else "failed")
     assert record["error"]["kind"] == kind.__name__
 
 

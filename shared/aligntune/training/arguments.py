@@ -47,10 +47,8 @@ OWNERS = {
     "use_cpu": "gpus",
     "trust_remote_code": "model.trust_remote_code",
     "chat_template_path": "model.chat_template",
-    "model_init_kwargs": "the keys of model, such as model.dtype",
     "dataset_text_field": "dataset.columns.text",
     "auto_find_batch_size": "training.batch_size",
-    "resume_from_checkpoint": "nothing; aligntune-run --resume goes on with a run",
 }
 """Trainer argument -> the spec's own key for it."""
 
@@ -59,6 +57,8 @@ REFUSED = {
     for reason, names in {
         "rows are tokens before the trainer sees them": "dataset_kwargs dataset_num_proc "
         "truncation_mode eval_packing remove_unused_columns label_names length_column_name",
+        "the keys of model say how it is loaded": "model_init_kwargs",
+        "aligntune-run --resume goes on with a run": "resume_from_checkpoint",
         "the model's own tokenizer_config.json says it": "eos_token pad_token",
         "training has no network": "push_to_hub hub_model_id hub_strategy hub_token "
         "hub_private_repo hub_always_push hub_revision trackio_space_id trackio_bucket_id "
@@ -168,7 +168,10 @@ def trainer_arguments(
         "report_to": "tensorboard",
         "push_to_hub": False,
         "disable_tqdm": True,
-        "max_length": max_length,
+        # Rows are cut already, and padding_free takes a length for one that is not kept.
+        "max_length": None
+        if spec.trainer_args.get("padding_free") and not training.packing
+        else max_length,
         "packing": training.packing,
         "packing_strategy": "bfd",
         "eval_packing": False,

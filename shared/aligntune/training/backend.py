@@ -17,14 +17,17 @@ class Backend(Protocol):
     def prepare(self) -> None:
         """Import what must be imported before torch, transformers and trl."""
 
-    def load_model(self, spec: RunSpec, path: Path, dtype: Any, attention: str | None) -> Any:
+    def load_model(
+        self, spec: RunSpec, path: Path, dtype: Any, attention: str | None, max_length: int | None
+    ) -> Any:
         """The causal language model in ``path``.
 
         Args:
-            spec: the request, for quantization, length and trust in remote code.
+            spec: the request, for quantization and trust in remote code.
             path: local folder of the model.
             dtype: ``torch.dtype`` the weights are held in.
             attention: attention implementation, or None for the backend's own choice.
+            max_length: tokens of the longest sequence, None where nothing limits it.
         """
 
     def add_adapter(self, spec: RunSpec, model: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
@@ -17,7 +18,14 @@ TICK_SECONDS = 0.5
 
 
 class EventCallback(TrainerCallback):  # type: ignore[misc]
-    """Writes steps, evaluations and checkpoints as events, and stops on a signal or a lost loss."""
+    """Writes steps, evaluations and checkpoints as events, and stops on a signal or a lost loss.
+
+    Attributes:
+        train_seconds: spent in training, since it was begun or gone on with.
+        tokens: seen in these seconds.
+        resumed_from: step that training was gone on from, None where it began anew.
+        sizes: numbers of all and of trainable weights.
+    """
 
     def __init__(self, events: EventWriter, stop: StopSignal) -> None:
         self._events = events
@@ -26,8 +34,10 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         self._mark = (0.0, 0)
         self._speed: float | None = None
         self.train_seconds = 0.0
+        self.tokens = 0
+        self.resumed_from: int | None = None
         self.sizes: dict[str, int] = {}
-        self._since = 0.0
+        self._since = (0.0, 0)
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
@@ -38,11 +48,13 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
             "trainable": sum(weight.numel() for weight in weights if weight.requires_grad),
         }
         self._events("start", max_steps=state.max_steps, epochs=args.num_train_epochs, **self.sizes)
-        self._since = time.monotonic()
-        self._mark = (self._since, int(state.num_input_tokens_seen))
+        self.resumed_from = state.global_step or None
+        self._since = self._mark = (time.monotonic(), int(state.num_input_tokens_seen))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.train_seconds = time.monotonic() - self._since
+        began, tokens = self._since
+        self.train_seconds = time.monotonic() - began
+        self.tokens = int(state.num_input_tokens_seen) - tokens
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self._stop.asked:
@@ -88,7 +100,7 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
             )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        path = f"{args.output_dir}/checkpoint-{state.global_step}"
+        path = f"{Path(args.output_dir).name}/checkpoint-{state.global_step}"
         self._events("save", step=state.global_step, path=path)
 
     def _measure(self, state: Any, now: float) -> None:

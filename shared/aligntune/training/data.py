@@ -437,6 +437,9 @@ def _arrow_rows(source: Source) -> Iterator[Row]:
 
 SPLIT_REMEDY = "Set dataset.split, or dataset.eval_split where it is the evaluation set"
 
+FILLER = ("of", "data", "dataset", "set", "split")
+"""Words beside a split's name that say nothing: ``train-00000-of-00002``, ``my_training_set``."""
+
 SPLIT_NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -448,8 +451,8 @@ def _folder_rows(folder: Path, name: str, split: str) -> Iterator[Row]:
     if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
         yield from _saved_rows(folder, name, split)
         return
-    found = sorted(folder.rglob("*"))
-    files = [path for path in found if path.suffix.lower() in SUFFIXES and path.is_file()]
+    found = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
+    files = [path for path in found if path.is_file() and not _is_hidden(path, folder)]
     if not files:
         raise DataError(
             f"{name} holds no {', '.join(SUFFIXES)} files", "Name a file or another folder"
@@ -457,22 +460,38 @@ def _folder_rows(folder: Path, name: str, split: str) -> Iterator[Row]:
     by_split: dict[str, list[Path]] = {}
     for path in files:
         by_split.setdefault(_split_of(path.relative_to(folder)), []).append(path)
-    if set(by_split) == {""}:
-        by_split = {"train": files}
+    unnamed = by_split.pop("", [])
+    if unnamed and by_split:
+        others = ", ".join(str(path.relative_to(folder)) for path in unnamed[:3])
+        raise DataError(
+            f"{name} holds splits ({', '.join(sorted(by_split))}), and files that tell none "
+            f"by their name: {others}{', ...' if len(unnamed) > 3 else ''}",
+            "Move these away, or name the file to train on itself",
+        )
+    by_split = by_split or {"train": unnamed}
     wanted = next((main for main, also in SPLIT_NAMES.items() if split in also), split)
     if wanted not in by_split:
-        there = ", ".join(sorted(filter(None, by_split)))
+        there = ", ".join(sorted(by_split))
         raise DataError(f"{name} has no split {split!r}; splits: {there}", SPLIT_REMEDY)
     for path in by_split[wanted]:
         yield from _file_rows(path, str(path.relative_to(folder)))
 
 
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def _split_of(path: Path) -> str:
-    """The split a file's name or folder tells, as ``data/train-00000-of-2.parquet``; or none."""
-    words = re.split(r"[^a-z]+", str(path.with_suffix("")).lower())
-    for split, also in SPLIT_NAMES.items():
-        if any(word in also for word in words):
-            return split
+    """The split that a file's name or a folder above it tells; none is the empty text.
+
+    A name tells it by its last word, as ``my_test.json`` and ``train-00000-of-00002.parquet``, or
+    by the split's own name in front, as ``train_sft.jsonl``; ``dev_tools.jsonl`` tells none.
+    """
+    for part in (path.stem, *reversed(path.parts[:-1])):
+        words = [word for word in re.findall("[a-z]+", part.lower()) if word not in FILLER]
+        for split, also in SPLIT_NAMES.items():
+            if words and (words[-1] in also or words[0] == split):
+                return split
     return ""
 
 

@@ -99,18 +99,16 @@ def load_tokenizer(spec: RunSpec, path: Path) -> Any:
     return tokenizer
 
 
-def load_model(spec: RunSpec, path: Path, backend: Backend, device: Device, run: RunDir) -> Any:
-    """The model, with its adapter if the request has one.
+def load_config(spec: RunSpec, path: Path) -> Any:
+    """The model's configuration.
 
     Raises:
-        ModelError: it is no causal language model that this stack knows, or its files are broken.
+        ModelError: it is of no kind that this stack knows, or a vision model.
     """
-    import torch
-    import transformers
+    from transformers import AutoConfig
 
-    config = transformers.AutoConfig
     try:
-        loaded = config.from_pretrained(
+        config = AutoConfig.from_pretrained(
             path, trust_remote_code=spec.model.trust_remote_code, local_files_only=True
         )
     except (OSError, ValueError, KeyError) as error:
@@ -120,12 +118,38 @@ def load_model(spec: RunSpec, path: Path, backend: Backend, device: Device, run:
             if "trust_remote_code" in str(error)
             else "Check its config.json",
         ) from error
-    if hasattr(loaded, "vision_config"):
-        raise ModelError(f"{loaded.model_type} is a vision model, which is not supported")
-    dtype = _dtype(spec, loaded, device)
+    if hasattr(config, "vision_config"):
+        raise ModelError(f"{config.model_type} is a vision model, which is not supported")
+    return config
+
+
+def context_length(config: Any) -> int | None:
+    """Tokens the model takes at most; None where it states no limit, as state-space models."""
+    text = config.get_text_config()
+    stated = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions"))
+    return next((limit for limit in stated if isinstance(limit, int) and limit > 0), None)
+
+
+def load_model(
+    spec: RunSpec,
+    path: Path,
+    config: Any,
+    max_length: int | None,
+    backend: Backend,
+    device: Device,
+    run: RunDir,
+) -> Any:
+    """The model, with its adapter if the request has one.
+
+    Raises:
+        ModelError: it is no causal language model that this stack knows, or its files are broken.
+    """
+    import torch
+
+    dtype = _dtype(spec, config, device)
     attention = None if spec.model.attention == "auto" else spec.model.attention
     try:
-        model = backend.load_model(spec, path, dtype, attention)
+        model = backend.load_model(spec, path, dtype, attention, max_length)
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:

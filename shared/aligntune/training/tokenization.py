@@ -32,13 +32,14 @@ class Tokenized:
     tokens: int
 
 
-def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec) -> Tokenized:
+def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> Tokenized:
     """Encode canonical rows.
 
     Args:
         dataset: canonical rows, see :mod:`aligntune.training.data`.
         tokenizer: of the model.
-        spec: the request, for the length and for what is learned.
+        spec: the request, for what is learned.
+        limit: tokens that rows are cut to, None keeps them whole.
 
     Raises:
         ModelError: chat data without a chat template, or one that cannot render a row.
@@ -47,7 +48,6 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec) -> Tokenized:
     encode = _encoder(
         dataset.column_names, isinstance(dataset[0].get("prompt"), list), tokenizer, spec
     )
-    limit = None if spec.training.packing else spec.training.max_length
 
     def encode_row(row: Row) -> Row:
         tokens, learned = encode(row)
@@ -67,8 +67,8 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec) -> Tokenized:
     )
     if len(useful) == 0:
         raise DataError(
-            f"no row has a token to learn within training.max_length={limit}",
-            "Raise training.max_length, or change what is learned",
+            "no row has a token to learn" + (f" within {limit} tokens" if limit else ""),
+            "Raise training.max_length as far as the model goes, or change what is learned",
         )
     return Tokenized(
         dataset=useful.select_columns(["input_ids", "labels", "length"]),
@@ -84,6 +84,8 @@ def _encoder(
     """How a row becomes token ids, and which of them are learned."""
     training = spec.training
     chat = conversational or "messages" in columns
+    if spec.model.chat_template and not chat:
+        raise DataError("model.chat_template needs chat data, and this is text", "Leave it out")
     if training.assistant_only_loss and not chat:
         raise DataError("training.assistant_only_loss needs chat data", "Leave it out")
     if training.completion_only_loss and "prompt" not in columns:

@@ -21,14 +21,21 @@ from aligntune.events import EventWriter
 from aligntune.rundir import RunDir
 from aligntune.spec import RunSpec, is_local
 from aligntune.training import data
-from aligntune.training.arguments import Device, refuse_owned, trainer_arguments
+from aligntune.training.arguments import (
+    Device,
+    keeps_whole_rows,
+    refuse_owned,
+    trainer_arguments,
+)
 from aligntune.training.backend import installed
 from aligntune.training.card import model_card
 from aligntune.training.failures import first_line, foreseen
 from aligntune.training.fetch import fetch_missing, fetched
 from aligntune.training.fingerprint import of_model, of_rows
 from aligntune.training.loading import (
+    context_length,
     find_device,
+    load_config,
     load_model,
     load_tokenizer,
     locate,
@@ -85,7 +92,12 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
     with clock.phase("load_model"):
         path = locate_model(spec, run)
         tokenizer = load_tokenizer(spec, path)
-        model = load_model(spec, path, backend, device, run)
+        config = load_config(spec, path)
+        asked, takes = spec.training.max_length, context_length(config)
+        max_length = min((limit for limit in (asked, takes) if limit), default=None)
+        if max_length != asked:
+            events("note", message=f"the model takes {takes} tokens at most; rows are cut there")
+        model = load_model(spec, path, config, max_length, backend, device, run)
         require_matching(tokenizer, model, spec)
 
     with clock.phase("load_data"):
@@ -101,15 +113,18 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
                 "data", part=part, rows=len(rows.dataset), format=rows.format, source=rows.source
             )
             inputs[part] = {"source": rows.source, "sha256": of_rows(rows.dataset)}
-            encoded[part] = tokenize(rows.dataset, tokenizer, spec)
-            for note in _told(part, encoded[part], spec):
+            whole = part == "train" and keeps_whole_rows(spec)
+            encoded[part] = tokenize(rows.dataset, tokenizer, spec, None if whole else max_length)
+            for note in _told(part, encoded[part], max_length):
                 events("note", message=note)
 
     with clock.phase("train"):
         trainer_class, config_class = backend.trainer(row)
         callback = EventCallback(events, stop)
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
-        arguments = trainer_arguments(spec, device, run.checkpoints, "evaluation" in encoded)
+        arguments = trainer_arguments(
+            spec, device, run.checkpoints, "evaluation" in encoded, max_length
+        )
         try:
             trainer = token_weighted(seeded_order(trainer_class))(
                 model=model,
@@ -138,6 +153,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         "train_loss": trained.training_loss,
         "final_loss": _last(trainer.state.log_history, "loss"),
         "tokens": int(trainer.state.num_input_tokens_seen),
+        "resumed_from": callback.resumed_from,
         **callback.sizes,
     }
     # Accelerate wraps forward in autocast; the saved weights are judged without it.
@@ -154,7 +170,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
 
     seconds = clock.seconds
     result |= {
-        "tokens_per_second": round(result["tokens"] / max(callback.train_seconds, 1e-9), 1),
+        "tokens_per_second": round(callback.tokens / max(callback.train_seconds, 1e-9), 1),
         "train_seconds": round(callback.train_seconds, 3),
         "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "peak_gpu_memory": torch.cuda.max_memory_allocated() if device.cuda else None,
@@ -227,10 +243,9 @@ def _source(name: str, spec: RunSpec, run: RunDir, split: str) -> data.Source:
     return data.Source(name, arrow_files=tuple(Path(file) for file in files))
 
 
-def _told(part: str, encoded: Any, spec: RunSpec) -> Iterator[str]:
+def _told(part: str, encoded: Any, max_length: int | None) -> Iterator[str]:
     if encoded.cut:
-        limit = spec.training.max_length
-        yield f"{part}: {encoded.cut} rows are longer than {limit} tokens and were cut"
+        yield f"{part}: {encoded.cut} rows are longer than {max_length} tokens and were cut"
     if encoded.dropped:
         yield f"{part}: {encoded.dropped} rows have no token left to learn and were left out"
 
@@ -303,6 +318,8 @@ def save(trainer: Any, tokenizer: Any, card: str, run: RunDir) -> None:
     for path in beside.iterdir():
         if path.is_file():  # safetensors makes files that only their owner can read
             path.chmod(_file_mode())
+    if run.model.exists():  # of an earlier try whose record could not be written
+        shutil.rmtree(run.model)
     os.replace(beside, run.model)
 
 
