@@ -64,7 +64,11 @@ FLAGS = (
     ),
     Flag("--seed", "training.seed", "Of every random choice.", int),
     Flag("--engine", "engine", "Where it runs.", click.Choice(["auto", "docker", "process"])),
-    Flag("--gpus", "gpus", "auto, all, a count (0 is the CPU) or a UUID; more than one GPU is refused so far."),
+    Flag(
+        "--gpus",
+        "gpus",
+        "auto, all, a number of GPUs (0 is the CPU), or UUIDs; more than one is refused so far.",
+    ),
     Flag("--image", "image", "Run this derived image instead of the pinned one."),
     Flag(
         "--pull",

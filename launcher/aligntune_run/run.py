@@ -196,7 +196,7 @@ def _engine(kind: str, host: Host, client: Any, obtaining: Obtaining) -> Engine:
         return DockerEngine(client, host, find_links=find_links, agree=obtaining.agree)
     from aligntune_run.engines.process import ProcessEngine
 
-    return ProcessEngine(host, find_links=find_links)
+    return ProcessEngine(host, find_links=find_links, agree=obtaining.agree)
 
 
 def _require_writable(path: Path) -> None:

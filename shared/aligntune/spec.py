@@ -286,13 +286,11 @@ class RunSpec(Section):
             raise ValueError("adapter.path needs adapter.type=lora")
         if self.adapter.type == "none" or self.adapter.path:
             shape = self.adapter.model_dump(exclude={"type", "path"}, exclude_defaults=True)
+            why = (
+                "adapter.path keeps its own shape" if self.adapter.path else "adapter.type is none"
+            )
             for key in shape:
-                why = (
-                    "without adapter.type=lora"
-                    if not self.adapter.path
-                    else ("as the adapter in adapter.path keeps its own shape")
-                )
-                raise ValueError(f"adapter.{key} has no effect {why}; leave it out")
+                raise ValueError(f"adapter.{key} has no effect, as {why}; leave it out")
         for key, name, value in (
             ("model.revision", self.model.name, self.model.revision),
             ("dataset.revision", self.dataset.name, self.dataset.revision),

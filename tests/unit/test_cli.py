@@ -125,7 +125,47 @@ def test_without_a_word_the_help_is_shown(environment: dict[str, str]) -> None:
     assert "--algo" in done.stdout
 
 
+def test_a_request_may_lie_in_the_environment_alone(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    _, algorithm, _, model, _, dataset = needed
+    variables = {
+        "ALIGNTUNE_ALGORITHM": algorithm,
+        "ALIGNTUNE_MODEL": model,
+        "ALIGNTUNE_DATASET": dataset,
+        "ALIGNTUNE_ENGINE": "docker",
+    }
+    done = run(environment=environment | variables, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "no container engine" in done.stderr
+
+
+@pytest.mark.parametrize("word", ["--dry-run", "--json"])
+def test_a_word_that_asks_for_a_plan_is_no_call_for_help(
+    word: str, environment: dict[str, str]
+) -> None:
+    done = run(word, environment=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 # --- errors
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--json", "images", "list"], "--json before 'images'"),
+        (["--engine", "process", "exec", "--", "true"], "--engine before 'exec'"),
+        (["--gpus", "0", "--yes", "exec", "--", "true"], "--gpus, --yes before 'exec'"),
+    ],
+)
+def test_an_option_before_a_command_is_told_where_it_belongs(
+    words: list[str], says: str, environment: dict[str, str]
+) -> None:
+    done = run(*words, environment=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert "stand after it" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -316,3 +356,55 @@ def test_a_reader_who_leaves_early_is_no_error(
         said = program.stderr.read().decode()
     assert program.wait(60) == 0
     assert said == ""
+
+
+CLOSED = """
+import os, sys
+from aligntune_run import cli, images, report, run
+from aligntune_run.engines import connect
+done = []
+def choice(prepared, stream):
+    print("x", file=stream, flush=True)
+def obtain(prepared, say):
+    say("x")
+    done.append("obtained")
+def execute(prepared, watch):
+    watch({"event": "note", "message": "x"})
+    done.append("trained")
+    return {}
+run.prepare = lambda *_: None
+report.choice, run.obtain, run.execute = choice, obtain, execute
+report.summary = lambda record, stream: print("x", file=stream)
+connect.require_client = lambda: None
+images.build = lambda *_, say, **__: [say("x"), done.append("built")]
+code = cli.main()
+print(*done, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--seed", "1"], 0, "obtained trained\n"),
+        (["--seed", "1", "--json"], 0, "x\nx\nx\nobtained trained\n"),
+        (["images", "build"], 141, ""),
+    ],
+)
+def test_a_reader_who_leaves_ends_no_run_and_nothing_else_is_called_done(
+    words: list[str], code: int, says: str, needed: list[str], environment: dict[str, str]
+) -> None:
+    asked = words if words[0] == "images" else [*needed, *words]
+    program = subprocess.Popen(
+        [sys.executable, "-c", CLOSED, *asked],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    assert program.stderr is not None
+    program.stdout.close()
+    with program.stderr:
+        said = program.stderr.read()
+    assert (program.wait(60), said) == (code, says)

@@ -400,13 +400,17 @@ def test_a_folder_without_named_splits_is_all_for_training(tmp_path: Path) -> No
         ("valid.jsonl", "dev"),
         ("test.jsonl", "test"),
         ("eval.jsonl", "test"),
+        ("my_test.json", "test"),
+        ("train_sft-00000.jsonl", "train"),
+        ("dev_data.jsonl", "validation"),
+        ("train/en/part-1.jsonl", "train"),
     ],
 )
 def test_a_split_is_told_by_a_file_s_or_folder_s_name(
     name: str, split: str, tmp_path: Path
 ) -> None:
     write(tmp_path, f"set/{name}", [{"text": "wanted"}])
-    write(tmp_path, "set/other-of-no-split.jsonl", [{"text": "other"}])
+    write(tmp_path, "set/.cache/other.json", [{"text": "other"}])
     assert canonical(tmp_path / "set", split)[1] == [{"text": "wanted"}]
 
 
@@ -415,6 +419,20 @@ def test_a_split_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) 
     write(tmp_path, "set/val.jsonl", [{"text": "a"}])
     message = refusal(tmp_path / "set")
     assert "set has no split 'train'; splits: test, validation" in message
+
+
+def test_files_that_tell_no_split_beside_some_that_do_are_refused_by_name(tmp_path: Path) -> None:
+    write(tmp_path, "set/train.jsonl", [{"text": "a"}])
+    write(tmp_path, "set/deep/extra.jsonl", [{"text": "b"}])
+    message = refusal(tmp_path / "set")
+    assert "set holds splits (train), and files that tell none by their name" in message
+    assert ": deep/extra.jsonl. Move these away, or name the file to train on itself" in message
+
+
+@pytest.mark.parametrize("name", ["dev_tools.jsonl", "contest.jsonl", "evaluate.jsonl", "a.jsonl"])
+def test_a_word_that_only_looks_like_a_split_tells_none(name: str, tmp_path: Path) -> None:
+    write(tmp_path, f"set/{name}", [{"text": "a"}])
+    assert canonical(tmp_path / "set")[1] == [{"text": "a"}]
 
 
 def test_a_bad_line_in_a_folder_is_named_with_its_file(tmp_path: Path) -> None:

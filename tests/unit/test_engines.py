@@ -14,14 +14,16 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import pytest
+from docker.errors import APIError
 
 from aligntune import contract
 from aligntune.errors import AligntuneError, EngineError, HardwareError, ImageError
 from aligntune.spec import RunSpec
-from aligntune_run.engines import Phase, process
+from aligntune_run.engines import Exit, Phase, process
 from aligntune_run.engines.connect import connect
 from aligntune_run.engines.container import (
     SECRET_VARIABLES,
@@ -29,7 +31,7 @@ from aligntune_run.engines.container import (
     container_arguments,
     look,
 )
-from aligntune_run.engines.docker import refusal
+from aligntune_run.engines.docker import ContainerWorker, for_sdk, refusal
 from aligntune_run.engines.mounts import Bind, input_mounts
 from aligntune_run.engines.process import ProcessEngine, ProcessWorker, find_python, without
 from aligntune_run.host import Engine, Host
@@ -100,6 +102,7 @@ class TestContainerArguments:
         assert given["cap_drop"] == ["ALL"]
         assert given["security_opt"] == ["no-new-privileges"]
         assert given["init"] is True
+        assert for_sdk(given)["log_config"]["type"] == "json-file"
         assert given["mem_limit"] == given["memswap_limit"] == 2**33
         assert given["pids_limit"] > 0
         assert given["shm_size"] > 64 * 2**20
@@ -445,6 +448,51 @@ def test_an_engines_refusal_is_told_in_the_users_words(
     assert says in str(error)
 
 
+class FakeContainer:
+    """A container that ends when it is killed, or at once."""
+
+    def __init__(self, code: int, running: bool) -> None:
+        self.id, self.name, self.code = "c", "c", code
+        self.gone = threading.Event()
+        if not running:
+            self.gone.set()
+
+    def kill(self, signal: str) -> None:
+        if self.gone.is_set():
+            raise APIError("container c is not running")
+        if signal == "SIGKILL":
+            self.gone.set()
+
+    def logs(self, tail: int) -> bytes:
+        raise APIError("configured logging driver does not support reading")
+
+    def remove(self, force: bool, v: bool) -> None:
+        pass
+
+    def worker(self) -> ContainerWorker:
+        state = {"Running": False, "ExitCode": self.code, "OOMKilled": False}
+        api: Any = SimpleNamespace(
+            wait=lambda *_, timeout: self.gone.wait(30),
+            inspect_container=lambda *_: {"State": state},
+        )
+        container: Any = self
+        return ContainerWorker(api, container)
+
+
+class TestContainerWorker:
+    def test_a_log_that_cannot_be_read_takes_nothing_from_success(self) -> None:
+        assert FakeContainer(0, running=False).worker().wait(30) == Exit(0, False, "")
+
+    def test_a_worker_that_we_kill_is_told_from_one_that_is_killed(self) -> None:
+        worker = FakeContainer(137, running=True).worker()
+        worker.stop()
+        worker.kill()
+        assert worker.wait(30) == Exit(137, False, "", killed=True)
+        worker = FakeContainer(137, running=False).worker()
+        worker.kill()
+        assert worker.wait(30) == Exit(137, False, "")
+
+
 WORKER = (
     "import json, os, signal, sys, time, onlywheel\n"
     "def stopped(*_):\n"
@@ -559,6 +607,31 @@ class TestProcess:
         engine.prepare(plan, said.append)
         assert said == []
 
+    def test_it_asks_with_the_size_before_a_venv_is_made(
+        self, shop: Path, host: Host, environment: dict[str, str], plan: Plan
+    ) -> None:
+        images = shutil.copytree(shop / "images", host.cache.parent / "images")
+        (images / "trl/facts.json").write_text(
+            '{"flavours": {"cpu": {"download_size": 2500000000}}}'
+        )
+        asked: list[str] = []
+
+        def answer(agreed: bool) -> ProcessEngine:
+            def agree(question: str) -> bool:
+                asked.append(question)
+                return agreed
+
+            sources = Sources(images, shop / "shared")
+            return ProcessEngine(host, environment, sources=sources, agree=agree)
+
+        with pytest.raises(ImageError, match="was not wanted"):
+            answer(False).prepare(plan, print)
+        assert "2.5 GB to download" in asked[0]
+        assert not (host.cache / "envs").exists()
+        answer(True).prepare(plan, print)
+        answer(False).prepare(plan, print)
+        assert len(asked) == 2, "what is here is not asked for"
+
     def test_a_venv_that_was_cut_short_is_made_anew(
         self, edited: Edited, plan: Plan, host: Host
     ) -> None:
@@ -644,7 +717,7 @@ class TestProcess:
         assert started.wait(0) is None
         ended = started.wait(30)
         assert ended is not None
-        assert (ended.code, ended.oom) == (137, False)
+        assert (ended.code, ended.oom, ended.killed) == (137, False, True)
 
     def test_a_kill_is_called_out_of_memory_only_on_the_kernels_word(
         self, started: ProcessWorker, monkeypatch: pytest.MonkeyPatch
@@ -660,7 +733,7 @@ class TestProcess:
         os.kill(started.pid, 9)
         ended = started.wait(30)
         assert ended is not None
-        assert (ended.code, ended.oom) == (137, False)
+        assert (ended.code, ended.oom, ended.killed) == (137, False, False)
 
     def test_the_worker_has_a_session_of_its_own(self, started: ProcessWorker) -> None:
         assert os.getsid(started.pid) == started.pid != os.getsid(0)

@@ -8,20 +8,29 @@ import shutil
 import stat
 from hashlib import sha256
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from docker.errors import APIError, DockerException
+from requests.exceptions import ConnectionError as LostConnection
 
 from aligntune import contract
-from aligntune.errors import ImageError
+from aligntune.errors import EngineError, ImageError
 from aligntune_run.images import (
     Recipe,
     Sources,
     check_labels,
+    derived_state,
     find_buildkit_client,
     find_torch_wheel,
     images_dir,
+    list_images,
+    obtain,
+    prune,
     recipe,
     recipes,
+    states,
 )
 from aligntune_run.images.builder import Client, _checked, _mirror
 from aligntune_run.images.packages import CA_VARIABLES, ca_bundle, index_settings
@@ -300,6 +309,128 @@ class TestLabels:
     def test_an_image_of_someone_else_is_refused(self) -> None:
         with pytest.raises(ImageError, match="not made from an aligntune image"):
             check_labels("debian", {})
+
+
+class FakeClient:
+    """What the store uses of an engine, over images that are given as tags and labels."""
+
+    def __init__(self, *images: tuple[list[str], dict[str, str]]) -> None:
+        self.found = images
+        self.used: set[str] = set()
+        self.removed: list[str] = []
+        self.api = SimpleNamespace(images=self.list_labelled, remove_image=self.remove)
+        self.images = SimpleNamespace(get=self.get, list=self.list_named)
+
+    def list_labelled(self, filters: dict[str, str]) -> list[dict[str, Any]]:
+        return [
+            {"Id": f"sha256:{number}", "RepoTags": tags, "Labels": labels, "Size": 1}
+            for number, (tags, labels) in enumerate(self.found)
+            if filters["label"] in labels
+        ]
+
+    def list_named(self, name: str) -> list[Any]:
+        return [
+            SimpleNamespace(tags=tags)
+            for tags, _ in self.found
+            if any(tag.partition(":")[0] == name for tag in tags)
+        ]
+
+    def get(self, ref: str) -> Any:
+        return SimpleNamespace(attrs={"Id": "sha256:here"})
+
+    def remove(self, tag: str) -> None:
+        if tag in self.used:
+            raise APIError("conflict", explanation="a container uses it")
+        self.removed.append(tag)
+
+
+class TestStore:
+    @pytest.fixture
+    def stale(self) -> dict[str, str]:
+        return {**recipe("trl", "cuda").labels, contract.LABEL_RECIPE: "0" * 64}
+
+    def pruned(self, client: Any) -> list[str]:
+        said: list[str] = []
+        prune(client, said.append)
+        return said
+
+    def test_a_stale_image_goes_with_our_tags_and_keeps_the_users(
+        self, stale: dict[str, str]
+    ) -> None:
+        exact = f"aligntune-trl:cuda-{'0' * 12}"
+        client = FakeClient(([exact, "aligntune-trl:cuda", "mine:1"], stale))
+        self.pruned(client)
+        assert client.removed == ["aligntune-trl:cuda", exact]
+
+    @pytest.mark.parametrize(
+        "tags", [["mine:1"], ["aligntune-trl:cuda"], ["aligntune-trl:cuda-mine"], [], None]
+    )
+    def test_what_was_derived_or_built_by_compose_is_the_users(
+        self, tags: list[str] | None, stale: dict[str, str]
+    ) -> None:
+        by_compose = {
+            name: stale[name] for name in (contract.LABEL_BACKEND, contract.LABEL_FLAVOUR)
+        }
+        for labels in (stale, by_compose, recipe("trl", "cuda").labels):
+            client: Any = FakeClient((tags or [], labels))
+            self.pruned(client)
+            assert client.removed == []
+            row, *missing = list_images(client)
+            assert row.state == "yours"
+            assert recipe("trl", "cuda").ref in {image.ref for image in missing}
+
+    def test_what_is_current_stays(self) -> None:
+        made = recipe("trl", "cuda")
+        client: Any = FakeClient(
+            ([made.ref, made.alias], made.labels), ([made.base_ref, "aligntune-base:x"], {})
+        )
+        self.pruned(client)
+        assert client.removed == ["aligntune-base:x"]
+        row, *missing = list_images(client)
+        assert (row.ref, row.state) == (made.ref, "up to date")
+        assert made.ref not in {image.ref for image in missing}
+
+    def test_what_is_in_use_is_named_and_the_rest_goes_on(self, stale: dict[str, str]) -> None:
+        exact = f"aligntune-trl:cuda-{'0' * 12}"
+        client = FakeClient(
+            ([exact], stale), (["aligntune-base:a", "mine:base"], {}), (["aligntune-base:b"], {})
+        )
+        client.used = {exact, "aligntune-base:a"}
+        said = self.pruned(client)
+        assert client.removed == ["aligntune-base:b"]
+        assert f"kept {exact}: a container uses it" in said
+
+    def test_podmans_names_are_ours_too(self, stale: dict[str, str]) -> None:
+        exact = f"localhost/aligntune-trl:cuda-{'0' * 12}"
+        client = FakeClient(([exact], stale))
+        self.pruned(client)
+        assert client.removed == [exact]
+
+    def test_an_image_that_will_be_obtained_anew_has_no_id_yet(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("aligntune_run.images.store._how_made", lambda *_: ("build", ""))
+        client: Any = FakeClient()
+        assert {state.id for state in states(client, "missing")} == {"sha256:here"}
+        assert {state.id for state in states(client, "always")} == {None}
+
+    @pytest.mark.parametrize("error", [DockerException("gone"), LostConnection("gone")])
+    def test_an_engine_that_fails_is_an_error_and_no_traceback(self, error: Exception) -> None:
+        def fail(*_: Any, **__: Any) -> None:
+            raise error
+
+        client: Any = FakeClient()
+        client.images.get = client.images.list = client.api.images = fail
+        made = recipe("trl", "cuda")
+        for ask in (
+            lambda: states(client),
+            lambda: derived_state(client, "mine"),
+            lambda: obtain(client, made, say=print),
+            lambda: list_images(client),
+            lambda: prune(client, print),
+        ):
+            with pytest.raises(EngineError, match="gone"):
+                ask()
 
 
 class TestBuilding:

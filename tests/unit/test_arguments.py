@@ -1,0 +1,107 @@
+"""The trainer's arguments: each that an image's trainer takes is set, owned, refused or let be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aligntune.errors import SpecError
+from aligntune.settings import Layer, from_assignment, known_keys, resolve
+from aligntune.spec import RunSpec
+from aligntune.training.arguments import (
+    OWNERS,
+    REFUSED,
+    Device,
+    keeps_whole_rows,
+    refuse_owned,
+    trainer_arguments,
+)
+
+IMAGES = Path(__file__).parents[2] / "images"
+REASONS = {name: reason for reason, names in REFUSED.items() for name in names}
+
+FREE = {
+    *("accelerator_config", "activation_checkpointing_kwargs", "debug", "eval_delay"),
+    *("dataloader_in_order", "dataloader_multiprocessing_context"),
+    *("dataloader_persistent_workers", "dataloader_prefetch_factor", "eval_on_start"),
+    *("greater_is_better", "ignore_data_skip", "liger_kernel_config", "log_level"),
+    *("metric_for_best_model", "optim_target_modules", "router_aux_loss_coef"),
+    *("skip_memory_metrics", "torch_compile_backend", "torch_compile_mode"),
+    *("torch_empty_cache_steps", "unsloth_logit_chunk_multiplier", "unsloth_num_chunks"),
+    "use_cache",
+}
+"""Arguments that work as their library says, with a default that is the same on each backend."""
+
+
+def spec_of(*assignments: str) -> RunSpec:
+    needed = {"algorithm": "sft", "model": "org/model", "dataset": "org/data"}
+    return resolve([Layer("test", needed), *map(from_assignment, assignments)]).spec
+
+
+def arguments(*assignments: str, max_length: int | None = 512) -> dict[str, Any]:
+    device = Device(cuda=False, precision="fp32")
+    return trainer_arguments(spec_of(*assignments), device, Path("/run"), True, max_length)
+
+
+@pytest.mark.parametrize("backend", ["trl", "unsloth"])
+def test_somebody_has_decided_about_every_argument_of_the_image_s_trainer(backend: str) -> None:
+    facts = json.loads((IMAGES / backend / "facts.json").read_text(encoding="utf-8"))
+    decided = [set(OWNERS), set(REASONS), FREE, set(arguments()) - set(OWNERS) - set(REASONS)]
+    for name in facts["trainer_args"]["sft"]:
+        assert sum(name in group for group in decided) == 1, name
+
+
+def test_owners_are_keys_and_each_refused_argument_has_one_reason() -> None:
+    keys = {*known_keys(), "dataset.columns.text"}
+    assert set(OWNERS.values()) <= keys
+    assert len(REASONS) == sum(len(names) for names in REFUSED.values())
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("trainer_args.chat_template_path=x", "has a key of its own. Set model.chat_template"),
+        ("trainer_args.eval_strategy=epoch", "Set training.eval_steps"),
+        ("trainer_args.report_to=wandb", "losses go to events.jsonl and tensorboard/. Leave it"),
+        ("trainer_args.push_to_hub=true", "push_to_hub cannot be set: training has no network"),
+        ("trainer_args.load_best_model_at_end=true", "needs evaluations to choose by"),
+    ],
+)
+def test_an_argument_that_is_not_the_user_s_to_set_is_refused_with_why(
+    assignment: str, says: str
+) -> None:
+    with pytest.raises(SpecError) as refused:
+        refuse_owned(spec_of(assignment))
+    assert says in str(refused.value)
+
+
+def test_other_arguments_win_over_what_is_passed_explicitly() -> None:
+    assert arguments("trainer_args.per_device_eval_batch_size=3")["per_device_eval_batch_size"] == 3
+    best = ["training.eval_steps=2", "dataset.eval_name=org/e"]
+    assert arguments("trainer_args.load_best_model_at_end=true", *best)["load_best_model_at_end"]
+
+
+def test_the_trainer_s_length_is_the_one_that_the_model_can_take() -> None:
+    assert arguments()["max_length"] == 512
+    assert arguments("trainer_args.padding_free=true")["max_length"] is None
+    packed = ["trainer_args.padding_free=true", "training.packing=true"]
+    assert arguments(*packed)["max_length"] == 512
+
+
+@pytest.mark.parametrize(
+    ("assignments", "whole"),
+    [
+        ([], False),
+        (["training.packing=true"], False),
+        (["training.packing=true", "trainer_args.packing_strategy=bfd_split"], True),
+        (["training.packing=true", "trainer_args.packing_strategy=wrapped"], True),
+        (["trainer_args.packing_strategy=wrapped"], False),
+    ],
+)
+def test_rows_stay_whole_only_where_packing_splits_them(
+    assignments: list[str], whole: bool
+) -> None:
+    assert keeps_whole_rows(spec_of(*assignments)) is whole
