@@ -53,10 +53,12 @@ def load_on_cpu() -> None:
     import aligntune_backend as backend
     from unsloth import FastModel
 
-    def load_model(spec: Any, path: Path, dtype: Any, attention: str | None) -> Any:
+    def load_model(
+        spec: Any, path: Path, dtype: Any, attention: str | None, max_length: int | None
+    ) -> Any:
         model, _ = FastModel.from_pretrained(
             str(path),
-            max_seq_length=spec.training.max_length,
+            max_seq_length=max_length,
             dtype=dtype,
             load_in_4bit=False,
             full_finetuning=spec.adapter.type == "none",

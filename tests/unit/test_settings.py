@@ -344,6 +344,15 @@ def test_a_given_learning_rate_is_kept_under_an_adapter() -> None:
         (["model.quantization=4bit", "adapter.type=none"], "cannot be trained in full"),
         (["adapter.type=none", "adapter.path=org/adapter"], "adapter.path needs"),
         (["dataset.validation_fraction=0.1", "dataset.eval_split=test"], "exclude each other"),
+        (["adapter.path=org/adapter", "adapter.rank=8"], "adapter.rank has no effect"),
+        (["adapter.type=none", "adapter.dora=true"], "adapter.dora has no effect"),
+        (["model.name=/m", "model.revision=v1"], "model.revision is for a hub id"),
+        (["dataset.name=/d.jsonl", "dataset.revision=v1"], "dataset.revision is for a hub id"),
+        (["dataset.name=/d.jsonl", "dataset.config=en"], "dataset.config is for a hub id"),
+        (
+            ["dataset.name=/d", "training.eval_steps=10"],
+            "training.eval_steps needs evaluation data",
+        ),
         (["training.epochs=0"], "training.epochs"),
         (["training.epochs=-1"], "greater than 0"),
         (["training.epochs=.inf"], "finite"),
@@ -419,6 +428,7 @@ numbers_in_disguise = st.sampled_from(
     ]
 )
 words = texts | numbers_in_disguise
+names = words.filter(lambda word: not word.startswith("/"))  # local ones have no revision
 plain = (
     st.none()
     | st.booleans()
@@ -434,14 +444,14 @@ free = st.recursive(plain, lambda inner: st.lists(inner) | st.dictionaries(words
         {
             "algorithm": st.just("sft"),
             "model": st.fixed_dictionaries(
-                {"name": words},
+                {"name": names},
                 optional={
                     "revision": words,
                     "quantization": st.sampled_from(["none", "4bit", "8bit"]),
                 },
             ),
             "dataset": st.fixed_dictionaries(
-                {"name": words},
+                {"name": names},
                 optional={
                     "system_prompt": words,
                     "columns": st.dictionaries(st.sampled_from(["prompt", "completion"]), words),
@@ -471,6 +481,21 @@ def test_the_canonical_form_read_again_is_the_same_spec(
 ) -> None:
     spec = resolve([Layer("test", values)]).spec
     path = tmp_path_factory.getbasetemp() / "spec.yaml"
+    path.write_text(spec.to_yaml(), encoding="utf-8")
+    assert resolve([from_file(path)]).spec == spec
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ["model.name=/m", "dataset.name=/d"],
+        ["adapter.path=/a"],
+        ["dataset.eval_name=org/e", "training.eval_steps=1"],
+    ],
+)
+def test_a_finished_run_s_spec_runs_again(assignments: list[str], tmp_path: Path) -> None:
+    spec = spec_of(*assignments)
+    path = tmp_path / "spec.yaml"
     path.write_text(spec.to_yaml(), encoding="utf-8")
     assert resolve([from_file(path)]).spec == spec
 

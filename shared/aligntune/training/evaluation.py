@@ -52,7 +52,11 @@ def evaluate(model: Any, batches: Iterable[dict[str, Any]]) -> Evaluation:
             # Position 0 has nothing before it to be predicted from.
             count = int((batch["labels"][:, 1:] != IGNORED).sum())
             if count:
-                inputs = {key: value.to(device) for key, value in batch.items()}
+                # Batches without padding also carry numbers, such as the longest row's length.
+                inputs = {
+                    key: value.to(device) if isinstance(value, torch.Tensor) else value
+                    for key, value in batch.items()
+                }
                 total += float(model(**inputs).loss) * count
                 tokens += count
     model.train(was_training)
