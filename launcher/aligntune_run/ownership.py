@@ -7,7 +7,8 @@ stranger's code, and to import from it would fail before anything could be said.
 from __future__ import annotations
 
 import importlib.util
-from importlib import metadata
+import os
+import sys
 from pathlib import Path
 
 NAME = "aligntune"
@@ -15,13 +16,15 @@ DISTRIBUTION = "aligntune-run"
 MARK = f'DISTRIBUTION = "{DISTRIBUTION}"'
 """A line of our own ``aligntune/__init__.py``."""
 
+METADATA = (".dist-info", ".egg-info")
+
 
 def name_conflict() -> str | None:
     """What is wrong with the package ``aligntune`` here and what to do, or None if it is ours."""
     ours, place = _package()
-    owner = _installed(NAME)
-    if ours and owner is None:
+    if ours and not _is_beside():
         return None
+    owner = _installed(NAME)
     owner = owner or ", ".join(_others())
     if not owner and place is None:
         return (
@@ -49,7 +52,25 @@ def _package() -> tuple[bool, str | None]:
         return False, found.origin
 
 
+def _is_beside() -> bool:
+    """Whether a distribution called ``aligntune`` is installed, by its folder's name alone.
+
+    Every start of the command asks, and importing ``importlib.metadata`` would take longer than
+    all else it does.
+    """
+    for place in sys.path:
+        try:
+            names = os.listdir(place or ".")
+        except OSError:
+            continue  # an archive, or nothing
+        if any(name.startswith(f"{NAME}-") and name.endswith(METADATA) for name in names):
+            return True
+    return False
+
+
 def _installed(name: str) -> str | None:
+    from importlib import metadata
+
     try:
         return f"{name} {metadata.version(name)}"
     except metadata.PackageNotFoundError:
@@ -58,5 +79,7 @@ def _installed(name: str) -> str | None:
 
 def _others() -> list[str]:
     """Distributions of any name that have installed files of the package."""
+    from importlib import metadata
+
     owners = dict.fromkeys(metadata.packages_distributions().get(NAME, ()))
     return [_installed(name) or name for name in owners if name != DISTRIBUTION]
