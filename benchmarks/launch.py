@@ -2,9 +2,11 @@
 
     python benchmarks/launch.py [--runs 7]
 
-Measures `aligntune-run --help`, `--dry-run`, and the time from the command to the first training
-step against the same worker started by a bare `docker run` (same image, spec, model and data).
-Needs a container engine with the trl image (it is built if missing).
+Measures `aligntune-run --help`, `--dry-run`, and the time from the command to the worker's first
+event and to the first training step, against the same worker started by a bare `docker run` (same
+image, spec, model and data). What lies between the two is the same program, so the difference is
+the launcher's in both, and steadier in the first. Needs a container engine with the trl image (it
+is built if missing).
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeAlias
+
+Times: TypeAlias = tuple[float, float]
+"""Seconds to a worker's first event, and to its first training step."""
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROGRAM = [shutil.which("aligntune-run") or str(Path(sys.executable).with_name("aligntune-run"))]
@@ -35,12 +41,15 @@ def main() -> None:
         words = prepare(folder)
         show("--help", [seconds([*PROGRAM, "--help"]) for _ in range(runs)])
         show("--dry-run", [seconds([*PROGRAM, *words, "--dry-run"]) for _ in range(runs)])
+        plan = dry_run(words)
         launched, bare = interleave(
-            runs, lambda: first_step_launched(words), lambda: first_step_bare(words, folder)
+            runs, lambda: times_launched(words), lambda: times_bare(plan, folder)
         )
-        show("command to first step, aligntune-run", launched)
-        show("command to first step, docker run", bare)
-        show("difference, pair by pair", [a - b for a, b in zip(launched, bare, strict=True)])
+        for place, what in enumerate(("first event", "first step")):
+            ours, theirs = ([times[place] for times in each] for each in (launched, bare))
+            show(f"command to {what}, aligntune-run", ours)
+            show(f"command to {what}, docker run", theirs)
+            show("difference, pair by pair", [a - b for a, b in zip(ours, theirs, strict=True)])
 
 
 def prepare(folder: Path) -> list[str]:
@@ -62,9 +71,16 @@ def seconds(command: list[str]) -> float:
     return time.monotonic() - began
 
 
+def dry_run(words: list[str]) -> dict[str, Any]:
+    """The plan of a run."""
+    command = [*PROGRAM, *words, "--dry-run", "--json"]
+    planned = subprocess.run(command, check=True, capture_output=True, text=True)
+    return dict(json.loads(planned.stdout))
+
+
 def interleave(
-    runs: int, first: Callable[[], float], second: Callable[[], float]
-) -> tuple[list[float], list[float]]:
+    runs: int, first: Callable[[], Times], second: Callable[[], Times]
+) -> tuple[list[Times], list[Times]]:
     """Measure two things in turn, after one warm-up of each, so that drift hits both alike."""
     first()
     second()
@@ -72,50 +88,40 @@ def interleave(
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
-def first_step_launched(words: list[str]) -> float:
-    """Seconds from `aligntune-run` to the first training step."""
+def times_launched(words: list[str]) -> Times:
+    """Seconds from `aligntune-run` to the worker's first event and first step."""
     with tempfile.TemporaryDirectory() as name:
         run = Path(name) / "run"
         began = time.time()
         launch = [*PROGRAM, *words, "--output", str(run)]
         subprocess.run(launch, check=True, stdout=subprocess.DEVNULL)
-        return first_step(run) - began
+        return since(began, run)
 
 
-def first_step_bare(words: list[str], folder: Path) -> float:
-    """Seconds from a bare `docker run` of the same worker to the first training step."""
-    planned = subprocess.run(
-        [*PROGRAM, *words, "--dry-run", "--json"], check=True, capture_output=True, text=True
-    )
-    plan = json.loads(planned.stdout)
+def times_bare(plan: dict[str, Any], folder: Path) -> Times:
+    """The same from a bare `docker run` of the same worker."""
     with tempfile.TemporaryDirectory() as name:
         run = Path(name)
         spec = {**plan["spec"], "output": None}
         (run / "spec.yaml").write_text(json.dumps(spec))  # JSON is YAML
         mounts = ["-v", f"{folder}:/in{folder}:ro", "-v", f"{run}:/run-dir"]
         image = plan["plan"]["choice"]["image"]["ref"]
-        harness = [
-            "docker",
-            "run",
-            "--rm",
-            "--network",
-            "none",
-            "-u",
-            f"{os.getuid()}:{os.getgid()}",
-        ]
+        user = ["-u", f"{os.getuid()}:{os.getgid()}"]
+        worker = ["--spec", "/run-dir/spec.yaml"]
         began = time.time()
         subprocess.run(
-            [*harness, *mounts, image, "--spec", "/run-dir/spec.yaml"],
+            ["docker", "run", "--rm", "--network", "none", *user, *mounts, image, *worker],
             check=True,
             stdout=subprocess.DEVNULL,
         )
-        return first_step(run) - began
+        return since(began, run)
 
 
-def first_step(run: Path) -> float:
-    """When the first step was over, in seconds since the epoch."""
-    events = map(json.loads, (run / "events.jsonl").read_text().splitlines())
-    return float(next(event["time"] for event in events if event["event"] == "step"))
+def since(began: float, run: Path) -> Times:
+    """Seconds until the first event, and until the first step was over."""
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    step = next(event for event in events if event["event"] == "step")
+    return events[0]["time"] - began, step["time"] - began
 
 
 def show(name: str, values: list[float]) -> None:
