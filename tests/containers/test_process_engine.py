@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -127,7 +128,8 @@ def test_without_an_engine_it_says_in_one_line_that_it_runs_as_a_process_and_why
         "there is no /nowhere.sock: no engine is installed, or none runs"
     )
     assert [told for told in first.out.splitlines() if "nowhere.sock" in told] == [line]
-    assert first.err == ""
+    (size,) = first.err.splitlines()
+    assert re.fullmatch(r"The environment trl-cpu-\w+ is made here: [0-9.]+ GB to download\.", size)
 
 
 def test_it_trains_to_a_model(first: Ended) -> None:
