@@ -35,8 +35,8 @@ def test_unsloths_gpu_trainer_reaches_the_loss_that_trl_reaches(
 ) -> None:
     spec = {
         "algorithm": "sft",
-        "model": "/work/models/llama",
-        "dataset": {"name": "/work/data.jsonl", "eval_name": "/work/data.jsonl"},
+        "model": "/bench/models/llama",
+        "dataset": {"name": "/bench/data.jsonl", "eval_name": "/bench/data.jsonl"},
         "training": {"max_steps": 12, "learning_rate": 1e-3, "precision": "fp32"},
         "adapter": adapter,
     }
@@ -50,23 +50,23 @@ def test_unsloths_gpu_trainer_reaches_the_loss_that_trl_reaches(
             image(backend, flavour),
             entrypoint=list(command),
             volumes={
-                str(tmp_path): {"bind": "/work", "mode": "rw"},
+                str(tmp_path): {"bind": "/bench", "mode": "rw"},
                 str(TESTS): {"bind": "/tests", "mode": "ro"},
             },
             network_mode="none",
             remove=True,
         )
 
-    run("trl", "cpu", "python", "/tests/tiny.py", "/work/models", "llama")
+    run("trl", "cpu", "python", "/tests/tiny.py", "/bench/models", "llama")
     run(
         "unsloth",
         "cuda",
         "python",
         "/tests/unsloth_gpu_path.py",
         "--spec",
-        "/work/gpu_path/spec.yaml",
+        "/bench/gpu_path/spec.yaml",
     )
-    run("trl", "cpu", "aligntune-train", "--spec", "/work/trl/spec.yaml")
+    run("trl", "cpu", "aligntune-train", "--spec", "/bench/trl/spec.yaml")
 
     results = [
         json.loads((tmp_path / name / "run.json").read_text())["result"]
