@@ -56,6 +56,10 @@ install() {
 start() {
     local log=/var/log/aligntune-dockerd.log waited
     [[ -w ${log%/*} ]] || log=$(mktemp)
+    if ! pgrep -x dockerd >/dev/null; then
+        # Left by one that was killed, they would stop a new one should their numbers be in use.
+        rm -f /run/docker.pid /run/docker/containerd/containerd.pid
+    fi
     say "starting dockerd, which logs to $log"
     setsid --fork dockerd </dev/null >"$log" 2>&1
     for ((waited = 0; waited < wait_seconds; waited++)); do
