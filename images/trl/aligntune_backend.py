@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aligntune.algorithms import Algorithm
 from aligntune.spec import RunSpec
 
 NAME = "trl"
@@ -15,12 +16,26 @@ def prepare() -> None:
     """Nothing needs to be imported first."""
 
 
+def model_arguments() -> Collection[str]:
+    """What transformers' ``from_pretrained`` takes that no key of the spec says."""
+    return ("experts_implementation", "use_kernels")
+
+
 def load_model(
-    spec: RunSpec, path: Path, dtype: Any, attention: str | None, max_length: int | None
+    spec: RunSpec,
+    path: Path,
+    dtype: Any,
+    attention: str | None,
+    max_length: int | None,
+    head: str,
 ) -> Any:
     """See :class:`aligntune.training.backend.Backend`."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        BitsAndBytesConfig,
+    )
 
     quantization = {
         "none": None,
@@ -32,7 +47,10 @@ def load_model(
         ),
         "8bit": BitsAndBytesConfig(load_in_8bit=True),
     }[spec.model.quantization]
-    return AutoModelForCausalLM.from_pretrained(
+    classifier = head == "classifier"
+    own = {name: value for name, value in spec.trl.items() if name in model_arguments()}
+    kind = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
+    return kind.from_pretrained(
         path,
         dtype=dtype,
         attn_implementation=attention,
@@ -40,17 +58,19 @@ def load_model(
         device_map={"": 0 if torch.cuda.is_available() else "cpu"} if quantization else None,
         trust_remote_code=spec.model.trust_remote_code,
         local_files_only=True,
+        **({"num_labels": 1} if classifier else {}),
+        **own,
     )
 
 
-def add_adapter(spec: RunSpec, model: Any) -> Any:
+def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
     """See :class:`aligntune.training.backend.Backend`."""
     from peft import LoraConfig, get_peft_model
 
     return get_peft_model(
         model,
         LoraConfig(
-            task_type="CAUSAL_LM",
+            task_type="SEQ_CLS" if head == "classifier" else "CAUSAL_LM",
             r=spec.adapter.rank,
             lora_alpha=spec.adapter.alpha,
             lora_dropout=spec.adapter.dropout,
@@ -61,8 +81,10 @@ def add_adapter(spec: RunSpec, model: Any) -> Any:
     )
 
 
-def trainer(row: Algorithm) -> tuple[type[Any], type[Any]]:
+@contextmanager
+def inference(model: Any) -> Iterator[None]:
     """See :class:`aligntune.training.backend.Backend`."""
-    import trl
+    from aligntune.training.evaluation import quiet
 
-    return getattr(trl, row.trainer), getattr(trl, row.config)
+    with quiet(model):
+        yield

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from aligntune.algorithms import ALGORITHMS, BACKENDS
+from aligntune.algorithms import ALGORITHMS, BACKENDS, TITLES
 from aligntune.errors import (
     AligntuneError,
     BackendError,
@@ -288,15 +288,24 @@ def _model(at: Situation) -> tuple[bool, str] | None:
 
 
 def _trainer_args(at: Situation) -> tuple[bool, str] | None:
-    known = list(at.facts["trainer_args"][at.spec.algorithm])
-    for name in at.spec.trainer_args:
-        if name not in known:
-            config = ALGORITHMS[at.spec.algorithm].config
-            return (
-                False,
-                f"trainer_args.{name}: {config} has no such argument{nearest(name, known)}",
-            )
-    return (True, ", ".join(at.spec.trainer_args)) if at.spec.trainer_args else None
+    row = ALGORITHMS[at.spec.algorithm]
+    if at.backend not in row.backends:
+        return None
+    known = list(at.facts["trainer_args"][row.name])
+    own = {*known, *at.facts["model_args"]}
+    section = at.spec.of_backend(at.backend)
+    for key, given, names in (
+        ("trainer_args", at.spec.trainer_args, known),
+        (at.backend, section, sorted(own)),
+    ):
+        for name in given:
+            if name not in names:
+                return (
+                    False,
+                    f"{key}.{name}: {row.config} has no such argument{nearest(name, names)}",
+                )
+    named = ", ".join([*at.spec.trainer_args, *section])
+    return (True, named) if named else None
 
 
 def _names(at: Situation) -> tuple[bool, str] | None:
@@ -339,5 +348,3 @@ RULES: dict[str, tuple[Rule, type[AligntuneError], str]] = {
     "image": (_image, ImageError, "See `aligntune-run images list`"),
 }
 """Name -> rule, and where its failure ends a run, the error's class and remedy."""
-
-TITLES = {"trl": "TRL", "unsloth": "Unsloth"}

@@ -7,8 +7,10 @@ Every event has ``time`` (seconds since the epoch) and ``event``, one of:
 ``data``     ``part``, ``rows``, ``format``, ``source``: what was read
 ``start``    ``max_steps``, ``epochs``, ``parameters``, ``trainable``: training begins
 ``step``     ``step``, ``max_steps``, ``epoch``, ``tokens``, ``tokens_per_second``, and where the
-             trainer logged them ``loss``, ``grad_norm``, ``learning_rate``
-``evaluate`` ``step``, ``loss`` (mean over tokens, nats), ``perplexity``, ``tokens``
+             trainer logged them ``loss``, ``grad_norm``, ``learning_rate``; further ones, such as
+             rewards, by the trainer's names in ``figures``
+``evaluate`` ``step`` and what the algorithm's family measures: ``loss`` (mean over tokens, nats)
+             and ``perplexity``; ``accuracy`` and ``margin``; ``reward`` and ``kl``
 ``save``     ``step``, ``path``: a checkpoint is complete
 ``note``     ``message``: something the user should know
 ``warning``  ``message``: something the user must not miss
@@ -93,6 +95,27 @@ class EventReader:
             return
 
 
+HEADLINES = ("loss", "accuracy", "margin", "reward", "kl")
+"""The figures of an evaluation that are worth a word."""
+
+PROGRESS = {"reward": "reward", "rewards/accuracies": "accuracy", "accuracy": "accuracy"}
+"""What a trainer logs that tells more of how it goes than the loss does, and its name."""
+
+
+def headline(figures: Event) -> str:
+    """The figures of an evaluation, in words: ``accuracy 0.9000, margin 1.2345``."""
+    found = {name: figures[name] for name in HEADLINES if figures.get(name) is not None}
+    return ", ".join(f"{name} {value:.4f}" for name, value in found.items())
+
+
+def progress(step: Event) -> str:
+    """The loss of a step, and what else tells how it goes."""
+    words = [f"loss {step['loss']:.4f}"]
+    figures = step.get("figures", {})
+    words += [f"{title} {figures[name]:.4f}" for name, title in PROGRESS.items() if name in figures]
+    return "  ".join(words)
+
+
 def describe(event: Event) -> str:
     """One plain line for an event, or nothing where it is not worth one."""
     match event["event"]:
@@ -108,11 +131,11 @@ def describe(event: Event) -> str:
             )
         case "step" if "loss" in event:
             speed = event.get("tokens_per_second")
-            return f"step {event['step']}/{event['max_steps']}  loss {event['loss']:.4f}" + (
+            return f"step {event['step']}/{event['max_steps']}  {progress(event)}" + (
                 f"  {speed:,.0f} token/s" if speed else ""
             )
         case "evaluate":
-            return f"evaluation at step {event['step']}: loss {event['loss']:.4f}"
+            return f"evaluation at step {event['step']}: {headline(event)}"
         case "save":
             return f"checkpoint: {event['path']}"
         case "note":

@@ -22,13 +22,16 @@ Record = dict[str, Any]
 """``run.json``: id, status (planned, running, finished, failed, stopped), spec, plan, result."""
 
 
+RECORD = "run.json"
+
+
 class RunDir:
     """The files of one run below ``path``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.spec = path / "spec.yaml"
-        self.record_file = path / "run.json"
+        self.record_file = path / RECORD
         self.events = path / "events.jsonl"
         self.log = path / "train.log"
         self.checkpoints = path / "checkpoints"
@@ -91,6 +94,13 @@ class RunDir:
             raise OutputError(
                 f"{self.path} is not empty", "Name an empty or a new folder with --output"
             )
+
+
+def finished_model(path: Path) -> Path | None:
+    """The model that the run in ``path`` left, or None where there is no such run or model."""
+    model = path / "model"
+    there = os.path.isfile(path / RECORD) and os.path.isdir(model)
+    return model if there else None
 
 
 def new_run_id(algorithm: str, model: str, now: datetime) -> str:

@@ -7,6 +7,7 @@ refuses keys it does not know, and remembers where each value came from.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,8 @@ from pydantic import BaseModel, ValidationError
 
 from aligntune.algorithms import ALGORITHMS
 from aligntune.errors import AligntuneError, DataError, ModelError, SpecError
-from aligntune.spec import YAML_FLOAT, RunSpec
+from aligntune.rundir import RECORD, finished_model
+from aligntune.spec import YAML_FLOAT, RewardSpec, RunSpec
 
 ENVIRONMENT_PREFIX = "ALIGNTUNE_"
 NOT_SETTINGS = frozenset(
@@ -27,7 +29,7 @@ NOT_SETTINGS = frozenset(
 )
 """Variables of ours that configure the program rather than a run."""
 
-FREE_FORM = frozenset({"trainer_args", "dataset.columns"})
+FREE_FORM = frozenset({"trainer_args", "dataset.columns", "trl", "unsloth"})
 """Keys whose own keys are the user's."""
 
 PATH_KEYS: tuple[tuple[str, str, type[AligntuneError] | None], ...] = (
@@ -299,20 +301,83 @@ def _local_paths(values: dict[str, Any], base_dir: Path) -> dict[str, Any]:
     """Names of existing files and folders made absolute, so that they mean the same everywhere."""
     for section, key, kind in PATH_KEYS:
         branch = values.get(section)
-        if not isinstance(branch, dict) or not isinstance(branch.get(key), str):
-            continue
-        name = branch[key]
-        path = Path(os.path.normpath(base_dir / os.path.expanduser(name)))
-        if os.path.exists(path):  # unlike Path.exists, no exception below an unreadable folder
-            branch[key] = str(path)
-        elif kind is not None and (looks_like_path(name) or not HUB_ID.fullmatch(name)):
-            raise kind(f"no such {section}: {name}", f"Looked for {path}")
-        elif kind is None:
-            raise SpecError(f"{section}.{key}: no such file: {name}", f"Looked for {path}")
+        if isinstance(branch, dict) and isinstance(branch.get(key), str):
+            branch[key] = _local(branch[key], base_dir, section, key, kind)
+    if "rewards" in values:
+        values["rewards"] = [_local_reward(one, base_dir) for one in listed(values["rewards"])]
     output = values.get("output")
     if isinstance(output, str):
         values["output"] = os.path.normpath(base_dir / os.path.expanduser(output))
+    _go_on_from_run(values)
     return values
+
+
+def _local(
+    name: str, base_dir: Path, section: str, key: str, kind: type[AligntuneError] | None
+) -> str:
+    path = _absolute(name, base_dir)
+    if os.path.exists(path):  # unlike Path.exists, no exception below an unreadable folder
+        return str(path)
+    if kind is not None and (looks_like_path(name) or not HUB_ID.fullmatch(name)):
+        raise kind(f"no such {section}: {name}", f"Looked for {path}")
+    if kind is None:
+        raise SpecError(f"{section}.{key}: no such file: {name}", f"Looked for {path}")
+    return name
+
+
+def _local_reward(reward: Any, base_dir: Path) -> Any:
+    """A reward whose file or model is named by its absolute path."""
+    if isinstance(reward, str):
+        reward = {"name": reward}
+    if not isinstance(reward, Mapping):
+        return reward  # which is refused with the reason, as every value of a wrong type
+    name, model = reward.get("name"), reward.get("model")
+    if isinstance(name, str) and ":" in name:
+        file, _, function = name.rpartition(":")
+        path = _absolute(file, base_dir)
+        if not os.path.isfile(path):
+            raise SpecError(f"reward {name}: no such file: {file}", f"Looked for {path}")
+        return {**reward, "name": f"{path}:{function}"}
+    if isinstance(model, str):
+        named = _local(model, base_dir, "reward model", "model", ModelError)
+        made = finished_model(Path(named)) if named != model or os.path.isabs(model) else None
+        return {**reward, "model": str(made or named)}
+    return reward
+
+
+def listed(value: Any) -> list[Any]:
+    """Rewards as a list, of which one alone need not be written as such."""
+    if isinstance(value, str | Mapping):
+        return [value]
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _go_on_from_run(values: dict[str, Any]) -> None:
+    """A run named as the model is what came out of it: its weights, or its base and adapter."""
+    model = values["model"]
+    run = Path(model["name"])
+    if not run.is_absolute() or not os.path.isfile(run / RECORD):
+        return
+    made = finished_model(run)
+    if made is None:
+        raise ModelError(
+            f"{run} is a run that has no model yet", f"aligntune-run --resume {run} goes on with it"
+        )
+    try:
+        adapter = json.loads((made / "adapter_config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        model["name"] = str(made)
+        return
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {made / 'adapter_config.json'}: {error}") from error
+    model["name"] = adapter["base_model_name_or_path"]
+    if adapter.get("revision") and "revision" not in model:
+        model["revision"] = adapter["revision"]
+    values["adapter"] = {"path": str(made), "type": "lora", **(values.get("adapter") or {})}
+
+
+def _absolute(name: str, base_dir: Path) -> Path:
+    return Path(os.path.normpath(base_dir / os.path.expanduser(name)))
 
 
 def looks_like_path(name: str) -> bool:
@@ -328,6 +393,11 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
             key = key.rpartition(".")[0]
         origin = f" (from {origins[key]})" if key in origins else ""
         message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":  # within a reward: all else is seen before
+            known = list(RewardSpec.model_fields)
+            unknown = str(problem["loc"][-1])
+            problems.append(f"{key}{origin}: unknown key {unknown!r}{nearest(unknown, known)}")
+            continue
         given = problem["input"]
         shown = f", not {given!r}" if key and isinstance(given, str | int | float) else ""
         problems.append(f"{key}{origin}: {message}{shown}" if key else message)

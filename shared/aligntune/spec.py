@@ -1,184 +1,47 @@
 """RunSpec: what the user wants, validated and frozen, in one canonical form.
 
-Flags, YAML files, environment variables and Python arguments all become this
+Words from the command line, YAML, the environment and Python arguments all become this
 (see :mod:`aligntune.settings`); everything after it reads nothing else.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from aligntune.algorithms import ALGORITHMS
+from aligntune.algorithms import ALGORITHMS, Algorithm
+from aligntune.sections import (
+    CANONICAL_COLUMNS,
+    DEFAULT_GROUP,
+    AdapterSpec,
+    DatasetSpec,
+    ModelSpec,
+    PPOSpec,
+    PreferenceSpec,
+    RewardSpec,
+    RLSpec,
+    Section,
+    TrainingSpec,
+    is_local,
+    require_recordable,
+)
+
+__all__ = ["DatasetSpec", "RewardSpec", "RunSpec", "is_local"]
 
 YAML_FLOAT = re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$")
 """``1e-4``: a number in YAML 1.2, which PyYAML reads as text."""
 
-CANONICAL_COLUMNS = (
-    *("messages", "conversations", "prompt", "completion", "instruction", "input", "output"),
-    *("text", "tools"),
-)
-"""Columns that data can have under their own name or, by ``dataset.columns``, under another."""
+ADAPTER_FACTOR = 10
+"""An adapter learns best at ten times the rate of all weights: https://thinkingmachines.ai/blog/lora."""
 
-PositiveInt = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+GROUPED = ("GRPOTrainer", "RLOOTrainer")
+"""Trainers that compare the completions of one prompt with each other."""
 
-FULL_LEARNING_RATE = 2e-5
-ADAPTER_LEARNING_RATE = 2e-4
-"""TRL's default for SFT, and ten times it for an adapter: https://thinkingmachines.ai/blog/lora."""
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
-    )
-
-
-class ModelSpec(Section):
-    """The model that is trained.
-
-    Attributes:
-        name: a local folder (absolute after resolution) or a Hugging Face hub id.
-        revision: branch, tag or commit of a hub id.
-        dtype: the dtype the weights are held in; ``auto`` is float32 for full fine-tuning (so that
-            small updates are not lost to rounding) and the checkpoint's own under an adapter.
-        quantization: hold the frozen weights in 4-bit NF4 or LLM.int8 (bitsandbytes); needs an
-            adapter (QLoRA, https://arxiv.org/abs/2305.14314).
-        attention: attention implementation, in transformers' names.
-        chat_template: a Jinja file to use instead of the tokenizer's own chat template.
-        trust_remote_code: run Python code that the model's repository carries.
-    """
-
-    name: str = Field(min_length=1)
-    revision: str | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    quantization: Literal["none", "4bit", "8bit"] = "none"
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = "auto"
-    chat_template: str | None = None
-    trust_remote_code: bool = False
-
-
-class DatasetSpec(Section):
-    """The data.
-
-    Attributes:
-        name: a file (.jsonl, .json, .csv, .parquet), a folder of them, a dataset saved with
-            ``save_to_disk``, or a hub id.
-        config: configuration name of a hub dataset.
-        revision: branch, tag or commit of a hub id.
-        split: split to train on, slices allowed (``train[:10%]``).
-        eval_name: a separate evaluation set, in any form that ``name`` takes.
-        eval_split: split to evaluate on (of ``eval_name`` if given, else of ``name``).
-        format: what a row looks like; ``auto`` detects it and says what it found.
-        columns: canonical column -> the name it has in the data, e.g. ``{prompt: question}``.
-        max_samples: train on the first so many rows.
-        system_prompt: put before every conversation that has no system message of its own.
-        validation_fraction: part of the training rows held out for evaluation, in [0, 1).
-    """
-
-    name: str = Field(min_length=1)
-    config: str | None = None
-    revision: str | None = None
-    split: str = "train"
-    eval_name: str | None = None
-    eval_split: str | None = None
-    format: Literal["auto", "text", "prompt_completion", "chat", "instruction"] = "auto"
-    columns: dict[str, str] = {}
-    max_samples: PositiveInt | None = None
-    system_prompt: str | None = None
-    validation_fraction: Fraction = 0.0
-
-    @field_validator("columns")
-    @classmethod
-    def _known_columns(cls, value: dict[str, str]) -> dict[str, str]:
-        unknown = [name for name in value if name not in CANONICAL_COLUMNS]
-        if unknown:
-            raise ValueError(
-                f"no column {unknown[0]!r}; it is canonical name -> name in the data, and the "
-                f"canonical names are {', '.join(CANONICAL_COLUMNS)}"
-            )
-        return value
-
-
-class TrainingSpec(Section):
-    """How the model is trained; every value reaches the trainer, whatever its own default is.
-
-    Attributes:
-        epochs: passes over the training rows; ``max_steps``, if given, overrides it.
-        batch_size: sequences a device and step.
-        gradient_accumulation: batches summed before an optimizer step.
-        learning_rate: peak; 2e-5 for full fine-tuning, 2e-4 for an adapter unless given.
-        schedule: learning-rate schedule, in transformers' names.
-        warmup: optimizer steps (1 or more) or fraction of all steps (below 1).
-        weight_decay: decoupled weight decay (AdamW).
-        optimizer: optimizer, in transformers' names.
-        max_grad_norm: gradient norm at which gradients are clipped.
-        max_length: tokens a sequence is cut to; null keeps every token.
-        packing: put several rows in one sequence (best-fit decreasing, rows do not see each other).
-        group_by_length: batch rows of like length together, which wastes less on padding.
-        completion_only_loss: learn the completion only; null means yes for prompt-completion data.
-        assistant_only_loss: learn the assistant's turns only (chat data).
-        gradient_checkpointing: recompute activations to save memory; ``auto`` is on with a GPU.
-        precision: ``auto`` is bf16 where the processor computes in it, else fp16 on a GPU and
-            fp32 on a CPU.
-        seed: of Python, NumPy and torch.
-        logging_steps: optimizer steps between logged losses.
-        eval_steps: optimizer steps between evaluations; null evaluates at the end only.
-        save_steps: optimizer steps between checkpoints.
-        save_total_limit: checkpoints kept.
-    """
-
-    epochs: float = Field(default=3.0, gt=0)
-    max_steps: PositiveInt | None = None
-    batch_size: PositiveInt = 8
-    gradient_accumulation: PositiveInt = 1
-    learning_rate: float = Field(default=FULL_LEARNING_RATE, ge=0)
-    schedule: str = "linear"
-    warmup: float = Field(default=0.0, ge=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    optimizer: str = "adamw_torch_fused"
-    max_grad_norm: float = Field(default=1.0, ge=0)
-    max_length: PositiveInt | None = 1024
-    packing: bool = False
-    group_by_length: bool = True
-    completion_only_loss: bool | None = None
-    assistant_only_loss: bool = False
-    gradient_checkpointing: bool | Literal["auto"] = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    seed: int = Field(default=42, ge=0, lt=2**32)
-    logging_steps: PositiveInt = 10
-    eval_steps: PositiveInt | None = None
-    save_steps: PositiveInt = 500
-    save_total_limit: PositiveInt | None = 2
-
-
-class AdapterSpec(Section):
-    """Low-rank adaptation (https://arxiv.org/abs/2106.09685), or none for full fine-tuning.
-
-    Attributes:
-        type: ``none`` trains every weight.
-        path: an existing adapter (folder or hub id) to go on from; its own shape is kept.
-        rank: rank of the update matrices.
-        alpha: the update is scaled by alpha / rank.
-        dropout: on the adapter's input.
-        targets: module names, or ``all-linear``.
-        rslora: scale by alpha / sqrt(rank) instead (https://arxiv.org/abs/2312.03732).
-        dora: weight-decomposed adaptation (https://arxiv.org/abs/2402.09353).
-    """
-
-    type: Literal["none", "lora"] = "none"
-    path: str | None = None
-    rank: PositiveInt = 16
-    alpha: float = Field(default=32, gt=0)
-    dropout: Fraction = 0.0
-    targets: Literal["all-linear"] | list[str] = "all-linear"
-    rslora: bool = False
-    dora: bool = False
+OPTIONAL_SECTIONS = ("preference", "rl", "ppo", "rewards")
+"""Keys that mean something to some algorithms only, see ``Algorithm.sections``."""
 
 
 class RunSpec(Section):
@@ -194,7 +57,13 @@ class RunSpec(Section):
         image: run this derived image instead of the pinned one.
         pull: when to obtain an image.
         memory: memory limit of the container, e.g. ``16g``; null leaves the host a little.
-        trainer_args: any other argument of the algorithm's TRL configuration class.
+        preference: for DPO and KTO.
+        rl: for PPO, the GRPO family and RLOO.
+        ppo: for PPO.
+        rewards: what completions are rewarded for; each is logged by itself.
+        trainer_args: any other argument of the algorithm's configuration class.
+        trl: arguments, of the trainer or of loading the model, for when TRL is what runs.
+        unsloth: the same for Unsloth, such as ``{use_gradient_checkpointing: unsloth}``.
     """
 
     algorithm: str
@@ -210,24 +79,49 @@ class RunSpec(Section):
     image: str | None = None
     pull: Literal["missing", "never", "always"] = "missing"
     memory: str | None = None
-    trainer_args: dict[str, Any] = {}
+    preference: PreferenceSpec = PreferenceSpec()
+    rl: RLSpec = RLSpec()
+    ppo: PPOSpec = PPOSpec()
+    rewards: tuple[RewardSpec, ...] = ()
+    trainer_args: dict[str, Any] = Field(default_factory=dict)
+    trl: dict[str, Any] = Field(default_factory=dict)
+    unsloth: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def row(self) -> Algorithm:
+        """The algorithm's row in the table."""
+        return ALGORITHMS[self.algorithm]
+
+    def of_backend(self, name: str) -> dict[str, Any]:
+        """The arguments that are meant for one backend only."""
+        return {"trl": self.trl, "unsloth": self.unsloth}[name]
 
     @model_validator(mode="before")
     @classmethod
     def _derive_defaults(cls, data: Any) -> Any:
-        """Defaults that hang on another value: an adapter under quantization, its learning rate."""
+        """Defaults that hang on another value: the algorithm's own, an adapter under quantization,
+        and its learning rate.
+        """
         if not isinstance(data, dict):
             return data
         data = {
             key: dict(value) if isinstance(value, dict) else value for key, value in data.items()
         }
-        model, adapter, training = (data.get(key) or {} for key in ("model", "adapter", "training"))
-        if all(isinstance(section, dict) for section in (model, adapter, training)):
+        model, adapter = (data.get(key) or {} for key in ("model", "adapter"))
+        if isinstance(model, dict) and isinstance(adapter, dict):
             quantized = model.get("quantization", "none") != "none"
             if "type" not in adapter and (quantized or adapter):
                 data["adapter"] = adapter = {**adapter, "type": "lora"}
-            if adapter.get("type", "none") != "none" and "learning_rate" not in training:
-                data["training"] = {**training, "learning_rate": ADAPTER_LEARNING_RATE}
+        row = ALGORITHMS.get(str(data.get("algorithm")))
+        for key, value in row.defaults.items() if row else ():
+            section, _, name = key.partition(".")
+            given = data.get(section) or {}
+            if not isinstance(given, dict) or name in given:
+                continue
+            adapted = isinstance(adapter, dict) and adapter.get("type", "none") != "none"
+            if key == "training.learning_rate" and adapted:
+                value *= ADAPTER_FACTOR
+            data[section] = {**given, name: value}
         return data
 
     @field_validator("algorithm")
@@ -237,16 +131,19 @@ class RunSpec(Section):
             raise ValueError(f"unknown algorithm {value!r}; known: {', '.join(ALGORITHMS)}")
         return value
 
-    @field_validator("trainer_args")
+    @field_validator("trainer_args", "trl", "unsloth")
     @classmethod
     def _recordable(cls, value: dict[str, Any]) -> dict[str, Any]:
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"must be made of texts, finite numbers, lists and mappings ({error})"
-            ) from None
+        require_recordable(value)
         return value
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _rewards_listed(cls, value: Any) -> Any:
+        """``rewards: exact_match`` and ``rewards: {name: length}`` are one reward."""
+        if isinstance(value, str | dict):
+            return (value,)
+        return () if value is None else value
 
     @field_validator("memory")
     @classmethod
@@ -273,6 +170,8 @@ class RunSpec(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        self._require_meaning()
+        self._require_groups()
         if self.model.quantization != "none" and self.adapter.type == "none":
             raise ValueError(
                 f"model.quantization={self.model.quantization} cannot be trained in full; "
@@ -311,6 +210,72 @@ class RunSpec(Section):
             )
         return self
 
+    def _require_meaning(self) -> None:
+        """Refuse what the algorithm has no use for, and the lack of what it cannot do without."""
+        row = self.row
+        columns = list(self.dataset.columns)
+        unknown = [name for name in columns if name not in CANONICAL_COLUMNS]
+        if unknown and "rewards" not in row.sections:  # rewards get columns of any name
+            raise ValueError(
+                f"dataset.columns: no column {unknown[0]!r}; it is canonical name -> name in the "
+                f"data, and the canonical names are {', '.join(CANONICAL_COLUMNS)}"
+            )
+        for section in OPTIONAL_SECTIONS:
+            if section in row.sections:
+                continue
+            given = [section] if section == "rewards" and self.rewards else []
+            if section != "rewards":
+                values = getattr(self, section).model_dump(exclude_defaults=True)
+                given = [f"{section}.{key}" for key in values]
+            if given:
+                names = [one.name for one in ALGORITHMS.values() if section in one.sections]
+                raise ValueError(
+                    f"{given[0]} is for {', '.join(names)}; {self.algorithm} has no use for it"
+                )
+        if "rewards" in row.needs and not self.rewards:
+            raise ValueError(
+                f"{self.algorithm} needs a reward: --reward NAME, --reward path.py:function or "
+                "--reward-model M (docs/rewards.md lists the names)"
+            )
+        taken = row.formats
+        if self.dataset.format not in ("auto", *taken):
+            raise ValueError(
+                f"dataset.format={self.dataset.format} is nothing that {self.algorithm} trains on; "
+                f"it takes {', '.join(taken)}"
+            )
+        training = self.training
+        of_sft = (
+            ("packing", training.packing),
+            ("completion_only_loss", training.completion_only_loss is not None),
+            ("assistant_only_loss", training.assistant_only_loss),
+        )
+        for key, asked in of_sft:
+            if asked and row.family != "supervised":
+                raise ValueError(f"training.{key} is for sft; {self.algorithm} has no use for it")
+        if row.name != "dpo" and self.preference.label_smoothing:
+            raise ValueError("preference.label_smoothing is for dpo")
+        if row.trainer != "GRPOTrainer" and self.rl.epsilon_high is not None:
+            raise ValueError(f"rl.epsilon_high is for the GRPO family, not {self.algorithm}")
+        if row.trainer not in GROUPED and self.rl.num_generations != DEFAULT_GROUP:
+            raise ValueError(f"rl.num_generations is for groups, and {self.algorithm} has none")
+
+    def _require_groups(self) -> None:
+        if self.row.trainer not in GROUPED:
+            return
+        group, training = self.rl.num_generations, self.training
+        if group < 2:
+            raise ValueError(
+                f"rl.num_generations: {self.algorithm} compares at least 2 completions"
+            )
+        batch = training.batch_size * training.gradient_accumulation
+        steps = {"steps_per_generation", "generation_batch_size"} & set(self.trainer_args)
+        if batch % group and not steps:
+            raise ValueError(
+                f"a group of rl.num_generations={group} does not divide the {batch} completions of "
+                f"a step (training.batch_size {training.batch_size} x gradient_accumulation "
+                f"{training.gradient_accumulation}); make one a multiple of the other"
+            )
+
     def to_yaml(self) -> str:
         """The canonical form, every value explicit, as a YAML document."""
         values = self.model_dump(mode="json")
@@ -331,8 +296,3 @@ class _Dumper(yaml.SafeDumper):
 
 _Dumper.add_representer(str, _Dumper.represent_str)
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", YAML_FLOAT, list("-+0123456789"))
-
-
-def is_local(name: str) -> bool:
-    """Whether a resolved model or dataset name is a path on the host rather than a hub id."""
-    return Path(name).is_absolute()

@@ -21,7 +21,7 @@ from aligntune.settings import (
     nested,
     resolve,
 )
-from aligntune.spec import ADAPTER_LEARNING_RATE, FULL_LEARNING_RATE, RunSpec
+from aligntune.spec import RunSpec
 
 NEEDED: dict[str, Any] = {"algorithm": "sft", "model": "org/model", "dataset": "org/data"}
 
@@ -321,7 +321,7 @@ def test_everything_that_is_missing_is_named_at_once_in_the_users_words() -> Non
 
 def test_full_fine_tuning_is_the_default_and_has_its_own_learning_rate() -> None:
     spec = spec_of()
-    assert (spec.adapter.type, spec.training.learning_rate) == ("none", FULL_LEARNING_RATE)
+    assert (spec.adapter.type, spec.training.learning_rate) == ("none", 2e-5)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_full_fine_tuning_is_the_default_and_has_its_own_learning_rate() -> None
 )
 def test_quantization_or_a_rank_implies_an_adapter_and_its_learning_rate(assignment: str) -> None:
     spec = spec_of(assignment)
-    assert (spec.adapter.type, spec.training.learning_rate) == ("lora", ADAPTER_LEARNING_RATE)
+    assert (spec.adapter.type, spec.training.learning_rate) == ("lora", 2e-4)
 
 
 def test_a_given_learning_rate_is_kept_under_an_adapter() -> None:

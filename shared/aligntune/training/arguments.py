@@ -7,12 +7,14 @@ refuses what :data:`OWNERS` and :data:`REFUSED` name before anything is started.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aligntune.errors import SpecError
-from aligntune.spec import RunSpec
+from aligntune.spec import GROUPED, RunSpec
+from aligntune.training.families import family
 
 OWNERS = {
     "per_device_train_batch_size": "training.batch_size",
@@ -25,12 +27,7 @@ OWNERS = {
     "weight_decay": "training.weight_decay",
     "optim": "training.optimizer",
     "max_grad_norm": "training.max_grad_norm",
-    "max_length": "training.max_length",
-    "max_seq_length": "training.max_length",
-    "packing": "training.packing",
     "train_sampling_strategy": "training.group_by_length",
-    "completion_only_loss": "training.completion_only_loss",
-    "assistant_only_loss": "training.assistant_only_loss",
     "gradient_checkpointing": "training.gradient_checkpointing",
     "activation_checkpointing": "training.gradient_checkpointing",
     "bf16": "training.precision",
@@ -47,7 +44,6 @@ OWNERS = {
     "use_cpu": "gpus",
     "trust_remote_code": "model.trust_remote_code",
     "chat_template_path": "model.chat_template",
-    "dataset_text_field": "dataset.columns.text",
     "auto_find_batch_size": "training.batch_size",
 }
 """Trainer argument -> the spec's own key for it."""
@@ -77,10 +73,12 @@ REFUSED = {
         "ddp_find_unused_parameters ddp_static_graph context_parallel_size "
         "context_parallel_backend context_parallel_rotate_method save_on_each_node "
         "log_on_each_node log_level_replica",
-        "it is for reinforcement learning": "vllm_sampling_params unsloth_grpo_mini_batch",
     }.items()
 }
 """Why -> trainer arguments that would be ignored, or would break what the worker promises."""
+
+ONLINE_ONLY = ("vllm_sampling_params", "unsloth_grpo_mini_batch")
+"""Arguments that Unsloth adds to every trainer, and that only online ones read."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class Device:
 def trainer_arguments(
     spec: RunSpec, device: Device, checkpoints: Path, evaluates: bool, max_length: int | None
 ) -> dict[str, Any]:
-    """Keyword arguments of the SFT trainer's configuration.
+    """Keyword arguments of the trainer's configuration; it may know only some of them.
 
     Args:
         spec: the request.
@@ -113,6 +111,7 @@ def trainer_arguments(
     refuse_owned(spec)
     training = spec.training
     checkpointing = training.gradient_checkpointing
+    best, more_is_better = family(spec.row).BEST
     explicit = {
         "output_dir": str(checkpoints),
         "per_device_train_batch_size": training.batch_size,
@@ -161,43 +160,60 @@ def trainer_arguments(
         "eval_strategy": "steps" if evaluates and training.eval_steps else "no",
         "eval_steps": training.eval_steps,
         "save_strategy": "steps",
-        "save_steps": training.save_steps,
+        "save_steps": math.ceil(training.save_steps / rounds(spec)) * rounds(spec),
         "save_total_limit": training.save_total_limit,
         "save_only_model": False,
         "load_best_model_at_end": False,
         "report_to": "tensorboard",
         "push_to_hub": False,
         "disable_tqdm": True,
-        # Rows are cut already, and padding_free takes a length for one that is not kept.
-        "max_length": None
-        if spec.trainer_args.get("padding_free") and not training.packing
-        else max_length,
-        "packing": training.packing,
-        "packing_strategy": "bfd",
-        "eval_packing": False,
-        "padding_free": False,
-        "pad_to_multiple_of": None,
-        "shuffle_dataset": False,
+        "metric_for_best_model": best,
+        "greater_is_better": more_is_better,
+        "model_init_kwargs": None,
+        "router_aux_loss_coef": None,
+        "trust_remote_code": spec.model.trust_remote_code,
         "dataset_num_proc": None,
-        "dataset_kwargs": None,
-        "completion_only_loss": False,  # labels carry the mask already, see tokenization.py
-        "assistant_only_loss": False,
-        "loss_type": "nll",
-        "activation_offloading": False,
-        "eos_token": None,
-        "pad_token": None,
     }
-    return {**explicit, **spec.trainer_args}
+    own = family(spec.row).arguments(spec, max_length)
+    return {**explicit, **own, **spec.row.implies, **spec.trainer_args}
+
+
+def rounds(spec: RunSpec) -> int:
+    """Optimizer steps that the completions of one generation last, 1 where nothing is generated.
+
+    What was generated is not part of a checkpoint, so only between generations can a run be gone
+    on with to the same end: checkpoints are written there.
+    """
+    iterations, accumulation = spec.rl.num_iterations, spec.training.gradient_accumulation
+    if spec.row.trainer == "PPOTrainer":
+        return iterations * spec.ppo.num_mini_batches
+    if spec.row.trainer not in GROUPED:
+        return 1
+    batches = int(spec.trainer_args.get("steps_per_generation") or accumulation)
+    whole = spec.trainer_args.get("generation_batch_size")
+    if whole:
+        batches = max(int(whole) // spec.training.batch_size, 1)
+    return math.lcm(batches * iterations, accumulation) // accumulation
 
 
 def refuse_owned(spec: RunSpec) -> None:
     """Refuse a trainer argument that the spec has a key for, as two ways to say it could disagree;
     and one that the worker does not let reach anything.
     """
+    owners = {**OWNERS, **family(spec.row).OWNERS}
     reasons = {name: reason for reason, names in REFUSED.items() for name in names}
     for name in spec.trainer_args:
-        if name in OWNERS:
-            raise SpecError(f"trainer_args.{name} has a key of its own", f"Set {OWNERS[name]}")
+        if name in ONLINE_ONLY and spec.row.family != "online":
+            raise SpecError(f"trainer_args.{name} is for reinforcement learning", "Leave it out")
+        if name == "use_vllm" or name.startswith("vllm_"):
+            raise SpecError(f"trainer_args.{name}: no image has vLLM", "Leave it out")
+        if name in owners:
+            raise SpecError(f"trainer_args.{name} has a key of its own", f"Set {owners[name]}")
+        if name in spec.row.implies:
+            raise SpecError(
+                f"trainer_args.{name} is what makes it {spec.algorithm}",
+                "Choose with --algo, or leave it out",
+            )
         if name in reasons:
             raise SpecError(f"trainer_args.{name} cannot be set: {reasons[name]}", "Leave it out")
     if spec.trainer_args.get("load_best_model_at_end") and not spec.training.eval_steps:
@@ -205,11 +221,6 @@ def refuse_owned(spec: RunSpec) -> None:
             "trainer_args.load_best_model_at_end needs evaluations to choose by",
             "Set training.eval_steps, and training.save_steps to a multiple of it",
         )
-
-
-def keeps_whole_rows(spec: RunSpec) -> bool:
-    """Whether packing spreads a row that is too long over several sequences."""
-    return spec.training.packing and spec.trainer_args.get("packing_strategy", "bfd") != "bfd"
 
 
 def groups(spec: RunSpec) -> bool:

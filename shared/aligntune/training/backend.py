@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from aligntune.algorithms import Algorithm
 from aligntune.spec import RunSpec
 
 
 class Backend(Protocol):
-    """Load a model, attach an adapter, name the trainer. Everything else is written once."""
+    """Load a model, attach an adapter, make ready to generate. Everything else is written once."""
 
     NAME: str
 
     def prepare(self) -> None:
         """Import what must be imported before torch, transformers and trl."""
 
+    def model_arguments(self) -> Collection[str]:
+        """What :meth:`load_model` takes from the backend's own section of the spec."""
+
     def load_model(
-        self, spec: RunSpec, path: Path, dtype: Any, attention: str | None, max_length: int | None
+        self,
+        spec: RunSpec,
+        path: Path,
+        dtype: Any,
+        attention: str | None,
+        max_length: int | None,
+        head: str,
     ) -> Any:
-        """The causal language model in ``path``.
+        """The model in ``path``.
 
         Args:
             spec: the request, for quantization and trust in remote code.
@@ -28,13 +38,14 @@ class Backend(Protocol):
             dtype: ``torch.dtype`` the weights are held in.
             attention: attention implementation, or None for the backend's own choice.
             max_length: tokens of the longest sequence, None where nothing limits it.
+            head: ``causal``, or ``classifier`` for one with a single label.
         """
 
-    def add_adapter(self, spec: RunSpec, model: Any) -> Any:
+    def add_adapter(self, spec: RunSpec, model: Any, head: str) -> Any:
         """``model`` with a new, trainable LoRA adapter of the shape that ``spec.adapter`` says."""
 
-    def trainer(self, row: Algorithm) -> tuple[type[Any], type[Any]]:
-        """The trainer's class and its configuration's class for an algorithm."""
+    def inference(self, model: Any) -> AbstractContextManager[None]:
+        """The model ready to generate for as long as this lasts, and to train again afterwards."""
 
 
 def installed() -> Backend:

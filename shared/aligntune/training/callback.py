@@ -17,6 +17,18 @@ TICK_SECONDS = 0.5
 """Steps between logged ones are told no more often than this."""
 
 
+TOLD = (
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "epoch",
+    "step",
+    "total_flos",
+    "num_input_tokens_seen",
+)
+"""What every step has under a name of its own."""
+
+
 class EventCallback(TrainerCallback):  # type: ignore[misc]
     """Writes steps, evaluations and checkpoints as events, and stops on a signal or a lost loss.
 
@@ -25,9 +37,13 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         tokens: seen in these seconds.
         resumed_from: step that training was gone on from, None where it began anew.
         sizes: numbers of all and of trainable weights.
+
+    Args:
+        rounds: a stop waits for a step that is a multiple of this, from which a run can be gone on.
     """
 
-    def __init__(self, events: EventWriter, stop: StopSignal) -> None:
+    def __init__(self, events: EventWriter, stop: StopSignal, rounds: int = 1) -> None:
+        self._rounds = rounds
         self._events = events
         self._stop = stop
         self._told = 0.0
@@ -57,7 +73,7 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         self.tokens = int(state.num_input_tokens_seen) - tokens
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self._stop.asked:
+        if self._stop.asked and state.global_step % self._rounds == 0:
             control.should_save = True
             control.should_training_stop = True
         if state.global_step >= state.max_steps:
@@ -85,19 +101,15 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
             loss=float(logs["loss"]),
             grad_norm=_finite(logs.get("grad_norm")),
             learning_rate=_finite(logs.get("learning_rate")),
+            **_figures(logs),
         )
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any
     ) -> None:
         if metrics:
-            self._events(
-                "evaluate",
-                step=state.global_step,
-                loss=metrics["eval_loss"],
-                perplexity=metrics["eval_perplexity"],
-                tokens=metrics["eval_tokens"],
-            )
+            told = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+            self._events("evaluate", step=state.global_step, **told)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         path = f"{Path(args.output_dir).name}/checkpoint-{state.global_step}"
@@ -121,6 +133,16 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
             tokens_per_second=None if self._speed is None else round(self._speed, 1),
             **values,
         )
+
+
+def _figures(logs: dict[str, Any]) -> dict[str, Any]:
+    """What a trainer logs beside the loss, such as rewards, margins and KL, by its names."""
+    figures = {
+        name: round(float(value), 6)
+        for name, value in logs.items()
+        if name not in TOLD and isinstance(value, int | float) and math.isfinite(value)
+    }
+    return {"figures": figures} if figures else {}
 
 
 def _finite(value: Any) -> float | None:

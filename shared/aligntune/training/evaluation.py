@@ -1,36 +1,61 @@
-"""Token-weighted evaluation: the mean over all learned tokens, in nats.
+"""Evaluation, the same on every backend: of exactly the weights that a run saves.
 
-The trainers' own evaluation averages the means of batches, so that short rows weigh more the fewer
-they are with. This one is what anybody gets who computes the loss of the saved weights over the
-same rows.
+What is measured is the family's own business (:mod:`aligntune.training.families`); here is what
+they share. The trainers' own evaluations average the means of batches, so that short rows weigh
+more the fewer they are with; these weigh every token, pair or completion the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from aligntune.errors import TrainingError
 from aligntune.training.tokenization import IGNORED
 
+Metrics = dict[str, float | int | None]
+
 
 @dataclass(frozen=True)
-class Evaluation:
-    """``loss`` is nats a token, ``tokens`` how many were predicted."""
+class Measurement:
+    """Figures by name, and for whoever reads them a few samples of what they are about."""
 
-    loss: float
-    tokens: int
-
-    @property
-    def perplexity(self) -> float | None:
-        """exp(loss), None where that overflows."""
-        return math.exp(self.loss) if self.loss < 700 else None
+    metrics: Metrics
+    samples: tuple[dict[str, Any], ...] = ()
 
 
-def evaluate(model: Any, batches: Iterable[dict[str, Any]]) -> Evaluation:
-    """The mean cross entropy of ``model`` over every learned token of ``batches``.
+Measure = Callable[[Any, Any], Measurement]
+"""From a model and encoded rows to figures."""
+
+
+def measured(trainer: type[Any], measure: Measure) -> type[Any]:
+    """``trainer`` with an ``evaluate`` that measures as we do, while training as at the end."""
+
+    class Measured(trainer):  # type: ignore[misc]
+        def evaluate(
+            self,
+            eval_dataset: Any = None,
+            ignore_keys: list[str] | None = None,
+            metric_key_prefix: str = "eval",
+        ) -> Metrics:
+            rows = self.eval_dataset if eval_dataset is None else eval_dataset
+            found = measure(self.model, rows)
+            metrics = {f"{metric_key_prefix}_{name}": it for name, it in found.metrics.items()}
+            self.log({name: value for name, value in metrics.items() if value is not None})
+            self.control: Any = self.callback_handler.on_evaluate(
+                self.args, self.state, self.control, metrics
+            )
+            return metrics
+
+    Measured.__name__ = trainer.__name__
+    return Measured
+
+
+def token_loss(model: Any, batches: Iterable[dict[str, Any]]) -> Metrics:
+    """The mean cross entropy of ``model`` over every learned token of ``batches``, in nats.
 
     Args:
         model: a causal language model that returns the mean loss of a batch. Logits are not read,
@@ -40,31 +65,66 @@ def evaluate(model: Any, batches: Iterable[dict[str, Any]]) -> Evaluation:
     Raises:
         TrainingError: the loss is not a finite number.
     """
-    import torch
-
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    _keep_trainable(model)
     total, tokens = 0.0, 0
-    with torch.no_grad():
+    with quiet(model):
         for batch in batches:
             # Position 0 has nothing before it to be predicted from.
             count = int((batch["labels"][:, 1:] != IGNORED).sum())
             if count:
-                # Batches without padding also carry numbers, such as the longest row's length.
-                inputs = {
-                    key: value.to(device) if isinstance(value, torch.Tensor) else value
-                    for key, value in batch.items()
-                }
+                inputs = {key: value.to(device) for key, value in batch.items()}
                 total += float(model(**inputs).loss) * count
                 tokens += count
-    model.train(was_training)
     if not math.isfinite(total):
         raise TrainingError(
             "the evaluation loss is not a number", "Lower training.learning_rate, or check the data"
         )
-    return Evaluation(total / max(tokens, 1), tokens)
+    loss = total / max(tokens, 1)
+    # exp overflows from 710 on
+    perplexity = math.exp(loss) if loss < 700 else None
+    return {"loss": loss, "perplexity": perplexity, "tokens": tokens}
+
+
+def padded(rows: Any, size: int, padding: int) -> Iterator[dict[str, Any]]:
+    """Rows with ``input_ids`` and ``labels`` as right-padded batches, long rows with long ones.
+
+    Yields:
+        ``input_ids``, ``attention_mask`` and ``labels``, each (batch, length).
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    for chosen in by_length([len(row["input_ids"]) for row in rows], size):
+        batch = rows.select(chosen)
+        ids, labels = ([torch.tensor(row[key]) for row in batch] for key in ("input_ids", "labels"))
+        mask = [torch.ones_like(row) for row in ids]
+        yield {
+            "input_ids": pad_sequence(ids, batch_first=True, padding_value=padding),
+            "attention_mask": pad_sequence(mask, batch_first=True),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
+        }
+
+
+def by_length(lengths: list[int], size: int) -> Iterator[list[int]]:
+    """Indices in batches of like length, the longest first: what does not fit shows at once."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+@contextmanager
+def quiet(model: Any) -> Iterator[None]:
+    """Evaluation mode without gradients, and the mode it was in afterwards."""
+    import torch
+
+    was_training = model.training
+    model.eval()
+    _keep_trainable(model)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
 def _keep_trainable(model: Any) -> None:
@@ -76,29 +136,3 @@ def _keep_trainable(model: Any) -> None:
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
             module.training = True
-
-
-def token_weighted(trainer: type[Any]) -> type[Any]:
-    """``trainer`` with an ``evaluate`` that weighs every token the same."""
-
-    class TokenWeighted(trainer):  # type: ignore[misc]
-        def evaluate(
-            self,
-            eval_dataset: Any = None,
-            ignore_keys: list[str] | None = None,
-            metric_key_prefix: str = "eval",
-        ) -> dict[str, float | None]:
-            found = evaluate(self.model, self.get_eval_dataloader(eval_dataset))
-            metrics: dict[str, float | None] = {
-                f"{metric_key_prefix}_loss": found.loss,
-                f"{metric_key_prefix}_perplexity": found.perplexity,
-                f"{metric_key_prefix}_tokens": found.tokens,
-            }
-            self.log(metrics)
-            self.control: Any = self.callback_handler.on_evaluate(
-                self.args, self.state, self.control, metrics
-            )
-            return metrics
-
-    TokenWeighted.__name__ = trainer.__name__
-    return TokenWeighted

@@ -22,6 +22,7 @@ from typing import Any
 
 from aligntune.algorithms import ALGORITHMS
 from aligntune.training.backend import Backend, installed
+from aligntune.training.families import trainer_classes
 
 STACK = (
     "accelerate",
@@ -67,10 +68,11 @@ def facts() -> dict[str, Any]:
         "model_types": sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
         "fast_model_types": _fast_model_types(),
         "trainer_args": {
-            name: _arguments(backend.trainer(row)[1])
+            name: _arguments(trainer_classes(row)[1])
             for name, row in ALGORITHMS.items()
             if backend.NAME in row.backends
         },
+        "model_args": sorted(backend.model_arguments()),
         "optimizers": sorted(one.value for one in OptimizerNames),
         "schedules": sorted(one.value for one in SchedulerType),
         "flavour": {"versions": _versions(FLAVOURED), **_gpu_support()},

@@ -138,8 +138,9 @@ def load_model(
     backend: Backend,
     device: Device,
     run: RunDir,
+    head: str,
 ) -> Any:
-    """The model, with its adapter if the request has one.
+    """The model, with its adapter if the request has one; ``head`` as in :class:`Backend`.
 
     Raises:
         ModelError: it is no causal language model that this stack knows, or its files are broken.
@@ -149,13 +150,13 @@ def load_model(
     dtype = _dtype(spec, config, device)
     attention = None if spec.model.attention == "auto" else spec.model.attention
     try:
-        model = backend.load_model(spec, path, dtype, attention, max_length)
+        model = backend.load_model(spec, path, dtype, attention, max_length, head)
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelError(f"{spec.model.name} does not load: {first_line(error)}") from error
     if spec.adapter.type != "none":
-        model = _with_adapter(spec, model, backend, run)
+        model = _with_adapter(spec, model, backend, run, head)
         for shape in model.peft_config.values():
             # The host's name for the base, so that the adapter loads outside this container.
             shape.base_model_name_or_path = spec.model.name
@@ -163,11 +164,11 @@ def load_model(
     return model
 
 
-def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir) -> Any:
+def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir, head: str) -> Any:
     name = spec.adapter.path
     if name is None:
         try:
-            return backend.add_adapter(spec, model)
+            return backend.add_adapter(spec, model, head)
         except ValueError as error:
             raise SpecError(f"adapter: {first_line(error)}", "Check adapter.targets") from error
     from peft import PeftModel

@@ -24,12 +24,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Tokenized:
-    """Rows as token ids; ``cut`` were too long, ``dropped`` had nothing left to learn."""
+    """Rows as token ids, and in words which of them were cut or left out."""
 
     dataset: Any
-    cut: int
-    dropped: int
-    tokens: int
+    notes: tuple[str, ...] = ()
+
+
+def notes(*counted: tuple[int, str]) -> tuple[str, ...]:
+    """``(3, "rows are cut")`` told as ``3 rows are cut``, and nothing of what there is none."""
+    return tuple(f"{count} {what}" for count, what in counted if count)
 
 
 def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> Tokenized:
@@ -45,9 +48,7 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> 
         ModelError: chat data without a chat template, or one that cannot render a row.
         DataError: no row has anything to learn, or the loss that was asked for does not fit.
     """
-    encode = _encoder(
-        dataset.column_names, isinstance(dataset[0].get("prompt"), list), tokenizer, spec
-    )
+    encode = _encoder(dataset.column_names, is_chat(dataset), tokenizer, spec)
 
     def encode_row(row: Row) -> Row:
         tokens, learned = encode(row)
@@ -72,9 +73,13 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> 
         )
     return Tokenized(
         dataset=useful.select_columns(["input_ids", "labels", "length"]),
-        cut=sum(encoded["cut"]),
-        dropped=len(encoded) - len(useful),
-        tokens=sum(useful["length"]),
+        notes=notes(
+            (sum(encoded["cut"]), f"rows are longer than {limit} tokens and were cut"),
+            (
+                len(encoded) - len(useful),
+                "rows have no token left to learn and were left out",
+            ),
+        ),
     )
 
 
@@ -84,21 +89,13 @@ def _encoder(
     """How a row becomes token ids, and which of them are learned."""
     training = spec.training
     chat = conversational or "messages" in columns
-    if spec.model.chat_template and not chat:
-        raise DataError("model.chat_template needs chat data, and this is text", "Leave it out")
     if training.assistant_only_loss and not chat:
         raise DataError("training.assistant_only_loss needs chat data", "Leave it out")
     if training.completion_only_loss and "prompt" not in columns:
         raise DataError(
             "training.completion_only_loss needs prompt-completion data", "Leave it out"
         )
-    if chat:
-        _require_template(tokenizer, spec)
-    elif tokenizer.eos_token is None:
-        raise ModelError(
-            "the tokenizer has no end-of-sequence token, so the model could not learn to stop",
-            "Set eos_token in its tokenizer_config.json",
-        )
+    require_usable(tokenizer, spec, chat)
     if "prompt" in columns:
         whole = training.completion_only_loss is False
         return _prompt_encoder(tokenizer, chat, whole, training.assistant_only_loss)
@@ -119,19 +116,45 @@ def _prompt_encoder(
 
     def encode(row: Row) -> tuple[list[int], list[bool]]:
         if render is not None:
-            prompt = _apply(tokenizer, row["prompt"], add_generation_prompt=True)["input_ids"]
             tokens, learned = render({"messages": row["prompt"] + row["completion"]})
         else:
-            prompt = tokenizer(row["prompt"])["input_ids"]
             tokens = tokenizer(row["prompt"] + _ended(row["completion"], tokenizer))["input_ids"]
             learned = [True] * len(tokens)
         if not whole:
-            pairs = zip(prompt, tokens, strict=False)
-            shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-            learned = [keep and place >= shared for place, keep in enumerate(learned)]
+            start = shared(encode_prompt(tokenizer, row["prompt"]), tokens)
+            learned = [keep and place >= start for place, keep in enumerate(learned)]
         return tokens, learned
 
     return encode
+
+
+def encode_prompt(tokenizer: Any, prompt: str | list[dict[str, str]]) -> list[int]:
+    """The tokens that a completion is asked for with: text as it is, a chat up to the answer."""
+    if isinstance(prompt, str):
+        tokens = tokenizer(prompt)["input_ids"]
+    else:
+        tokens = _apply(tokenizer, prompt, add_generation_prompt=True)["input_ids"]
+    return list(tokens)
+
+
+def encode_answered(tokenizer: Any, prompt: Any, completion: Any) -> list[int]:
+    """The tokens of a prompt with its completion, to the end-of-sequence token."""
+    if isinstance(prompt, str):
+        tokens = tokenizer(prompt + _ended(completion, tokenizer))["input_ids"]
+    else:
+        tokens = _apply(tokenizer, prompt + completion)["input_ids"]
+    return list(tokens)
+
+
+def shared(one: list[int], other: list[int]) -> int:
+    """How many tokens two sequences begin with together."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def is_chat(dataset: Any) -> bool:
+    """Whether rows hold messages rather than text."""
+    return isinstance(dataset[0].get("prompt"), list)
 
 
 def _chat_encoder(
@@ -179,11 +202,24 @@ def _apply(tokenizer: Any, messages: list[dict[str, str]], **how: Any) -> Any:
         ) from error
 
 
-def _require_template(tokenizer: Any, spec: RunSpec) -> None:
-    if tokenizer.chat_template is None:
+def require_usable(tokenizer: Any, spec: RunSpec, chat: bool) -> None:
+    """Refuse a tokenizer that cannot render the data, or that knows no end.
+
+    Raises:
+        ModelError: it has no chat template for chat data, or no end-of-sequence token.
+        DataError: a chat template is given, and the data is text.
+    """
+    if spec.model.chat_template and not chat:
+        raise DataError("model.chat_template needs chat data, and this is text", "Leave it out")
+    if chat and tokenizer.chat_template is None:
         raise ModelError(
             f"the tokenizer of {spec.model.name} has no chat template, and the data is chat",
             "Set model.chat_template to a Jinja file, or use an instruct model",
+        )
+    if not chat and tokenizer.eos_token is None:
+        raise ModelError(
+            "the tokenizer has no end-of-sequence token, so the model could not learn to stop",
+            "Set eos_token in its tokenizer_config.json",
         )
 
 

@@ -8,28 +8,25 @@ import resource
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from aligntune.algorithms import ALGORITHMS
 from aligntune.errors import AligntuneError, OutputError, SpecError, StoppedError, TrainingError
 from aligntune.events import EventWriter
 from aligntune.rundir import RunDir
+from aligntune.settings import nearest
 from aligntune.spec import RunSpec, is_local
 from aligntune.training import data
-from aligntune.training.arguments import (
-    Device,
-    keeps_whole_rows,
-    refuse_owned,
-    trainer_arguments,
-)
-from aligntune.training.backend import installed
+from aligntune.training.arguments import Device, refuse_owned, rounds, trainer_arguments
+from aligntune.training.backend import Backend, installed
 from aligntune.training.card import model_card
+from aligntune.training.evaluation import Measurement, measured
 from aligntune.training.failures import first_line, foreseen
+from aligntune.training.families import Setup, family, trainer_classes
 from aligntune.training.fetch import fetch_missing, fetched
 from aligntune.training.fingerprint import of_model, of_rows
 from aligntune.training.loading import (
@@ -42,6 +39,8 @@ from aligntune.training.loading import (
     locate_model,
     require_matching,
 )
+from aligntune.training.logprobs import REFERENCE_ADAPTER
+from aligntune.training.sources import Source
 from aligntune.training.stop import StopSignal
 
 STACK = (
@@ -69,7 +68,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
 
     with clock.phase("import"):
         backend = installed()
-        row = ALGORITHMS[spec.algorithm]
+        row, kind = spec.row, family(spec.row)
         if backend.NAME not in row.backends:
             raise SpecError(f"{row.title} does not run on {backend.NAME}", "Use --backend trl")
         backend.prepare()
@@ -78,9 +77,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         import transformers
 
         from aligntune.training.callback import EventCallback
-        from aligntune.training.evaluation import evaluate, token_weighted
         from aligntune.training.order import seeded_order
-        from aligntune.training.tokenization import tokenize
 
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
@@ -97,8 +94,10 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         max_length = min((limit for limit in (asked, takes) if limit), default=None)
         if max_length != asked:
             events("note", message=f"the model takes {takes} tokens at most; rows are cut there")
-        model = load_model(spec, path, config, max_length, backend, device, run)
+        model = load_model(spec, path, config, max_length, backend, device, run, kind.HEAD)
         require_matching(tokenizer, model, spec)
+        rewards = load_rewards(spec, run, device, events)
+        setup = Setup(spec, tokenizer, max_length, rewards, backend.inference)
 
     with clock.phase("load_data"):
         chat = tokenizer.chat_template is not None
@@ -113,26 +112,33 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
                 "data", part=part, rows=len(rows.dataset), format=rows.format, source=rows.source
             )
             inputs[part] = {"source": rows.source, "sha256": of_rows(rows.dataset)}
-            whole = part == "train" and keeps_whole_rows(spec)
-            encoded[part] = tokenize(rows.dataset, tokenizer, spec, None if whole else max_length)
-            for note in _told(part, encoded[part], max_length):
-                events("note", message=note)
+            made = kind.encode(rows.dataset, setup, part == "train")
+            encoded[part] = made.dataset
+            for note in made.notes:
+                events("note", message=f"{part}: {note}")
+
+    def measure(model: Any, rows: Any) -> Measurement:
+        return kind.measure(model, rows, setup, getattr(trainer, "ref_model", None))
 
     with clock.phase("train"):
-        trainer_class, config_class = backend.trainer(row)
-        callback = EventCallback(events, stop)
+        trainer_class, config_class = trainer_classes(row)
+        steps = rounds(spec)
+        callback = EventCallback(events, stop, steps)
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
         arguments = trainer_arguments(
             spec, device, run.checkpoints, "evaluation" in encoded, max_length
         )
+        arguments |= _of_backend(spec, backend)
         try:
-            trainer = token_weighted(seeded_order(trainer_class))(
+            made_of = untouched(trainer_class) if kind.PREPARED else trainer_class
+            trainer = measured(seeded_order(made_of), measure)(
                 model=model,
-                args=config_class(**_accepted(arguments, config_class, spec)),
-                train_dataset=encoded["train"].dataset,
-                eval_dataset=encoded["evaluation"].dataset if "evaluation" in encoded else None,
+                args=config_class(**_accepted(arguments, config_class, spec, backend)),
+                train_dataset=encoded["train"],
+                eval_dataset=encoded.get("evaluation"),
                 processing_class=tokenizer,
                 callbacks=[callback],
+                **kind.extras(setup),
             )
         except (ValueError, TypeError, ImportError) as error:
             traceback.print_exc()
@@ -160,10 +166,10 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
     plain = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     if "evaluation" in encoded:
         with clock.phase("evaluate"):
-            found = evaluate(plain, trainer.get_eval_dataloader())
-            told = {"loss": found.loss, "perplexity": found.perplexity, "tokens": found.tokens}
-            events("evaluate", step=trainer.state.global_step, **told)
-            result |= {f"eval_{name}": value for name, value in told.items()}
+            found = measure(plain, encoded["evaluation"])
+            events("evaluate", step=trainer.state.global_step, **found.metrics)
+            result |= {f"eval_{name}": value for name, value in found.metrics.items()}
+            result |= {"samples": list(found.samples)} if found.samples else {}
     versions = stack_versions()
     with clock.phase("save"):
         save(trainer, tokenizer, model_card(spec, result, versions), run)
@@ -216,11 +222,13 @@ def load_rows(spec: RunSpec, run: RunDir, chat: bool) -> tuple[data.Rows, data.R
     wanted = spec.dataset
     limit = wanted.max_samples
     source = _source(wanted.name, spec, run, wanted.split)
-    rows = data.load(source, wanted.split, wanted, limit, chat)
+    allowed = spec.row.formats
+    rows = data.load(source, wanted.split, wanted, allowed, limit, chat)
     if wanted.eval_name or wanted.eval_split:
         name = wanted.eval_name or wanted.name
         split = wanted.eval_split or "train"  # a separate set is one file or folder, read whole
-        return rows, data.load(_source(name, spec, run, split), split, wanted, None, chat)
+        held_out = _source(name, spec, run, split)
+        return rows, data.load(held_out, split, wanted, allowed, None, chat)
     if wanted.validation_fraction:
         if len(rows.dataset) < 2:
             raise SpecError("dataset.validation_fraction needs at least 2 rows")
@@ -228,41 +236,60 @@ def load_rows(spec: RunSpec, run: RunDir, chat: bool) -> tuple[data.Rows, data.R
             test_size=max(1, round(len(rows.dataset) * wanted.validation_fraction)),
             seed=spec.training.seed,
         )
-        held_out = f"{wanted.validation_fraction:g} of {rows.source}"
+        part = f"{wanted.validation_fraction:g} of {rows.source}"
         return (
             data.Rows(split_rows["train"], rows.format, rows.source),
-            data.Rows(split_rows["test"], rows.format, held_out),
+            data.Rows(split_rows["test"], rows.format, part),
         )
     return rows, None
 
 
-def _source(name: str, spec: RunSpec, run: RunDir, split: str) -> data.Source:
+def _source(name: str, spec: RunSpec, run: RunDir, split: str) -> Source:
     if is_local(name):
-        return data.Source(name, path=locate(name))
+        return Source(name, path=locate(name))
     files = fetched(run)["datasets"][f"{name}:{split.partition('[')[0]}"]["files"]
-    return data.Source(name, arrow_files=tuple(Path(file) for file in files))
+    return Source(name, arrow_files=tuple(Path(file) for file in files))
 
 
-def _told(part: str, encoded: Any, max_length: int | None) -> Iterator[str]:
-    if encoded.cut:
-        yield f"{part}: {encoded.cut} rows are longer than {max_length} tokens and were cut"
-    if encoded.dropped:
-        yield f"{part}: {encoded.dropped} rows have no token left to learn and were left out"
+def load_rewards(
+    spec: RunSpec, run: RunDir, device: Device, events: EventWriter
+) -> tuple[Callable[..., list[float | None]], ...]:
+    """The reward functions of a request, guarded."""
+    if not spec.rewards:
+        return ()
+    raise NotImplementedError
 
 
-def _accepted(arguments: dict[str, Any], config: type[Any], spec: RunSpec) -> dict[str, Any]:
+def untouched(trainer: type[Any]) -> type[Any]:
+    """``trainer`` that takes rows as they are, as :meth:`Family.encode` has made them."""
+
+    class Untouched(trainer):  # type: ignore[misc]
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+    Untouched.__name__ = trainer.__name__
+    return Untouched
+
+
+def _of_backend(spec: RunSpec, backend: Backend) -> dict[str, Any]:
+    """The trainer's arguments among those that are meant for this backend only."""
+    own = spec.of_backend(backend.NAME)
+    return {name: own[name] for name in own if name not in backend.model_arguments()}
+
+
+def _accepted(
+    arguments: dict[str, Any], config: type[Any], spec: RunSpec, backend: Backend
+) -> dict[str, Any]:
     """The arguments that this configuration knows; what the user named has to be known."""
-    from dataclasses import fields
-
+    own = _of_backend(spec, backend)
     known = {item.name for item in fields(config)}
-    for name in spec.trainer_args:
-        if name not in known:
-            from aligntune.settings import nearest
-
-            raise SpecError(
-                f"trainer_args.{name}: {config.__name__} has no such argument"
-                f"{nearest(name, sorted(known))}"
-            )
+    for section, given in (("trainer_args", spec.trainer_args), (backend.NAME, own)):
+        for name in given:
+            if name not in known:
+                raise SpecError(
+                    f"{section}.{name}: {config.__name__} has no such argument"
+                    f"{nearest(name, sorted(known))}"
+                )
     return {name: value for name, value in arguments.items() if name in known}
 
 
@@ -315,6 +342,7 @@ def save(trainer: Any, tokenizer: Any, card: str, run: RunDir) -> None:
     tokenizer.save_pretrained(str(beside))
     (beside / "README.md").write_text(card, encoding="utf-8")
     (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle of paths nobody needs
+    shutil.rmtree(beside / REFERENCE_ADAPTER, ignore_errors=True)  # of the training alone
     for path in beside.iterdir():
         if path.is_file():  # safetensors makes files that only their owner can read
             path.chmod(_file_mode())

@@ -1,0 +1,301 @@
+"""The sections of a RunSpec: what each key means, its default and its bounds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+CANONICAL_COLUMNS = (
+    *("messages", "conversations", "prompt", "completion", "instruction", "input", "output"),
+    *("text", "tools", "chosen", "rejected", "label"),
+)
+"""Columns that data can have under their own name or, by ``dataset.columns``, under another."""
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+DEFAULT_GROUP = 8
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False
+    )
+
+
+class ModelSpec(Section):
+    """The model that is trained.
+
+    Attributes:
+        name: a local folder (absolute after resolution) or a Hugging Face hub id.
+        revision: branch, tag or commit of a hub id.
+        dtype: the dtype the weights are held in; ``auto`` is float32 for full fine-tuning (so that
+            small updates are not lost to rounding) and the checkpoint's own under an adapter.
+        quantization: hold the frozen weights in 4-bit NF4 or LLM.int8 (bitsandbytes); needs an
+            adapter (QLoRA, https://arxiv.org/abs/2305.14314).
+        attention: attention implementation, in transformers' names.
+        chat_template: a Jinja file to use instead of the tokenizer's own chat template.
+        trust_remote_code: run Python code that the model's repository carries.
+    """
+
+    name: str = Field(min_length=1)
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: Literal["none", "4bit", "8bit"] = "none"
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = "auto"
+    chat_template: str | None = None
+    trust_remote_code: bool = False
+
+
+class DatasetSpec(Section):
+    """The data.
+
+    Attributes:
+        name: a file (.jsonl, .json, .csv, .parquet), a folder of them, a dataset saved with
+            ``save_to_disk``, or a hub id.
+        config: configuration name of a hub dataset.
+        revision: branch, tag or commit of a hub id.
+        split: split to train on, slices allowed (``train[:10%]``).
+        eval_name: a separate evaluation set, in any form that ``name`` takes.
+        eval_split: split to evaluate on (of ``eval_name`` if given, else of ``name``).
+        format: what a row looks like; ``auto`` detects it and says what it found.
+        columns: canonical column -> the name it has in the data, e.g. ``{prompt: question}``.
+        max_samples: train on the first so many rows.
+        system_prompt: put before every conversation that has no system message of its own.
+        validation_fraction: part of the training rows held out for evaluation, in [0, 1).
+    """
+
+    name: str = Field(min_length=1)
+    config: str | None = None
+    revision: str | None = None
+    split: str = "train"
+    eval_name: str | None = None
+    eval_split: str | None = None
+    format: Literal[
+        "auto",
+        "text",
+        "prompt_completion",
+        "chat",
+        "instruction",
+        "preference",
+        "unpaired",
+        "prompt",
+    ] = "auto"
+    columns: dict[str, str] = {}
+    max_samples: PositiveInt | None = None
+    system_prompt: str | None = None
+    validation_fraction: Fraction = 0.0
+
+
+class TrainingSpec(Section):
+    """How the model is trained; every value reaches the trainer, whatever its own default is.
+
+    Attributes:
+        epochs: passes over the training rows; ``max_steps``, if given, overrides it.
+        batch_size: sequences a device and step.
+        gradient_accumulation: batches summed before an optimizer step.
+        learning_rate: peak; by algorithm (2e-5 for SFT, 1e-6 for DPO and GRPO, ...), and ten times
+            that for an adapter, unless given.
+        schedule: learning-rate schedule, in transformers' names.
+        warmup: optimizer steps (1 or more) or fraction of all steps (below 1).
+        weight_decay: decoupled weight decay (AdamW).
+        optimizer: optimizer, in transformers' names.
+        max_grad_norm: gradient norm at which gradients are clipped.
+        max_length: tokens a sequence is cut to; null keeps every token.
+        packing: put several rows in one sequence (best-fit decreasing, rows do not see each other).
+        group_by_length: batch rows of like length together, which wastes less on padding.
+        completion_only_loss: learn the completion only; null means yes for prompt-completion data.
+        assistant_only_loss: learn the assistant's turns only (chat data).
+        gradient_checkpointing: recompute activations to save memory; ``auto`` is on with a GPU.
+        precision: ``auto`` is bf16 where the processor computes in it, else fp16 on a GPU and
+            fp32 on a CPU.
+        seed: of Python, NumPy and torch.
+        logging_steps: optimizer steps between logged losses.
+        eval_steps: optimizer steps between evaluations; null evaluates at the end only.
+        save_steps: optimizer steps between checkpoints.
+        save_total_limit: checkpoints kept.
+    """
+
+    epochs: float = Field(default=3.0, gt=0)
+    max_steps: PositiveInt | None = None
+    batch_size: PositiveInt = 8
+    gradient_accumulation: PositiveInt = 1
+    learning_rate: float = Field(default=2e-5, ge=0)
+    schedule: str = "linear"
+    warmup: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    optimizer: str = "adamw_torch_fused"
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    max_length: PositiveInt | None = 1024
+    packing: bool = False
+    group_by_length: bool = True
+    completion_only_loss: bool | None = None
+    assistant_only_loss: bool = False
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    logging_steps: PositiveInt = 10
+    eval_steps: PositiveInt | None = None
+    save_steps: PositiveInt = 500
+    save_total_limit: PositiveInt | None = 2
+
+
+class AdapterSpec(Section):
+    """Low-rank adaptation (https://arxiv.org/abs/2106.09685), or none for full fine-tuning.
+
+    Attributes:
+        type: ``none`` trains every weight.
+        path: an existing adapter (folder or hub id) to go on from; its own shape is kept.
+        rank: rank of the update matrices.
+        alpha: the update is scaled by alpha / rank.
+        dropout: on the adapter's input.
+        targets: module names, or ``all-linear``.
+        rslora: scale by alpha / sqrt(rank) instead (https://arxiv.org/abs/2312.03732).
+        dora: weight-decomposed adaptation (https://arxiv.org/abs/2402.09353).
+    """
+
+    type: Literal["none", "lora"] = "none"
+    path: str | None = None
+    rank: PositiveInt = 16
+    alpha: float = Field(default=32, gt=0)
+    dropout: Fraction = 0.0
+    targets: Literal["all-linear"] | list[str] = "all-linear"
+    rslora: bool = False
+    dora: bool = False
+
+
+class PreferenceSpec(Section):
+    """Learning from preferences: DPO (https://arxiv.org/abs/2305.18290) and KTO.
+
+    Attributes:
+        beta: how strongly the policy is held to the reference.
+        loss_type: in TRL's names, such as ``sigmoid``, ``ipo`` or ``hinge`` for DPO; null is the
+            algorithm's own.
+        label_smoothing: the share of pairs taken to be labelled the wrong way round, in [0, 0.5)
+            (DPO only).
+    """
+
+    beta: float = Field(default=0.1, ge=0)
+    loss_type: str | None = None
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+
+
+class RLSpec(Section):
+    """Learning from rewards of the policy's own completions.
+
+    Attributes:
+        num_generations: completions a prompt (the group of GRPO and RLOO); ``training.batch_size``
+            times ``gradient_accumulation`` is a multiple of it.
+        max_prompt_length: prompts of more tokens are left out and counted; null keeps all.
+        max_completion_length: tokens at which a completion is cut.
+        temperature: of sampling.
+        top_p: sample from the most likely tokens that together have this probability.
+        top_k: sample from so many most likely tokens; 0 is all.
+        beta: coefficient of the KL penalty towards the reference; by algorithm (0 in the GRPO
+            family, 0.05 in PPO and RLOO) unless given.
+        epsilon: the importance ratio is clipped to [1 - epsilon, 1 + epsilon].
+        epsilon_high: upper bound instead of epsilon (DAPO: 0.28).
+        num_iterations: passes over each batch of completions (PPO: 4 epochs, else 1).
+    """
+
+    num_generations: PositiveInt = DEFAULT_GROUP
+    max_prompt_length: PositiveInt | None = 512
+    max_completion_length: PositiveInt = 256
+    temperature: float = Field(default=1.0, gt=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    beta: float = Field(default=0.0, ge=0)
+    epsilon: float = Field(default=0.2, gt=0)
+    epsilon_high: float | None = Field(default=None, gt=0)
+    num_iterations: PositiveInt = 1
+
+
+class PPOSpec(Section):
+    """What PPO has beyond :class:`RLSpec` (https://arxiv.org/abs/1707.06347).
+
+    Attributes:
+        num_mini_batches: optimizer steps a pass over a rollout; a rollout is so many times
+            ``training.batch_size`` times ``gradient_accumulation`` completions.
+        gamma: discount a token.
+        lam: lambda of generalised advantage estimation (https://arxiv.org/abs/1506.02438).
+        vf_coef: weight of the value loss.
+        cliprange_value: how far a value may move from the rollout's before its loss is clipped.
+        kl_estimator: of the penalty a token: k1 or k3 (http://joschu.net/blog/kl-approx.html).
+        whiten_rewards: scale a rollout's rewards to unit variance.
+        whiten_advantages: bring a rollout's advantages to mean 0 and variance 1.
+        missing_eos_penalty: taken off the score of a completion that does not end by itself.
+        target_kl: end the passes over a rollout once the policy has moved so far, in nats a token.
+        critic: a value ``head`` on the policy's own hidden states, or a ``model`` of its own.
+    """
+
+    num_mini_batches: PositiveInt = 1
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    lam: float = Field(default=0.95, ge=0, le=1)
+    vf_coef: float = Field(default=0.1, ge=0)
+    cliprange_value: float = Field(default=0.2, gt=0)
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    whiten_rewards: bool = False
+    whiten_advantages: bool = True
+    missing_eos_penalty: float | None = Field(default=None, ge=0)
+    target_kl: float | None = Field(default=None, gt=0)
+    critic: Literal["head", "model"] = "head"
+
+
+class RewardSpec(Section):
+    """One reward; ``rewards: [exact_match]`` is short for ``rewards: [{name: exact_match}]``.
+
+    Attributes:
+        name: a built-in reward (docs/rewards.md), or ``path.py:function`` for one of your own.
+        model: instead, a reward model: a sequence classifier with one label, folder or hub id.
+        revision: branch, tag or commit of a model's hub id.
+        weight: what it counts for in the sum.
+        timeout: seconds that one call may take.
+        args: keyword arguments of the function.
+    """
+
+    name: str | None = None
+    model: str | None = None
+    revision: str | None = None
+    weight: float = 1.0
+    timeout: float = Field(default=120.0, gt=0)
+    args: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_word(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.name is None) == (self.model is None):
+            raise ValueError("a reward has a name or a model, and not both")
+        if self.model is not None and self.args:
+            raise ValueError(f"the reward model {self.model} takes no args")
+        if self.revision is not None and (self.model is None or is_local(self.model)):
+            raise ValueError("revision is for a reward model's hub id")
+        require_recordable(self.args, "args")
+        return self
+
+    @property
+    def file(self) -> str | None:
+        """The file of a function of one's own."""
+        path, colon, _ = (self.name or "").rpartition(":")
+        return path if colon else None
+
+
+def require_recordable(value: dict[str, Any], name: str = "") -> None:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        start = f"{name} " if name else ""
+        raise ValueError(
+            f"{start}must be made of texts, finite numbers, lists and mappings ({error})"
+        ) from None
+
+
+def is_local(name: str) -> bool:
+    """Whether a resolved model or dataset name is a path on the host rather than a hub id."""
+    return Path(name).is_absolute()

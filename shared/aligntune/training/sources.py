@@ -1,0 +1,245 @@
+"""Where rows come from: files, folders, saved datasets and what was fetched from the hub.
+
+A source yields rows, each with its place (file and line) for messages.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aligntune.errors import DataError
+
+Values = Mapping[str, Any]
+Row = tuple[str, Values]
+"""Where a row stands (``train.jsonl, line 3``), and its columns."""
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+BATCH_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows come from: a local path, or the Arrow files a hub dataset was fetched into."""
+
+    name: str
+    path: Path | None = None
+    arrow_files: tuple[Path, ...] = ()
+
+
+def read_rows(source: Source, split: str) -> Iterator[Row]:
+    """The rows of a source's split, as they stand there.
+
+    Raises:
+        DataError: there is no such source or split, or what is there cannot be read.
+    """
+    if source.path is None:
+        return _arrow_rows(source)
+    if not source.path.exists():
+        raise DataError(f"no such dataset: {source.name}")
+    if source.path.is_dir():
+        return _folder_rows(source.path, source.name, split)
+    if source.path.suffix.lower() not in SUFFIXES:
+        raise DataError(
+            f"{source.name}: {source.path.suffix or 'a file without suffix'} is not a known format",
+            f"Use one of {', '.join(SUFFIXES)}",
+        )
+    if split not in ("train", ""):
+        raise DataError(f"{source.name} is one file and has no split {split!r}", "Leave it out")
+    return _file_rows(source.path, source.path.name)
+
+
+def _file_rows(path: Path, name: str) -> Iterator[Row]:
+    reader = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    try:
+        yield from reader[path.suffix.lower()](path, name)
+    except UnicodeDecodeError:
+        line = _first_undecodable(path)
+        raise DataError(f"{name}, line {line}: not UTF-8 text", "Save it as UTF-8") from None
+    except OSError as error:
+        raise DataError(f"cannot read {name}: {error.strerror or error}") from error
+
+
+def _first_undecodable(path: Path) -> int:
+    """The line that is not UTF-8 (what the decoder reports counts from the start of its buffer)."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
+
+
+def _jsonl(path: Path, name: str) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                where = f"{name}, line {number}"
+                yield where, _object(_parse(line, where), where)
+
+
+def _json(path: Path, name: str) -> Iterator[Row]:
+    text = path.read_text(encoding="utf-8-sig")
+    if not text.lstrip().startswith("["):
+        if _is_object(text) and "\n" in text.strip():
+            raise DataError(
+                f"{name} is one JSON object", "Make it a list of rows, or one object a line"
+            )
+        yield from _jsonl(path, name)
+        return
+    for number, row in enumerate(_parse(text, name), 1):
+        where = f"{name}, row {number}"
+        yield where, _object(row, where)
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, " if error.lineno > 1 else ""
+        problem = f"{error.msg} at {place}column {error.colno}"
+    except (ValueError, RecursionError):  # a number of thousands of digits, a bracket too many
+        problem = "a number too long or lists too deep"
+    raise DataError(f"{where}: not valid JSON ({problem})", "Mend that line")
+
+
+def _object(row: Any, where: str) -> Values:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: {kind_of(row)}, not an object of columns", "Mend that row")
+    return row
+
+
+def _csv(path: Path, name: str) -> Iterator[Row]:
+    csv.field_size_limit(2**31 - 1)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            for row in reader:
+                where = f"{name}, line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise DataError(f"{where}: not as many fields as columns", "Mend that line")
+                yield where, row
+        except csv.Error as error:
+            line = reader.reader.line_num  # the dictionary reader's own lags behind
+            raise DataError(f"{name}, line {line}: not valid CSV ({error})") from None
+
+
+def _parquet(path: Path, name: str) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        number = 0
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=BATCH_ROWS):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{name}, row {number}", row
+    except pyarrow.ArrowException as error:
+        raise DataError(f"{name} is not a valid Parquet file: {error}") from None
+
+
+def _arrow_rows(source: Source) -> Iterator[Row]:
+    from datasets import Dataset
+
+    number = 0
+    for path in source.arrow_files:
+        for row in Dataset.from_file(str(path)):
+            number += 1
+            yield f"{source.name}, row {number}", row
+
+
+SPLIT_REMEDY = "Set dataset.split, or dataset.eval_split where it is the evaluation set"
+
+FILLER = ("of", "data", "dataset", "set", "split")
+"""Words beside a split's name that say nothing: ``train-00000-of-00002``, ``my_training_set``."""
+
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+
+
+def _folder_rows(folder: Path, name: str, split: str) -> Iterator[Row]:
+    if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
+        yield from _saved_rows(folder, name, split)
+        return
+    found = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
+    files = [path for path in found if path.is_file() and not _is_hidden(path, folder)]
+    if not files:
+        raise DataError(
+            f"{name} holds no {', '.join(SUFFIXES)} files", "Name a file or another folder"
+        )
+    by_split: dict[str, list[Path]] = {}
+    for path in files:
+        by_split.setdefault(_split_of(path.relative_to(folder)), []).append(path)
+    unnamed = by_split.pop("", [])
+    if unnamed and by_split:
+        others = ", ".join(str(path.relative_to(folder)) for path in unnamed[:3])
+        raise DataError(
+            f"{name} holds splits ({', '.join(sorted(by_split))}), and files that tell none "
+            f"by their name: {others}{', ...' if len(unnamed) > 3 else ''}",
+            "Move these away, or name the file to train on itself",
+        )
+    by_split = by_split or {"train": unnamed}
+    wanted = next((main for main, also in SPLIT_NAMES.items() if split in also), split)
+    if wanted not in by_split:
+        there = ", ".join(sorted(by_split))
+        raise DataError(f"{name} has no split {split!r}; splits: {there}", SPLIT_REMEDY)
+    for path in by_split[wanted]:
+        yield from _file_rows(path, str(path.relative_to(folder)))
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _split_of(path: Path) -> str:
+    """The split that a file's name or a folder above it tells; none is the empty text.
+
+    A name tells it by its last word, as ``my_test.json`` and ``train-00000-of-00002.parquet``, or
+    by the split's own name in front, as ``train_sft.jsonl``; ``dev_tools.jsonl`` tells none.
+    """
+    for part in (path.stem, *reversed(path.parts[:-1])):
+        words = [word for word in re.findall("[a-z]+", part.lower()) if word not in FILLER]
+        for split, also in SPLIT_NAMES.items():
+            if words and (words[-1] in also or words[0] == split):
+                return split
+    return ""
+
+
+def _saved_rows(folder: Path, name: str, split: str) -> Iterator[Row]:
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        saved = load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{name} is not a whole saved dataset: {error}") from None
+    if isinstance(saved, DatasetDict):
+        if split not in saved:
+            raise DataError(
+                f"{name} has no split {split!r}; splits: {', '.join(saved)}", SPLIT_REMEDY
+            )
+        saved = saved[split]
+    for number, row in enumerate(saved, 1):
+        yield f"{name}, row {number}", row
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in words for a message."""
+    names = {"NoneType": "empty", "dict": "an object", "list": "a list", "str": "text"}
+    kind = type(value).__name__
+    return "an empty list" if value == [] else names.get(kind, f"a {kind}")
