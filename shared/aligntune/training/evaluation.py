@@ -45,7 +45,7 @@ def evaluate(model: Any, batches: Iterable[dict[str, Any]]) -> Evaluation:
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    _keep_trainable(model)
+    keep_trainable(model)
     total, tokens = 0.0, 0
     with torch.no_grad():
         for batch in batches:
@@ -67,7 +67,7 @@ def evaluate(model: Any, batches: Iterable[dict[str, Any]]) -> Evaluation:
     return Evaluation(total / max(tokens, 1), tokens)
 
 
-def _keep_trainable(model: Any) -> None:
+def keep_trainable(model: Any) -> None:
     """Keep bitsandbytes from repacking 4-bit weights for inference on a CPU.
 
     Seen in 0.50.2: a forward in evaluation mode repacks them for good, and from then on the layer
