@@ -179,14 +179,12 @@ def trainer_arguments(
 
 
 def rounds(spec: RunSpec) -> int:
-    """Optimizer steps that the completions of one generation last, 1 where nothing is generated.
+    """Optimizer steps between which a run can be gone on with to the same end.
 
-    What was generated is not part of a checkpoint, so only between generations can a run be gone
-    on with to the same end: checkpoints are written there.
+    TRL keeps what was generated out of a checkpoint, so there it is the steps that completions
+    last, and checkpoints are written between generations.
     """
     iterations, accumulation = spec.rl.num_iterations, spec.training.gradient_accumulation
-    if spec.row.trainer == "PPOTrainer":
-        return iterations * spec.ppo.num_mini_batches
     if spec.row.trainer not in GROUPED:
         return 1
     batches = int(spec.trainer_args.get("steps_per_generation") or accumulation)

@@ -119,7 +119,7 @@ def quiet(model: Any) -> Iterator[None]:
 
     was_training = model.training
     model.eval()
-    _keep_trainable(model)
+    keep_trainable(model)
     try:
         with torch.no_grad():
             yield
@@ -127,7 +127,7 @@ def quiet(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
-def _keep_trainable(model: Any) -> None:
+def keep_trainable(model: Any) -> None:
     """Keep bitsandbytes from repacking 4-bit weights for inference on a CPU.
 
     Seen in 0.50.2: a forward in evaluation mode repacks them for good, and from then on the layer
