@@ -95,6 +95,11 @@ def trained(bench: Bench, data: dict[str, Path], snapshot: Path) -> Trained:
         "mistral, text": ("mistral", "texts", ["--set=training.packing=true"]),
         "gemma, instructions": ("gemma", "tasks", ["--set=dataset.validation_fraction=0.25"]),
         "gpt2, snapshot": (snapshot, "pairs", held_out),
+        "llama, packed": (
+            "llama",
+            "pairs",
+            [*held_out, "--set=training.packing=true", "--set=training.max_length=96"],
+        ),
     }
     done: dict[str, Ended] = {}
 
@@ -115,8 +120,9 @@ ALL = (
     "mistral, text",
     "gemma, instructions",
     "gpt2, snapshot",
+    "llama, packed",
 )
-EVALUATED = ("llama, full", "qwen2, LoRA", "gpt2, snapshot")
+EVALUATED = ("llama, full", "qwen2, LoRA", "gpt2, snapshot", "llama, packed")
 
 
 @pytest.mark.parametrize("name", ALL)
