@@ -79,6 +79,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
 
         from aligntune.training.callback import EventCallback
         from aligntune.training.evaluation import evaluate, token_weighted
+        from aligntune.training.losses import summed_losses
         from aligntune.training.order import seeded_order
         from aligntune.training.tokenization import tokenize
 
@@ -126,7 +127,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
             spec, device, run.checkpoints, "evaluation" in encoded, max_length
         )
         try:
-            trainer = token_weighted(seeded_order(trainer_class))(
+            trainer = summed_losses(token_weighted(seeded_order(trainer_class)), callback.losses)(
                 model=model,
                 args=config_class(**_accepted(arguments, config_class, spec)),
                 train_dataset=encoded["train"].dataset,
@@ -139,7 +140,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
             raise SpecError(f"{config_class.__name__} refuses this: {first_line(error)}") from error
         _quieten(trainer)
         stop.begun = True
-        trained = _train(trainer, _checkpoint(run))
+        _train(trainer, _checkpoint(run))
         if stop.asked and trainer.state.global_step < trainer.state.max_steps:
             raise StoppedError(
                 f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, "
@@ -150,7 +151,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
     result: dict[str, Any] = {
         "steps": trainer.state.global_step,
         "epochs": round(float(trainer.state.epoch or 0), 4),
-        "train_loss": trained.training_loss,
+        "train_loss": callback.losses.mean(trainer.state.global_step),
         "final_loss": _last(trainer.state.log_history, "loss"),
         "tokens": int(trainer.state.num_input_tokens_seen),
         "resumed_from": callback.resumed_from,
@@ -274,9 +275,9 @@ def _quieten(trainer: Any) -> None:
     trainer.remove_callback(ProgressCallback)
 
 
-def _train(trainer: Any, checkpoint: str | None) -> Any:
+def _train(trainer: Any, checkpoint: str | None) -> None:
     try:
-        return trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint)
     except AligntuneError:
         raise
     except Exception as error:
