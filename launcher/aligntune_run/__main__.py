@@ -1,6 +1,7 @@
 """The ``aligntune-run`` command."""
 
 import sys
+from pathlib import Path
 
 from aligntune_run.ownership import name_conflict
 
@@ -10,9 +11,24 @@ def main() -> int:
     if conflict := name_conflict():
         print(f"error: {conflict}", file=sys.stderr)
         return 1
+    _tell_click_its_version()
     from aligntune_run.cli import main as command
 
     return command()
+
+
+def _tell_click_its_version() -> None:
+    """Set ``click.__version__`` from the name of click's own folder of metadata.
+
+    rich-click asks for it on every start, and click, left to itself, then imports
+    ``importlib.metadata`` to find it, which is a sixth of what ``--help`` takes.
+    """
+    import click
+
+    place = Path(click.__file__).parents[1]
+    names = [path.name for path in place.glob("click-*.dist-info")]
+    if len(names) == 1:
+        vars(click)["__version__"] = names[0].removeprefix("click-").removesuffix(".dist-info")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,8 @@ def obtain(backend: str, engine: str, obtaining: Obtaining, say: Say) -> Environ
     uuids = tuple(gpu.uuid for gpu in gpus)
     recipe = images.recipe(backend, state.flavour)
     if client is None or chosen == "process":
-        from aligntune_run.engines.process import DROPPED, ProcessEngine, without
+        from aligntune_run.engines.process import ProcessEngine
+        from aligntune_run.engines.venv import DROPPED, without
 
         process = ProcessEngine(host, find_links=obtaining.find_links, agree=obtaining.agree)
         process.make(recipe, say)

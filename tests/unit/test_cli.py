@@ -105,6 +105,14 @@ def test_help_and_version_import_nothing_heavy(word: str, environment: dict[str,
     assert done.returncode == 0, done.stderr
 
 
+def test_help_looks_no_version_up(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "aligntune_run", "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "rich_click" in done.stderr
+    assert "importlib.metadata" not in done.stderr
+
+
 def test_version_imports_no_rich(environment: dict[str, str]) -> None:
     code = (
         "import sys\n"

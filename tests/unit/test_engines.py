@@ -23,7 +23,7 @@ from docker.errors import APIError
 from aligntune import contract
 from aligntune.errors import AligntuneError, EngineError, HardwareError, ImageError
 from aligntune.spec import RunSpec
-from aligntune_run.engines import Exit, Phase, process
+from aligntune_run.engines import Exit, Phase, process, venv
 from aligntune_run.engines.connect import connect
 from aligntune_run.engines.container import (
     SECRET_VARIABLES,
@@ -33,7 +33,8 @@ from aligntune_run.engines.container import (
 )
 from aligntune_run.engines.docker import ContainerWorker, for_sdk, refusal
 from aligntune_run.engines.mounts import Bind, input_mounts
-from aligntune_run.engines.process import ProcessEngine, ProcessWorker, find_python, without
+from aligntune_run.engines.process import ProcessEngine, ProcessWorker
+from aligntune_run.engines.venv import find_python, without
 from aligntune_run.host import Engine, Host
 from aligntune_run.images.recipes import Sources
 from aligntune_run.plan import Choice, Image, Plan, hub_ids
@@ -637,7 +638,7 @@ class TestProcess:
     ) -> None:
         engine = edited("", "")
         engine.prepare(plan, print)
-        (marker,) = host.cache.glob(f"envs/*/{process.COMPLETE}")
+        (marker,) = host.cache.glob(f"envs/*/{venv.COMPLETE}")
         marker.unlink()
         (installed,) = host.cache.glob("envs/*/lib/*/site-packages/onlywheel.py")
         installed.unlink()
@@ -741,7 +742,7 @@ class TestProcess:
     def test_without_the_locks_python_it_says_what_to_install(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(process, "PYTHON", (3, 99))
+        monkeypatch.setattr(venv, "PYTHON", (3, 99))
         with pytest.raises(EngineError, match=r"python3\.99") as caught:
             find_python()
         assert "Install it" in caught.value.remedy
@@ -761,7 +762,7 @@ class TestProcess:
     ],
 )
 def test_what_pip_says_is_told_with_a_remedy(said: str, says: str) -> None:
-    error = process._failure(said)
+    error = venv._failure(said)
     assert error is not None
     assert says in error.what
     assert error.remedy

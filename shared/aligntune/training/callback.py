@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from aligntune.errors import TrainingError
 from aligntune.events import EventWriter
+from aligntune.training.losses import Losses
 from aligntune.training.stop import StopSignal
 
 TICK_SECONDS = 0.5
@@ -29,10 +31,11 @@ TOLD = (
 """What every step has under a name of its own."""
 
 
-class EventCallback(TrainerCallback):  # type: ignore[misc]
+class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
     """Writes steps, evaluations and checkpoints as events, and stops on a signal or a lost loss.
 
     Attributes:
+        losses: of the whole run; every checkpoint keeps them.
         train_seconds: spent in training, since it was begun or gone on with.
         tokens: seen in these seconds.
         resumed_from: step that training was gone on from, None where it began anew.
@@ -49,11 +52,16 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         self._told = 0.0
         self._mark = (0.0, 0)
         self._speed: float | None = None
+        self.losses = Losses()
         self.train_seconds = 0.0
         self.tokens = 0
         self.resumed_from: int | None = None
         self.sizes: dict[str, int] = {}
         self._since = (0.0, 0)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this, in the form that transformers asks for."""
+        return {"args": {}, "attributes": {"losses": self.losses.state()}}
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
@@ -65,6 +73,8 @@ class EventCallback(TrainerCallback):  # type: ignore[misc]
         }
         self._events("start", max_steps=state.max_steps, epochs=args.num_train_epochs, **self.sizes)
         self.resumed_from = state.global_step or None
+        kept = state.stateful_callbacks[type(self).__name__]
+        self.losses.restore(kept["attributes"]["losses"])
         self._since = self._mark = (time.monotonic(), int(state.num_input_tokens_seen))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

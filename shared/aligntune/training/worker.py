@@ -77,6 +77,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         import transformers
 
         from aligntune.training.callback import EventCallback
+        from aligntune.training.losses import summed_losses
         from aligntune.training.order import seeded_order
 
         datasets.disable_progress_bars()
@@ -131,7 +132,8 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         arguments |= _of_backend(spec, backend)
         try:
             made_of = untouched(trainer_class) if kind.PREPARED else trainer_class
-            trainer = measured(seeded_order(made_of), measure)(
+            ours = measured(seeded_order(made_of), measure)
+            trainer = summed_losses(ours, callback.losses)(
                 model=model,
                 args=config_class(**_accepted(arguments, config_class, spec, backend)),
                 train_dataset=encoded["train"],
@@ -145,7 +147,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
             raise SpecError(f"{config_class.__name__} refuses this: {first_line(error)}") from error
         _quieten(trainer)
         stop.begun = True
-        trained = _train(trainer, _checkpoint(run))
+        _train(trainer, _checkpoint(run))
         if stop.asked and trainer.state.global_step < trainer.state.max_steps:
             raise StoppedError(
                 f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, "
@@ -156,7 +158,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
     result: dict[str, Any] = {
         "steps": trainer.state.global_step,
         "epochs": round(float(trainer.state.epoch or 0), 4),
-        "train_loss": trained.training_loss,
+        "train_loss": callback.losses.mean(trainer.state.global_step),
         "final_loss": _last(trainer.state.log_history, "loss"),
         "tokens": int(trainer.state.num_input_tokens_seen),
         "resumed_from": callback.resumed_from,
@@ -301,9 +303,9 @@ def _quieten(trainer: Any) -> None:
     trainer.remove_callback(ProgressCallback)
 
 
-def _train(trainer: Any, checkpoint: str | None) -> Any:
+def _train(trainer: Any, checkpoint: str | None) -> None:
     try:
-        return trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint)
     except AligntuneError:
         raise
     except Exception as error:
