@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from aligntune.algorithms import ALGORITHMS
 from aligntune.errors import SpecError
 from aligntune.settings import Layer, from_assignment, known_keys, resolve
 from aligntune.spec import RunSpec
@@ -15,10 +16,11 @@ from aligntune.training.arguments import (
     OWNERS,
     REFUSED,
     Device,
-    keeps_whole_rows,
     refuse_owned,
     trainer_arguments,
 )
+from aligntune.training.families import family
+from aligntune.training.families.supervised import keeps_whole_rows
 
 IMAGES = Path(__file__).parents[2] / "images"
 REASONS = {name: reason for reason, names in REFUSED.items() for name in names}
@@ -36,27 +38,49 @@ FREE = {
 """Arguments that work as their library says, with a default that is the same on each backend."""
 
 
-def spec_of(*assignments: str) -> RunSpec:
-    needed = {"algorithm": "sft", "model": "org/model", "dataset": "org/data"}
+def spec_of(*assignments: str, algorithm: str = "sft") -> RunSpec:
+    needed = {"algorithm": algorithm, "model": "org/model", "dataset": "org/data"}
+    if "rewards" in ALGORITHMS[algorithm].needs:
+        needed["rewards"] = "length"
     return resolve([Layer("test", needed), *map(from_assignment, assignments)]).spec
 
 
-def arguments(*assignments: str, max_length: int | None = 512) -> dict[str, Any]:
+def arguments(
+    *assignments: str, algorithm: str = "sft", max_length: int | None = 512
+) -> dict[str, Any]:
     device = Device(cuda=False, precision="fp32")
-    return trainer_arguments(spec_of(*assignments), device, Path("/run"), True, max_length)
+    spec = spec_of(*assignments, algorithm=algorithm)
+    return trainer_arguments(spec, device, Path("/run"), True, max_length)
 
 
-@pytest.mark.parametrize("backend", ["trl", "unsloth"])
-def test_somebody_has_decided_about_every_argument_of_the_image_s_trainer(backend: str) -> None:
+CELLS = [(backend, row.name) for row in ALGORITHMS.values() for backend in row.backends]
+
+
+@pytest.mark.parametrize(("backend", "algorithm"), CELLS)
+def test_somebody_has_decided_about_every_argument_of_the_image_s_trainer(
+    backend: str, algorithm: str
+) -> None:
     facts = json.loads((IMAGES / backend / "facts.json").read_text(encoding="utf-8"))
-    decided = [set(OWNERS), set(REASONS), FREE, set(arguments()) - set(OWNERS) - set(REASONS)]
-    for name in facts["trainer_args"]["sft"]:
-        assert sum(name in group for group in decided) == 1, name
+    spec = spec_of(algorithm=algorithm)
+    taken = set(facts["trainer_args"][algorithm])
+    refused = {name for name in taken if _is_refused(name, spec)}
+    assert sorted(taken - FREE - refused - set(arguments(algorithm=algorithm))) == []
+
+
+def _is_refused(name: str, spec: RunSpec) -> bool:
+    try:
+        refuse_owned(spec.model_copy(update={"trainer_args": {name: 1}}))
+    except SpecError:
+        return True
+    return False
 
 
 def test_owners_are_keys_and_each_refused_argument_has_one_reason() -> None:
-    keys = {*known_keys(), "dataset.columns.text"}
-    assert set(OWNERS.values()) <= keys
+    keys = {*known_keys(), "dataset.columns.text", "rewards[].weight"}
+    owners = {**OWNERS}
+    for row in ALGORITHMS.values():
+        owners |= family(row).OWNERS
+    assert set(owners.values()) <= keys
     assert len(REASONS) == sum(len(names) for names in REFUSED.values())
 
 

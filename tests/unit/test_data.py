@@ -13,9 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aligntune.algorithms import ALGORITHMS
 from aligntune.errors import DataError
-from aligntune.spec import CANONICAL_COLUMNS, DatasetSpec
-from aligntune.training.data import FORMATS, ROLES, Source, canonicalise, detect, read_rows
+from aligntune.sections import CANONICAL_COLUMNS, DatasetSpec
+from aligntune.training.data import canonicalise
+from aligntune.training.formats import FORMATS, ROLES, detect
+from aligntune.training.sources import Source, read_rows
+
+SFT = ALGORITHMS["sft"].formats
 
 USER = {"role": "user", "content": "What is two plus two?"}
 ASSISTANT = {"role": "assistant", "content": "Four."}
@@ -30,12 +35,18 @@ def write(folder: Path, name: str, rows: list[Any] | str) -> Path:
 
 
 def canonical(
-    path: Path, split: str = "train", chat: bool = True, limit: int | None = None, **spec: Any
+    path: Path,
+    split: str = "train",
+    chat: bool = True,
+    limit: int | None = None,
+    algorithm: str = "sft",
+    **spec: Any,
 ) -> tuple[str, list[dict[str, Any]]]:
     """The format and the canonical rows of a file or folder."""
     wanted = DatasetSpec(name=str(path), **spec)
+    allowed = ALGORITHMS[algorithm].formats
     name, rows = canonicalise(
-        read_rows(Source(path.name, path), split), wanted, chat=chat, limit=limit
+        read_rows(Source(path.name, path), split), wanted, allowed, chat=chat, limit=limit
     )
     return name, list(rows)
 
@@ -212,10 +223,10 @@ def test_what_is_canonical_stays_as_it_is(conversations: list[list[tuple[str, st
     ]
     spec = DatasetSpec(name="d")
     try:
-        once = list(canonicalise(rows, spec, chat=True)[1])
+        once = list(canonicalise(rows, spec, SFT, chat=True)[1])
     except DataError:
         return  # half a character, see below
-    again = list(canonicalise((("row", row) for row in once), spec, chat=True)[1])
+    again = list(canonicalise((("row", row) for row in once), spec, SFT, chat=True)[1])
     assert again == once
 
 
@@ -442,5 +453,5 @@ def test_a_bad_line_in_a_folder_is_named_with_its_file(tmp_path: Path) -> None:
 
 
 def test_detection_prefers_conversations_to_their_flattened_copy() -> None:
-    assert list(FORMATS) == ["chat", "prompt_completion", "instruction", "text"]
-    assert detect({"messages": [], "text": ""}, "row 1") == "chat"
+    assert detect({"messages": [], "text": ""}, "row 1", SFT) == "chat"
+    assert detect({"messages": [], "chosen": [], "rejected": []}, "row 1", SFT) == "chat"

@@ -46,7 +46,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
 
 def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
     """Rows with ``input_ids``, ``labels`` and ``length``."""
-    whole = train and _keeps_whole_rows(setup.spec)
+    whole = train and keeps_whole_rows(setup.spec)
     return tokenize(dataset, setup.tokenizer, setup.spec, None if whole else setup.max_length)
 
 
@@ -60,6 +60,6 @@ def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurem
     return Measurement(token_loss(model, batches))
 
 
-def _keeps_whole_rows(spec: RunSpec) -> bool:
+def keeps_whole_rows(spec: RunSpec) -> bool:
     """Whether packing spreads a row that is too long over several sequences."""
     return spec.training.packing and spec.trainer_args.get("packing_strategy", "bfd") != "bfd"
