@@ -40,6 +40,8 @@ class Flag:
     type: Any = str
     value: Any = None
     """What a flag without an argument sets."""
+    many: bool = False
+    """Whether it may stand several times, which makes a list."""
 
 
 FLAGS = (
@@ -62,6 +64,15 @@ FLAGS = (
     Flag(
         "--load-in-4bit", "model.quantization", "Hold the weights in 4 bits (QLoRA).", value="4bit"
     ),
+    Flag(
+        "--reward",
+        "rewards",
+        "For RL: a built-in reward, or path.py:function; NAME=WEIGHT, several times.",
+        many=True,
+    ),
+    Flag("--reward-model", "rewards", "For RL: a reward model, folder or hub id.", many=True),
+    Flag("--num-generations", "rl.num_generations", "For GRPO: completions a prompt.", int),
+    Flag("--max-completion-length", "rl.max_completion_length", "For RL: tokens.", int),
     Flag("--seed", "training.seed", "Of every random choice.", int),
     Flag("--engine", "engine", "Where it runs.", click.Choice(["auto", "docker", "process"])),
     Flag(
@@ -85,7 +96,9 @@ def spec_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     for flag in reversed(FLAGS):
         name = flag.name.removeprefix("--").replace("-", "_")
         if flag.value is None:
-            option = click.option(flag.name, name, type=flag.type, default=None, help=flag.help)
+            option = click.option(
+                flag.name, name, type=flag.type, default=None, help=flag.help, multiple=flag.many
+            )
         else:
             option = click.option(
                 flag.name,
@@ -147,7 +160,7 @@ def cli(
 
     obtaining = run.Obtaining(find_links, _agree if not yes else lambda question: True)
     if resume is not None:
-        given = [flag.name for flag in FLAGS if flags[_name(flag)] is not None]
+        given = [flag.name for flag in FLAGS if flags[_name(flag)] not in (None, ())]
         if config or assignments or given:
             raise click.UsageError("--resume goes on with the run's own spec; leave other keys out")
         prepared = run.prepare_resume(resume, obtaining)
@@ -243,12 +256,29 @@ def settings(
 
     layers = [from_file(path) for path in config]
     layers += from_environment(os.environ)
+    rewards: list[Any] = []
     for flag in FLAGS:
         value = flags[_name(flag)]
-        if value is not None:
+        if flag.key == "rewards":
+            rewards += [_reward(flag.name, word) for word in value or ()]
+        elif value is not None:
             layers.append(Layer(flag.name, nested(flag.key, value)))
+    if rewards:
+        layers.append(Layer("--reward", {"rewards": rewards}))
     layers += map(from_assignment, assignments)
     return resolve(layers, Path.cwd())
+
+
+def _reward(flag: str, word: str) -> dict[str, Any]:
+    """``NAME`` or ``NAME=WEIGHT`` as a reward."""
+    name, equals, weight = word.rpartition("=")
+    value: dict[str, Any] = {"model" if flag == "--reward-model" else "name": name or word}
+    if equals:
+        try:
+            value["weight"] = float(weight)
+        except ValueError:
+            raise SpecError(f"{flag} {word}: {weight!r} is no weight", "Use NAME=WEIGHT") from None
+    return value
 
 
 def _name(flag: Flag) -> str:

@@ -79,13 +79,7 @@ class Plan:
 
 def hub_ids(spec: RunSpec) -> tuple[str, ...]:
     """What a run needs from a hub, as ``model gpt2`` or ``dataset a/b``."""
-    named = (
-        ("model", spec.model.name),
-        ("adapter", spec.adapter.path),
-        ("dataset", spec.dataset.name),
-        ("dataset", spec.dataset.eval_name),
-    )
-    wanted = (f"{kind} {name}" for kind, name in named if name and not is_local(name))
+    wanted = (f"{kind} {name}" for kind, name, _ in spec.repositories if not is_local(name))
     return tuple(dict.fromkeys(wanted))
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from aligntune.events import Event, describe
+from aligntune.events import progress as told
 
 
 class PlainProgress:
@@ -53,7 +54,7 @@ class LiveProgress:
             self.bar.update(self._task, description=event["name"].replace("_", " "))
         elif kind == "step":
             if "loss" in event:
-                self._loss = f"loss {event['loss']:.4f}"
+                self._loss = told(event)
             speed = event.get("tokens_per_second")
             rate = f"{speed:,.0f} token/s" if speed else ""
             numbers = f"{event['step']}/{event['max_steps']}  {self._loss}  {rate}"

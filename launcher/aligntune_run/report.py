@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 import yaml
 
+from aligntune.events import headline
 from aligntune.rundir import Record
 from aligntune_run.images import Listed
 from aligntune_run.run import Prepared
@@ -62,8 +63,9 @@ def summary(record: Record, stream: TextIO) -> None:
     result = record["result"]
     model = f"{record['run_dir']}/model"
     losses = f"loss {result['final_loss']:.4f}"
-    if "eval_loss" in result:
-        losses += f", evaluation loss {result['eval_loss']:.4f}"
+    found = {name[len("eval_") :]: result[name] for name in result if name.startswith("eval_")}
+    if told := headline(found):
+        losses += f", evaluation {told}"
     speed = f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} token/s"
     memory = result["peak_gpu_memory"] or result["peak_memory"]
     print(
@@ -76,6 +78,11 @@ def summary(record: Record, stream: TextIO) -> None:
 
 def _loading(record: Record, model: str) -> str:
     spec = record["spec"]
+    if spec["algorithm"] == "reward":
+        return (
+            "    from transformers import AutoModelForSequenceClassification\n"
+            f"    model = AutoModelForSequenceClassification.from_pretrained({model!r})"
+        )
     if spec["adapter"]["type"] == "none":
         return (
             "    from transformers import AutoModelForCausalLM\n"

@@ -160,6 +160,13 @@ def nested(key: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def beta_key(layers: Sequence[Layer]) -> str:
+    """The key that ``beta`` means: of the section that the algorithm has."""
+    named = [layer.values["algorithm"] for layer in layers if "algorithm" in layer.values]
+    row = ALGORITHMS.get(str(named[-1])) if named else None
+    return "preference.beta" if row and "preference" in row.sections else "rl.beta"
+
+
 def resolve(layers: Sequence[Layer], base_dir: Path | None = None) -> Settings:
     """Lay the layers over each other, later ones on top, and validate the result.
 

@@ -276,6 +276,26 @@ class RunSpec(Section):
                 f"{training.gradient_accumulation}); make one a multiple of the other"
             )
 
+    @property
+    def repositories(self) -> tuple[tuple[str, str, str | None], ...]:
+        """Every model and dataset it reads, local or not: (kind, name, revision)."""
+        wanted: list[tuple[str, str | None, str | None]] = [
+            ("model", self.model.name, self.model.revision),
+            ("adapter", self.adapter.path, None),
+            *(("reward", reward.model, reward.revision) for reward in self.rewards),
+            ("dataset", self.dataset.name, self.dataset.revision),
+            ("dataset", self.dataset.eval_name, None),
+        ]
+        return tuple((kind, name, revision) for kind, name, revision in wanted if name)
+
+    @property
+    def local_inputs(self) -> tuple[str, ...]:
+        """Files and folders of the user's that it reads, by absolute path."""
+        named = [name for _, name, _ in self.repositories if is_local(name)]
+        named += [path for path in (self.model.chat_template,) if path]
+        named += [reward.file for reward in self.rewards if reward.file]
+        return tuple(dict.fromkeys(named))
+
     def to_yaml(self) -> str:
         """The canonical form, every value explicit, as a YAML document."""
         values = self.model_dump(mode="json")

@@ -34,6 +34,14 @@ FREE = {
     *("skip_memory_metrics", "torch_compile_backend", "torch_compile_mode"),
     *("torch_empty_cache_steps", "unsloth_logit_chunk_multiplier", "unsloth_num_chunks"),
     "use_cache",
+    # These only say more of what another argument has switched on.
+    *("discopop_tau", "f_alpha_divergence_coef", "ref_model_mixup_alpha", "ref_model_sync_steps"),
+    *("entropy_coef_delta", "entropy_coef_max", "entropy_coef_min", "entropy_target"),
+    *("sapo_temperature_neg", "sapo_temperature_pos", "vespo_k_neg", "vespo_k_pos"),
+    *("vespo_lambda_neg", "vespo_lambda_pos", "log_multimodal", "log_unique_prompts"),
+    *("num_completions_to_print", "max_tool_calling_iterations", "unsloth_grpo_mini_batch"),
+    *("transformers_continuous_batching_config", "use_transformers_paged"),
+    *("critic_learning_rate", "generation_batch_size", "num_eval_samples"),
 }
 """Arguments that work as their library says, with a default that is the same on each backend."""
 

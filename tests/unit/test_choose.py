@@ -35,6 +35,7 @@ FACTS: dict[str, dict[str, Any]] = {
         "flavours": {"cuda": {"min_driver": "580.65.06", "min_compute_capability": "7.5"}},
         "model_types": ["gpt2", "llama", "qwen3", "mamba"],
         "trainer_args": {"sft": ["neftune_noise_alpha", "use_liger_kernel"]},
+        "model_args": ["use_kernels"],
         "optimizers": ["adamw_torch_fused", "sgd"],
         "schedules": ["linear", "cosine"],
     },
@@ -44,6 +45,7 @@ FACTS: dict[str, dict[str, Any]] = {
         "model_types": ["gpt2", "llama", "qwen3"],
         "fast_model_types": ["llama", "qwen3"],
         "trainer_args": {"sft": ["neftune_noise_alpha"]},
+        "model_args": ["use_gradient_checkpointing"],
         "optimizers": ["adamw_torch_fused", "sgd"],
         "schedules": ["linear", "cosine"],
     },
@@ -535,14 +537,16 @@ def test_the_committed_facts_hold_what_choosing_reads(backend: str) -> None:
         "flavours",
         "model_types",
         "trainer_args",
+        "model_args",
         "optimizers",
         "schedules",
     } <= set(facts)
     assert facts["versions"]["transformers"]
     assert {"min_driver", "min_compute_capability"} <= set(facts["flavours"]["cuda"])
     assert {"llama", "qwen2", "qwen3", "mistral", "gemma", "gpt2"} <= set(facts["model_types"])
-    for algorithm in ALGORITHMS:
-        assert "neftune_noise_alpha" in facts["trainer_args"][algorithm]
+    for row in ALGORITHMS.values():
+        if backend in row.backends:
+            assert "learning_rate" in facts["trainer_args"][row.name]
     spec = spec_of()
     assert spec.training.optimizer in facts["optimizers"]
     assert spec.training.schedule in facts["schedules"]

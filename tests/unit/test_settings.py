@@ -402,7 +402,7 @@ def test_known_keys_are_exactly_what_a_spec_holds() -> None:
     values = spec_of().model_dump()
     held = [
         f"{section}.{name}"
-        for section in ("model", "dataset", "training", "adapter")
+        for section in ("model", "dataset", "training", "adapter", "preference", "rl", "ppo")
         for name in values[section]
     ] + [name for name, value in values.items() if not isinstance(value, dict) or not value]
     assert sorted(known_keys()) == sorted(held)

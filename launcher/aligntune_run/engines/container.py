@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from aligntune import contract
-from aligntune.spec import RunSpec, is_local
 from aligntune_run.engines import Phase
 from aligntune_run.engines.connect import address_parts, is_loopback
 from aligntune_run.engines.mounts import Bind, input_mounts
@@ -181,7 +180,7 @@ def look(plan: Plan, host: Host, environment: Mapping[str, str] = os.environ) ->
     if token(environment):
         token_file = str(private / "hf_token")
     return Surroundings(
-        inputs=input_mounts(_local_inputs(plan.spec)),
+        inputs=input_mounts(plan.spec.local_inputs),
         groups=caller_groups(host),
         ca_bundle=str(bundle.resolve()) if bundle else None,
         token=token_file,
@@ -206,14 +205,3 @@ def private_folder(run_id: str, host: Host, environment: Mapping[str, str]) -> P
     runtime = environment.get("XDG_RUNTIME_DIR")
     above = Path(runtime) if runtime and Path(runtime).is_dir() else host.cache / "private"
     return above / f"aligntune-{run_id}"
-
-
-def _local_inputs(spec: RunSpec) -> list[str]:
-    named = (
-        spec.model.name,
-        spec.model.chat_template,
-        spec.adapter.path,
-        spec.dataset.name,
-        spec.dataset.eval_name,
-    )
-    return list(dict.fromkeys(name for name in named if name and is_local(name)))

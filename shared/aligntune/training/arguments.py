@@ -26,6 +26,7 @@ OWNERS = {
     "warmup_steps": "training.warmup",
     "weight_decay": "training.weight_decay",
     "optim": "training.optimizer",
+    "max_seq_length": "training.max_length",
     "max_grad_norm": "training.max_grad_norm",
     "train_sampling_strategy": "training.group_by_length",
     "gradient_checkpointing": "training.gradient_checkpointing",
@@ -57,8 +58,8 @@ REFUSED = {
         "aligntune-run --resume goes on with a run": "resume_from_checkpoint",
         "the model's own tokenizer_config.json says it": "eos_token pad_token",
         "training has no network": "push_to_hub hub_model_id hub_strategy hub_token "
-        "hub_private_repo hub_always_push hub_revision trackio_space_id trackio_bucket_id "
-        "trackio_static_space_id",
+        "hub_private_repo hub_always_push hub_revision log_completions_hub_repo "
+        "trackio_space_id trackio_bucket_id trackio_static_space_id",
         "losses go to events.jsonl and tensorboard/": "report_to run_name project disable_tqdm",
         "what a run does is said by the spec alone": "do_train do_eval do_predict",
         "evaluation is the same mean over tokens on every backend": "prediction_loss_only "
@@ -72,7 +73,8 @@ REFUSED = {
         "local_rank ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_timeout "
         "ddp_find_unused_parameters ddp_static_graph context_parallel_size "
         "context_parallel_backend context_parallel_rotate_method save_on_each_node "
-        "log_on_each_node log_level_replica",
+        "log_on_each_node log_level_replica ds3_gather_for_generation",
+        "model.chat_template says how chats are rendered": "chat_template_kwargs",
     }.items()
 }
 """Why -> trainer arguments that would be ignored, or would break what the worker promises."""

@@ -26,7 +26,11 @@ def model_card(spec: RunSpec, result: dict[str, Any], versions: dict[str, str]) 
         "steps": result["steps"],
         "tokens": result["tokens"],
         "training loss": result["train_loss"],
-        "evaluation loss (mean over tokens, nats)": result.get("eval_loss"),
+        **{
+            f"evaluation {name.removeprefix('eval_').replace('_', ' ')}": value
+            for name, value in result.items()
+            if name.startswith("eval_")
+        },
     }
     lines = [f"| {name} | {value} |" for name, value in figures.items() if value is not None]
     stack = ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -28,16 +28,20 @@ def fetch(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
     events("phase", name="fetch")
     if _still_there(run.record().get("fetched")):
         return  # gone on with: the same commits, whatever the branches say by now
-    found: dict[str, Any] = {"datasets": {}}
-    if not is_local(spec.model.name):
-        found["model"] = _fetch_repository(spec.model.name, spec.model.revision)
-        events("note", message=f"model {spec.model.name} at {found['model']['commit'][:12]}")
-    if spec.adapter.path and not is_local(spec.adapter.path):
-        found["adapter"] = _fetch_repository(spec.adapter.path, None)
+    found: dict[str, Any] = {"datasets": {}, "rewards": {}}
+    for kind, name, revision in spec.repositories:
+        if kind == "dataset" or is_local(name):
+            continue
+        fetched = _fetch_repository(name, revision)
+        events("note", message=f"{kind} {name} at {fetched['commit'][:12]}")
+        if kind == "reward":
+            found["rewards"][name] = fetched
+        else:
+            found[kind] = fetched
     for name, split in dataset_splits(spec):
-        fetched = _fetch_dataset(name, split, spec)
-        found["datasets"][f"{name}:{split}"] = fetched
-        events("note", message=f"dataset {name}, split {split}: {fetched['rows']} rows")
+        rows = _fetch_dataset(name, split, spec)
+        found["datasets"][f"{name}:{split}"] = rows
+        events("note", message=f"dataset {name}, split {split}: {rows['rows']} rows")
     run.update(fetched=found)
 
 
@@ -46,14 +50,15 @@ def _still_there(found: dict[str, Any] | None) -> bool:
     if not found:
         return False
     paths = [found[name]["path"] for name in ("model", "adapter") if name in found]
+    paths += [reward["path"] for reward in found.get("rewards", {}).values()]
     paths += [file for dataset in found["datasets"].values() for file in dataset["files"]]
     return all(Path(path).exists() for path in paths)
 
 
 def fetch_missing(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
     """Fetch what nobody has fetched for this run yet, as in a container that is run by hand."""
-    names = (spec.model.name, spec.adapter.path, spec.dataset.name, spec.dataset.eval_name)
-    if "fetched" not in run.record() and not all(is_local(name) for name in names if name):
+    remote = any(not is_local(name) for _, name, _ in spec.repositories)
+    if "fetched" not in run.record() and remote:
         fetch(spec, run, events)
 
 

@@ -98,6 +98,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         "off_policy_mask_threshold": None,
         "use_bias_correction_kl": False,
         "sync_ref_model": False,
+        "cast_lm_head_to_fp32": False,
         "use_vllm": False,
         "use_transformers_continuous_batching": False,
         "log_completions": False,

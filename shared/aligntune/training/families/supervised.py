@@ -11,7 +11,6 @@ from aligntune.training.tokenization import Tokenized, tokenize
 
 OWNERS = {
     "max_length": "training.max_length",
-    "max_seq_length": "training.max_length",
     "packing": "training.packing",
     "completion_only_loss": "training.completion_only_loss",
     "assistant_only_loss": "training.assistant_only_loss",
