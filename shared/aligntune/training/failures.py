@@ -35,14 +35,18 @@ def guarded(job: Job, spec: RunSpec, run: RunDir, events: EventWriter) -> int:
                 f"unexpected {type(error).__name__}: {first_line(error)}",
                 f"This is a bug of ours; the traceback is at the end of {run.log.name}",
             )
-        kind = type(failure).__name__
-        status = "stopped" if isinstance(failure, StoppedError) else "failed"
-        told = {"kind": kind, "what": failure.what, "remedy": failure.remedy}
-        with suppress(OSError):  # a full disk must not hide what went wrong, which is said first
-            events("error", **told)
-            run.update(status=status, error=told)
+        tell(failure, run, events)
         return failure.exit_code
     return 0
+
+
+def tell(failure: AligntuneError, run: RunDir, events: EventWriter) -> None:
+    """Say what went wrong: as an event, and in the record."""
+    status = "stopped" if isinstance(failure, StoppedError) else "failed"
+    told = {"kind": type(failure).__name__, "what": failure.what, "remedy": failure.remedy}
+    with suppress(OSError):  # a full disk must not hide what went wrong, which is said first
+        events("error", **told)
+        run.update(status=status, error=told)
 
 
 def foreseen(error: BaseException) -> AligntuneError | None:
