@@ -75,6 +75,12 @@ def _disk_full() -> OutputError:
     )
 
 
+def named(error: BaseException) -> str:
+    """An error's class, and the first line of what it says if it says anything."""
+    kind = type(error).__name__
+    return f"{kind}: {first_line(error)}" if str(error).strip() else kind
+
+
 def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else repr(error)).rstrip(".")

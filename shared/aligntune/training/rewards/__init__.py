@@ -82,4 +82,6 @@ def _prepare(reward: RewardSpec) -> None:
 
             schema_validator(reward.args["schema"])
         case "math":
-            import math_verify  # noqa: F401  (seconds, which are no sample's)
+            from aligntune.training.rewards.answers import warm_up
+
+            warm_up()

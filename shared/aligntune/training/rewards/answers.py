@@ -19,7 +19,7 @@ LATEX_NOISE = re.compile(r"\{,\}|\\[,!;: ]|\\(?=[%$])")
 NUMBER = re.compile(
     r"""
     (?P<sign> (?<![\w.)\]]) [-+] )?  # a sign, but not the minus of a difference
-    \$? \s?
+    (?: \$ \s? )?
     (?P<whole> \d{1,3} (?: ,\d{3} )+ (?!\d) | \d+ | (?=\.\d) )
     (?P<decimals> \.\d+ )?
     (?P<exponent> [eE] [-+]?\d{1,3} (?!\d) )?
@@ -180,11 +180,18 @@ def math_answer(*, column: str = "answer", timeout: float = 5.0) -> Any:
         return 0.0
 
     def math(completions: Any, **columns: Any) -> list[float | None]:
-        import logging
-
         references = column_of(column, columns)
-        for part in ("parser", "grader"):  # they warn, once a call, that they have no time limit
-            logging.getLogger(f"math_verify.{part}").setLevel(logging.ERROR)
         return [score(*pair) for pair in zip(completions, references, strict=True)]
 
     return math
+
+
+def warm_up() -> None:
+    """Load math-verify and its grammar, which takes longer than a sample should."""
+    import logging
+
+    from math_verify import parse
+
+    for part in ("parser", "grader"):  # they would warn that they have no time limit
+        logging.getLogger(f"math_verify.{part}").setLevel(logging.ERROR)
+    parse(r"$\frac{1}{2}$", parsing_timeout=None)

@@ -37,7 +37,7 @@ class Backstop:
     """See the module.
 
     Args:
-        tell: says the error, in the forked process; make this before there is a GPU's context.
+        tell: says the error, in the forked process, which must not touch a GPU.
         grace: seconds beyond a limit until the error is told.
         telling: seconds from then until this process ends.
     """

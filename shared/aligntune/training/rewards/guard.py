@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aligntune.errors import AligntuneError, RewardError
-from aligntune.training.failures import first_line, foreseen
+from aligntune.training.failures import foreseen, named
 from aligntune.training.rewards.backstop import Backstop
 from aligntune.training.rewards.clock import Limit
 from aligntune.training.rewards.samples import excerpt
@@ -75,7 +75,7 @@ class Guard:
         if not len(batch):
             return []
         try:
-            with self._in_time(self._timeout, self._never(batch, 0)) as limit:
+            with self._in_time(self._timeout, self._never(self._first_of(batch))) as limit:
                 returned = self._ask(batch)
         except AligntuneError:
             raise
@@ -131,7 +131,7 @@ class Guard:
         """The sample that takes all the time that there is for the whole batch."""
         for index, _, _, limit in self._one_by_one(batch):
             if limit.over:
-                return self._never(batch, index)
+                return self._never(batch.shown(index))
         return self._error(
             f"did not return within {self._timeout:g} s for {len(batch)} samples together, though "
             "it does for each alone",
@@ -151,7 +151,7 @@ class Guard:
         left = self._timeout
         for index in range(len(batch)):
             returned, failed = None, None
-            with self._in_time(left, self._never(batch, index)) as limit:
+            with self._in_time(left, self._never(batch.shown(index))) as limit:
                 try:
                     returned = self._ask(batch.only(index))
                 except (Exception, SystemExit) as error:
@@ -159,8 +159,7 @@ class Guard:
             yield index, returned, failed, limit
             left = max(left - limit.spent, 0.01)
 
-    def _never(self, batch: Batch, index: int) -> RewardError:
-        where = batch.shown(index) if index or len(batch) == 1 else self._first_of(batch)
+    def _never(self, where: str) -> RewardError:
         return self._error(
             f"did not return within {self._timeout:g} s for {where}",
             "Mend the function, or raise the reward's timeout",
@@ -210,7 +209,7 @@ def _described(value: Any) -> str:
 
 def _where(error: BaseException) -> str:
     """An error in one line, with the last line of code that is the function's own."""
-    said = f"{type(error).__name__}: {first_line(error)}"
+    said = named(error)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith(("<", sys.prefix, sys.base_prefix)):
             if frame.filename != __file__:

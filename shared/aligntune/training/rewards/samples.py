@@ -12,7 +12,8 @@ EXCERPT = 200
 """Characters of a prompt or completion that an error shows."""
 
 BESIDE_THE_DATA = frozenset(
-    {"completion_ids", "environments", "log_extra", "log_metric", "trainer_state"}
+    {"prompts", "completions", "completion_ids"}
+    | {"environments", "log_extra", "log_metric", "trainer_state"}
 )
 """What TRL passes beside the data's columns."""
 

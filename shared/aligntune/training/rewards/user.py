@@ -15,7 +15,7 @@ from typing import Any
 
 from aligntune.errors import RewardError, SpecError
 from aligntune.settings import nearest
-from aligntune.training.failures import first_line
+from aligntune.training.failures import first_line, named
 from aligntune.training.rewards.backstop import Backstop
 from aligntune.training.rewards.catalog import FUNCTION, RewardSpec
 from aligntune.training.rewards.clock import Limit
@@ -92,7 +92,7 @@ def _told(error: BaseException, path: Path) -> str:
         if frame.filename == str(path)
     ]
     where = f"line {lines[-1]}: " if lines else ""
-    return f"{where}{type(error).__name__}: {first_line(error)}"
+    return f"{where}{named(error)}"
 
 
 def _fitted(
