@@ -94,6 +94,13 @@ class TrainingError(AligntuneError):
     exit_code = 12
 
 
+class RewardError(AligntuneError):
+    """A reward: a file that does not import, a function that raised, returned what is no number or
+    the wrong length, or never returned."""
+
+    exit_code = 13
+
+
 class StoppedError(AligntuneError):
     """Stopped from outside after a checkpoint was written; the run can be resumed (EX_TEMPFAIL)."""
 
@@ -114,6 +121,7 @@ KINDS: dict[str, type[AligntuneError]] = {
         OutOfMemoryError,
         HubError,
         TrainingError,
+        RewardError,
         StoppedError,
     )
 }

@@ -35,14 +35,18 @@ def guarded(job: Job, spec: RunSpec, run: RunDir, events: EventWriter) -> int:
                 f"unexpected {type(error).__name__}: {first_line(error)}",
                 f"This is a bug of ours; the traceback is at the end of {run.log.name}",
             )
-        kind = type(failure).__name__
-        status = "stopped" if isinstance(failure, StoppedError) else "failed"
-        told = {"kind": kind, "what": failure.what, "remedy": failure.remedy}
-        with suppress(OSError):  # a full disk must not hide what went wrong, which is said first
-            events("error", **told)
-            run.update(status=status, error=told)
+        tell(failure, run, events)
         return failure.exit_code
     return 0
+
+
+def tell(failure: AligntuneError, run: RunDir, events: EventWriter) -> None:
+    """Say what went wrong: as an event, and in the record."""
+    status = "stopped" if isinstance(failure, StoppedError) else "failed"
+    told = {"kind": type(failure).__name__, "what": failure.what, "remedy": failure.remedy}
+    with suppress(OSError):  # a full disk must not hide what went wrong, which is said first
+        events("error", **told)
+        run.update(status=status, error=told)
 
 
 def foreseen(error: BaseException) -> AligntuneError | None:
@@ -69,6 +73,12 @@ def _disk_full() -> OutputError:
     return OutputError(
         "no space left where the run directory or the caches are", "Free some, or use --output"
     )
+
+
+def named(error: BaseException) -> str:
+    """An error's class, and the first line of what it says if it says anything."""
+    kind = type(error).__name__
+    return f"{kind}: {first_line(error)}" if str(error).strip() else kind
 
 
 def first_line(error: BaseException) -> str:
