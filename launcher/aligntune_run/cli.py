@@ -40,12 +40,19 @@ class Flag:
     type: Any = str
     value: Any = None
     """What a flag without an argument sets."""
+    metavar: str | None = None
     many: bool = False
     """Whether it may stand several times, which makes a list."""
 
 
 FLAGS = (
-    Flag("--algo", "algorithm", "How to train.", click.Choice(list(ALGORITHMS))),
+    Flag(
+        "--algo",
+        "algorithm",
+        f"How to train: {', '.join(ALGORITHMS)}.",
+        click.Choice(list(ALGORITHMS)),
+        metavar="NAME",
+    ),
     Flag("--model", "model", "Local folder or hub id of the model."),
     Flag("--dataset", "dataset", "File, folder or hub id of the data."),
     Flag(
@@ -97,7 +104,13 @@ def spec_flags(command: Callable[..., Any]) -> Callable[..., Any]:
         name = flag.name.removeprefix("--").replace("-", "_")
         if flag.value is None:
             option = click.option(
-                flag.name, name, type=flag.type, default=None, help=flag.help, multiple=flag.many
+                flag.name,
+                name,
+                type=flag.type,
+                default=None,
+                help=flag.help,
+                metavar=flag.metavar,
+                multiple=flag.many,
             )
         else:
             option = click.option(

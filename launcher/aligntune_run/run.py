@@ -28,6 +28,7 @@ from aligntune.rundir import Record, RunDir, new_run_id
 from aligntune.settings import Settings, from_file, resolve
 from aligntune.spec import RunSpec, is_local
 from aligntune.training.arguments import refuse_owned
+from aligntune.training.rewards import check
 from aligntune_run import images
 from aligntune_run.choose import choose
 from aligntune_run.engines import GRACE_SECONDS, Command, Engine, Exit, Say
@@ -121,6 +122,7 @@ def _prepare(
 ) -> Prepared:
     spec = settings.spec
     refuse_owned(spec)
+    check(spec.rewards)
     model = read_model(spec.model.name)
     client, reason = (None, "--engine process") if spec.engine == "process" else connect()
     engine = probe_engine(client, reason)

@@ -253,7 +253,7 @@ class RewardSpec(Section):
         revision: branch, tag or commit of a model's hub id.
         weight: what it counts for in the sum.
         timeout: seconds that one call may take.
-        args: keyword arguments of the function.
+        args: keyword arguments of the function, or of scoring by the model.
     """
 
     name: str | None = None
@@ -272,8 +272,6 @@ class RewardSpec(Section):
     def _one_source(self) -> Self:
         if (self.name is None) == (self.model is None):
             raise ValueError("a reward has a name or a model, and not both")
-        if self.model is not None and self.args:
-            raise ValueError(f"the reward model {self.model} takes no args")
         if self.revision is not None and (self.model is None or is_local(self.model)):
             raise ValueError("revision is for a reward model's hub id")
         require_recordable(self.args, "args")

@@ -8,14 +8,21 @@ import resource
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from aligntune.errors import AligntuneError, OutputError, SpecError, StoppedError, TrainingError
+from aligntune.errors import (
+    AligntuneError,
+    DataError,
+    OutputError,
+    SpecError,
+    StoppedError,
+    TrainingError,
+)
 from aligntune.events import EventWriter
 from aligntune.rundir import RunDir
 from aligntune.settings import nearest
@@ -25,7 +32,7 @@ from aligntune.training.arguments import Device, refuse_owned, rounds, trainer_a
 from aligntune.training.backend import Backend, installed
 from aligntune.training.card import model_card
 from aligntune.training.evaluation import Measurement, measured
-from aligntune.training.failures import first_line, foreseen
+from aligntune.training.failures import first_line, foreseen, tell
 from aligntune.training.families import Setup, family, trainer_classes
 from aligntune.training.fetch import fetch_missing, fetched
 from aligntune.training.fingerprint import of_model, of_rows
@@ -40,8 +47,10 @@ from aligntune.training.loading import (
     require_matching,
 )
 from aligntune.training.logprobs import REFERENCE_ADAPTER
+from aligntune.training.rewards import Reward, build, columns
 from aligntune.training.sources import Source
 from aligntune.training.stop import StopSignal
+from aligntune.training.tokenization import is_chat
 
 STACK = (
     "torch",
@@ -97,13 +106,13 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
             events("note", message=f"the model takes {takes} tokens at most; rows are cut there")
         model = load_model(spec, path, config, max_length, backend, device, run, kind.HEAD)
         require_matching(tokenizer, model, spec)
-        rewards = load_rewards(spec, run, device, events)
-        setup = Setup(spec, tokenizer, max_length, rewards, backend.inference)
 
     with clock.phase("load_data"):
         chat = tokenizer.chat_template is not None
         train_rows, eval_rows = load_rows(spec, run, chat)
         parts = {"train": train_rows} | ({"evaluation": eval_rows} if eval_rows else {})
+        rewards = load_rewards(spec, run, events, device, train_rows)
+        setup = Setup(spec, tokenizer, max_length, rewards, backend.inference)
         encoded = {}
         inputs: dict[str, Any] = {
             "model": {"source": spec.model.name, "fingerprint": of_model(path)}
@@ -254,12 +263,37 @@ def _source(name: str, spec: RunSpec, run: RunDir, split: str) -> Source:
 
 
 def load_rewards(
-    spec: RunSpec, run: RunDir, device: Device, events: EventWriter
-) -> tuple[Callable[..., list[float | None]], ...]:
-    """The reward functions of a request, guarded."""
-    if not spec.rewards:
-        return ()
-    raise NotImplementedError
+    spec: RunSpec, run: RunDir, events: EventWriter, device: Device, rows: data.Rows
+) -> tuple[Reward, ...]:
+    """The reward functions of a request, guarded.
+
+    Raises:
+        DataError: a reward reads a column that the data does not have.
+    """
+    for label, column in columns(spec.rewards).items():
+        if column not in rows.dataset.column_names:
+            there = [name for name in rows.dataset.column_names if name != "prompt"]
+            raise DataError(
+                f"reward {label} reads a column {column!r}, which {rows.source} does not have; "
+                f"it has {', '.join(there) or 'none beside the prompt'}",
+                "Set the reward's args.column, or map one with dataset.columns",
+            )
+
+    def folder(reward: Any) -> Path:
+        if is_local(reward.model):
+            return locate(reward.model)
+        return Path(fetched(run)["rewards"][reward.model]["path"])
+
+    return tuple(
+        build(
+            spec.rewards,
+            locate,
+            "cuda" if device.cuda else "cpu",
+            find_model=folder,
+            chat=is_chat(rows.dataset),
+            tell=lambda error: tell(error, run, events),
+        )
+    )
 
 
 def untouched(trainer: type[Any]) -> type[Any]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 from aligntune.algorithms import Algorithm
 from aligntune.spec import RunSpec
 from aligntune.training.evaluation import Measurement
+from aligntune.training.rewards import Reward
 from aligntune.training.tokenization import Tokenized
 
 
@@ -32,7 +33,7 @@ class Setup:
     spec: RunSpec
     tokenizer: Any
     max_length: int | None
-    rewards: tuple[Callable[..., list[float | None]], ...]
+    rewards: tuple[Reward, ...]
     inference: Callable[[Any], Any]
 
 
