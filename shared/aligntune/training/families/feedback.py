@@ -33,6 +33,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
     """See :class:`~aligntune.training.families.Family`."""
     return {
         "max_length": None,  # rows are cut already
+        "remove_unused_columns": False,  # rows hold what is used, and their length
         # The KL term pairs the rows of a batch with each other, so batches are made beforehand.
         "train_sampling_strategy": "sequential",
         "pad_to_multiple_of": None,

@@ -37,6 +37,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
     """See :class:`~aligntune.training.families.Family`."""
     return {
         "max_length": None,  # rows are cut already
+        "remove_unused_columns": False,  # rows hold what is used, and their length
         "truncation_mode": "keep_start",
         "padding_free": False,
         "pad_to_multiple_of": None,

@@ -27,6 +27,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
     """See :class:`~aligntune.training.families.Family`."""
     return {
         "max_length": None,  # what is too long is left out already
+        "remove_unused_columns": False,  # rows hold what is used, and their length
         "pad_to_multiple_of": None,
         "center_rewards_coefficient": None,
         "disable_dropout": True,
