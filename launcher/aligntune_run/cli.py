@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from click.exceptions import Exit
 
 from aligntune import __version__
 from aligntune.algorithms import ALGORITHMS
-from aligntune.errors import AligntuneError, SpecError, StoppedError
+from aligntune.errors import AligntuneError, OutputError, SpecError, StoppedError
 
 if TYPE_CHECKING:
     from aligntune.events import Event
@@ -203,12 +204,15 @@ def _environment_asks() -> bool:
 
 
 @contextmanager
-def _outliving(stream: TextIO) -> Iterator[None]:
-    """What is told here on a stream is told no more once its reader has left; that is no error."""
+def _outliving(stream: TextIO, trouble: type[OSError] = BrokenPipeError) -> Iterator[None]:
+    """What is told here on a stream is told no more once its reader has left; that is no error.
+
+    With ``OSError`` for trouble that is so whatever ails the stream, as a log on a full disk.
+    """
     try:
         yield
         stream.flush()
-    except BrokenPipeError:
+    except trouble:
         _silence(stream)
 
 
@@ -218,24 +222,24 @@ def _silence(stream: TextIO) -> None:
 
 
 def _train(prepared: Prepared, as_json: bool) -> None:
-    """Train to the end, also where whoever read our output has left."""
+    """Train to the end, also where our output cannot be written any more."""
     from aligntune_run import report, run
     from aligntune_run.progress import obtaining, progress
 
     stream = sys.stderr if as_json else sys.stdout
-    with _outliving(stream):
+    with _outliving(stream, OSError):
         report.choice(prepared, stream)
     with obtaining(stream) as say:
 
         def tell(line: str) -> None:
-            with _outliving(stream):
+            with _outliving(stream, OSError):
                 say(line)
 
         prepared = run.obtain(prepared, tell)
     with progress(stream) as watch:
 
         def show(event: Event) -> None:
-            with _outliving(stream):
+            with _outliving(stream, OSError):
                 watch(event)
 
         record = run.execute(prepared, show)
@@ -390,10 +394,16 @@ def main() -> int:
         for stream in (sys.stdout, sys.stderr):
             _silence(stream)
         return READER_LEFT
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _silence(sys.stdout)
+        full = OutputError("no space left for what is printed", "Free some, or print elsewhere")
+        return _end(f"error: {full}", full.exit_code)
     return left if isinstance(left, int) else 0  # an Exit's code, as from --help and exec
 
 
 def _end(message: str, code: int) -> int:
-    with _outliving(sys.stderr):
+    with _outliving(sys.stderr, OSError):
         click.echo(message, err=True)
     return code

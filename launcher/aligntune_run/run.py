@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +32,7 @@ from aligntune.training.arguments import refuse_owned
 from aligntune.training.rewards import check
 from aligntune_run import images
 from aligntune_run.choose import choose
-from aligntune_run.engines import GRACE_SECONDS, Command, Engine, Exit, Say
+from aligntune_run.engines import Command, Engine, Exit, Say
 from aligntune_run.engines.connect import connect
 from aligntune_run.host import Host, ImageState, memory_total, probe, probe_engine
 from aligntune_run.interrupt import Interrupt
@@ -94,23 +95,26 @@ def prepare_resume(path: Path, obtaining: Obtaining = Obtaining()) -> Prepared:
     """
     run = RunDir(path.absolute())
     record = run.record()
+    stranger = OutputError(f"{path} is not the run directory of a run of this command")
     if "plan" not in record:
-        raise OutputError(f"{path} is not the run directory of a run of this command")
-    if record["status"] == "finished":
+        raise stranger
+    if record.get("status") == "finished":
         raise OutputError(f"{path} is a finished run", "Start a new one: leave out --resume")
     if run.in_use():
         raise OutputError(f"{path} is a run that is at work", "Stop it first")
-    before = record["plan"]["choice"]
+    try:
+        run_id, before = str(record["id"]), dict(record["plan"]["choice"])
+        backend, engine, lock = (str(before[key]) for key in ("backend", "engine", "lock_hash"))
+        attempt = int(record["plan"].get("attempt", 1)) + 1
+    except (KeyError, TypeError, ValueError) as error:
+        raise stranger from error
     wanted = resolve([from_file(run.spec)], run.path)
-    spec = wanted.spec.model_copy(
-        update={"backend": before["backend"], "engine": before["engine"], "strict": True}
-    )
-    attempt = int(record["plan"].get("attempt", 1)) + 1
+    spec = wanted.spec.model_copy(update={"backend": backend, "engine": engine, "strict": True})
     settings = Settings(spec, wanted.origins)
-    prepared = _prepare(settings, obtaining, run, str(record["id"]), attempt)
-    if prepared.plan.choice.lock_hash != before["lock_hash"]:
+    prepared = _prepare(settings, obtaining, run, run_id, attempt)
+    if prepared.plan.choice.lock_hash != lock:
         raise OutputError(
-            f"{path} began on another lock ({before['lock_hash'][:12]}) than "
+            f"{path} began on another lock ({lock[:12]}) than "
             f"{prepared.plan.choice.backend} {prepared.plan.choice.flavour} has now",
             f"Start a new run: aligntune-run -c {run.spec}, or go on with the version it began on",
         )
@@ -168,7 +172,8 @@ def execute(prepared: Prepared, watch: Watch) -> Record:
     run = RunDir(Path(plan.run_dir))
     resumed = plan.attempt > 1
     if resumed:
-        run.update(status="planned", plan=plan.to_dict(), error=None)
+        with _writing(run, "Mend that, and go on with --resume again"):
+            run.update(status="planned", plan=plan.to_dict(), error=None)
     else:
         _create(run, plan)
     reader = EventReader(run.events, skip=resumed)
@@ -211,11 +216,12 @@ def _require_writable(path: Path) -> None:
 
 def _create(run: RunDir, plan: Plan) -> None:
     """Make the run directory with its spec and the first record; refuse one that is in use."""
-    try:
+    with _writing(run, "Name another folder with --output"):
         run.path.mkdir(parents=True, exist_ok=True)
         run.require_new()
         again = plan.spec.model_copy(update={"output": None})
-        run.spec.write_text(again.to_yaml(), encoding="utf-8")
+        with run.spec.open("x", encoding="utf-8") as file:  # of two at once, one is the first
+            file.write(again.to_yaml())
         run.update(
             id=plan.run_id,
             status="planned",
@@ -224,12 +230,17 @@ def _create(run: RunDir, plan: Plan) -> None:
             spec=plan.spec.model_dump(mode="json"),
             plan=plan.to_dict(),
         )
+
+
+@contextmanager
+def _writing(run: RunDir, remedy: str) -> Iterator[None]:
+    """Turns what the run directory does not take into an OutputError with this remedy."""
+    try:
+        yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "no space left for" if full else "cannot write"
-        raise OutputError(
-            f"{what} {run.path}: {error.strerror}", "Name another folder with --output"
-        ) from error
+        raise OutputError(f"{what} {run.path}: {error.strerror}", remedy) from error
 
 
 def _follow(
@@ -274,12 +285,26 @@ def _failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | Non
             "the run was killed (signal 9), most often because memory ran out",
             "Lower training.batch_size, or see the kernel's log (dmesg)",
         )
-    if left.code == 143:
-        return StoppedError(f"stopped within {GRACE_SECONDS} s and without a checkpoint{last}")
+    if left.code == 128 + signal.SIGTERM:
+        return StoppedError(
+            "stopped without a checkpoint, as before the worker was ready to write one",
+            f"Go on with: aligntune-run --resume {plan.run_dir}",
+        )
     if left.code in (125, 126, 127):
         return ImageError(f"the image does not start a worker{last}", "Build it again")
+    if left.code > 128:
+        return TrainingError(
+            f"the worker was ended by {_signal(left.code - 128)}", f"See {plan.run_dir}/train.log"
+        )
     kind = next((kind for kind in KINDS.values() if kind.exit_code == left.code), TrainingError)
     return kind(f"the worker ended with code {left.code}{last}", f"See {plan.run_dir}/train.log")
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _add_exit(run: RunDir, left: Exit, failure: AligntuneError | None) -> None:
@@ -290,7 +315,7 @@ def _add_exit(run: RunDir, left: Exit, failure: AligntuneError | None) -> None:
         told = {"kind": type(failure).__name__, "what": failure.what, "remedy": failure.remedy}
         stopped = isinstance(failure, StoppedError)
         values |= {"status": "stopped" if stopped else "failed", "error": told}
-    try:
+    if not run.path.exists():
+        raise OutputError(f"{run.path} was removed or renamed while its run was at work")
+    with _writing(run, f"Mend that, then: aligntune-run --resume {run.path}"):
         run.update(**values)
-    except OSError as error:
-        raise OutputError(f"cannot write {run.record_file}: {error.strerror}") from error

@@ -49,6 +49,8 @@ class EventWriter:
             ) from None
         except OSError:
             pass  # a file system without locks, as some network ones
+        if path.stat().st_size > (whole := _whole_lines(path)):
+            self._file.truncate(whole)  # what a worker that was killed had begun to write
         self._say = say
 
     def __call__(self, event: str, **values: Any) -> None:
@@ -80,7 +82,7 @@ class EventReader:
 
     def __init__(self, path: Path, skip: bool = False) -> None:
         self._path = path
-        self._offset = path.stat().st_size if skip and path.exists() else 0
+        self._offset = _whole_lines(path) if skip and path.exists() else 0
 
     def __iter__(self) -> Iterator[Event]:
         try:
@@ -114,6 +116,11 @@ def progress(step: Event) -> str:
     figures = step.get("figures", {})
     words += [f"{title} {figures[name]:.4f}" for name, title in PROGRESS.items() if name in figures]
     return "  ".join(words)
+
+
+def _whole_lines(path: Path) -> int:
+    """Bytes up to the end of the last line that is whole."""
+    return path.read_bytes().rfind(b"\n") + 1
 
 
 def describe(event: Event) -> str:

@@ -103,7 +103,7 @@ def parse_value(key: str, text: str) -> Any:
     """
     try:
         value = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError):  # ValueError: looks like a date and is none
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: like a date, and none
         return text
     if value is None or (key in SHORTHANDS and isinstance(value, Mapping)):
         return value
@@ -124,6 +124,8 @@ def from_file(path: Path) -> Layer:
         raise SpecError(f"cannot read the config file {path}: {reason}") from error
     except ValueError as error:
         raise SpecError(f"{path}: {error}", "Quote what looks like a date or a number") from error
+    except RecursionError as error:
+        raise SpecError(f"{path}: nested too deep", "Mend the YAML") from error
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f", line {place.line + 1}" if place else ""
@@ -295,7 +297,7 @@ def _require(values: Mapping[str, Any]) -> None:
             ("--model", values.get("model", {}).get("name")),
             ("--dataset", values.get("dataset", {}).get("name")),
         )
-        if given is None
+        if given in (None, "")
     ]
     if missing:
         raise SpecError(

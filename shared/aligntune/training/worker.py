@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
 import resource
 import shutil
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
@@ -338,17 +340,24 @@ def _quieten(trainer: Any) -> None:
 
 
 def _train(trainer: Any, checkpoint: str | None) -> None:
+    from aligntune.training.callback import NothingLeft
+
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+    except NothingLeft:  # it died after its last step, and has its last weights again
+        if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+            trainer._load_best_model()
     except AligntuneError:
         raise
     except Exception as error:
         known = foreseen(error)
         if known is None:
             traceback.print_exc()
+            remedy = "The traceback is at the end of train.log"
+            if checkpoint:
+                remedy += f"; if {Path(checkpoint).name} is damaged, remove it and --resume again"
             known = TrainingError(
-                f"the trainer failed: {type(error).__name__}: {first_line(error)}",
-                "The traceback is at the end of train.log",
+                f"the trainer failed: {type(error).__name__}: {first_line(error)}", remedy
             )
         raise known from error
 
@@ -356,13 +365,16 @@ def _train(trainer: Any, checkpoint: str | None) -> None:
 def _checkpoint(run: RunDir) -> str | None:
     """The newest complete checkpoint of an earlier try at this run, if there is one.
 
-    The trainer writes its state last, so a checkpoint without one was cut off: it is removed.
+    The trainer writes its state last: a checkpoint without a whole one was cut off and is removed.
     """
-    found = {int(path.name.split("-")[1]): path for path in run.checkpoints.glob("checkpoint-*")}
-    for step in sorted(found, reverse=True):
-        if (found[step] / "trainer_state.json").is_file():
-            return str(found[step])
-        shutil.rmtree(found[step])
+    names = (path.name for path in run.checkpoints.glob("checkpoint-*"))
+    steps = [int(name.split("-")[1]) for name in names if re.fullmatch(r"checkpoint-\d+", name)]
+    for step in sorted(steps, reverse=True):
+        path = run.checkpoints / f"checkpoint-{step}"
+        with suppress(OSError, ValueError):
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            return str(path)
+        shutil.rmtree(path)
     return None
 
 
