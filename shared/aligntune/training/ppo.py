@@ -252,9 +252,10 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         )
         sums |= {"policy_loss": policy.detach(), "value_loss": value.detach()}
         sums |= {"entropy": (scored.entropy * mask).sum(), "clip_ratio/value_mean": cut}
-        means = (torch.stack([total.float() for total in sums.values()]) / tokens).tolist()
-        for name, mean in zip(sums, means, strict=True):
-            self._sums[name] += mean
+        sums |= {"tokens": mask.sum()}
+        totals = torch.stack([total.float() for total in sums.values()]).tolist()
+        for name, total in zip(sums, totals, strict=True):
+            self._sums[name] += total
         loss = (policy + args.vf_coef * value) / tokens * self.current_gradient_accumulation_steps
         return (loss, scored) if return_outputs else loss
 
@@ -315,7 +316,9 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
 
     def _end_minibatch(self) -> None:
         assert self._rollout is not None
-        means, self._sums = dict(self._sums), defaultdict(float)
+        tokens = self._sums.pop("tokens")
+        means = {name: total / tokens for name, total in self._sums.items()}
+        self._sums.clear()
         limit = self.args.target_kl
         over = limit is not None and means["approx_kl"] > limit
         self._rollout, self._micro = self._rollout.after(1, over), 0
