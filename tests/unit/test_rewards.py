@@ -282,6 +282,17 @@ def test_candidates_without_end_are_ended_in_time() -> None:
     assert time.monotonic() - began < 2
 
 
+def test_endless_candidates_cost_their_score_and_not_the_run() -> None:
+    """Each has its own limit, so a batch may take longer than a call of a reward may else."""
+    reward = made("code", {"timeout": 0.4, "parallel": 1}, timeout=0.5)
+    found = reward(
+        prompts=["p"] * 3,
+        completions=["while True: pass", "while True: pass", ADD_ONE],
+        tests=["assert f(1) == 2"] * 3,
+    )
+    assert found == [0.0, 0.0, 1.0]
+
+
 def test_memory_is_limited() -> None:
     found = score("code", "x = bytearray(10**9)", {"memory_mb": 256}, tests="assert True")
     assert found == 0.0
@@ -525,6 +536,14 @@ def test_a_broken_reward_is_an_error_that_names_it_and_the_sample(
         reward(prompts=["p0", "p1", "p2"], completions=["c0", "c1", "c2"], answer=[1, 0, 2])
     wanted = re.escape(said).replace(r"\*", r"[^ ]*mine0.py")
     assert re.search(wanted, caught.value.what), caught.value.what
+
+
+def test_a_mounted_file_is_told_by_the_host_s_name_for_it(
+    own: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALIGNTUNE_INPUT_ROOT", str(tmp_path))
+    with pytest.raises(RewardError, match=r"\(/mine0\.py, line 2\)"):
+        own("def f():\n    1 / 0")(prompts=["p"], completions=["c"])
 
 
 def test_long_and_conversational_samples_are_shown_in_short(own: Callable[..., Any]) -> None:
