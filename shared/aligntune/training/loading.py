@@ -130,6 +130,12 @@ def context_length(config: Any) -> int | None:
     return next((limit for limit in stated if isinstance(limit, int) and limit > 0), None)
 
 
+def row_length(spec: RunSpec, config: Any) -> int | None:
+    """Tokens that rows may have: what is asked for, as far as the model goes; None is no limit."""
+    limits = (spec.training.max_length, context_length(config))
+    return min((limit for limit in limits if limit), default=None)
+
+
 def load_model(
     spec: RunSpec,
     path: Path,
