@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ class Planned:
     backend: str
     reason: str
     warnings: tuple[str, ...]
-    verdicts: tuple[dict[str, Any], ...]
+    verdicts: tuple[dict[str, Any], ...] = field(repr=False)
     run_dir: Path
-    spec: dict[str, Any]
-    commands: tuple[dict[str, Any], ...]
+    spec: dict[str, Any] = field(repr=False)
+    commands: tuple[dict[str, Any], ...] = field(repr=False)
 
     @classmethod
     def of(cls, values: Record) -> Planned:
@@ -68,7 +68,7 @@ class TrainResult:
     train_loss: float | None
     final_loss: float | None
     metrics: dict[str, float | int | None]
-    record: Record
+    record: Record = field(repr=False)
 
     @classmethod
     def of(cls, run: Path, record: Record) -> TrainResult:
@@ -104,11 +104,11 @@ class Evaluation:
     """
 
     metrics: dict[str, float | int | None]
-    samples: tuple[dict[str, Any], ...]
+    samples: tuple[dict[str, Any], ...] = field(repr=False)
     rows: int
     source: str
     run_dir: Path
-    record: Record
+    record: Record = field(repr=False)
 
     @classmethod
     def of(cls, record: Record) -> Evaluation:
@@ -166,7 +166,7 @@ class Predictions:
 
     predictions: tuple[Prediction, ...]
     run_dir: Path
-    record: Record
+    record: Record = field(repr=False)
 
     @classmethod
     def of(cls, record: Record) -> Predictions:
@@ -209,7 +209,7 @@ class Pushed:
     url: str
     commit: str
     run_dir: Path
-    record: Record
+    record: Record = field(repr=False)
 
     @classmethod
     def of(cls, record: Record) -> Pushed:

@@ -31,7 +31,7 @@ from aligntune.training.loading import (
 )
 from aligntune.training.logprobs import REFERENCE_ADAPTER
 from aligntune.training.stop import StopSignal
-from aligntune.training.tokenization import encode_answered, encode_prompt
+from aligntune.training.tokenization import IGNORED, encode_answered, encode_prompt
 from aligntune.training.worker import (
     Clock,
     held_out_rows,
@@ -40,6 +40,10 @@ from aligntune.training.worker import (
     machine,
     stack_versions,
 )
+
+SAMPLES = 4
+SAMPLE_TOKENS = 64
+"""Rows, and tokens of each, that a model completes for whoever reads its evaluation."""
 
 
 def do(spec: RunSpec, run: RunDir, events: EventWriter, task: Task) -> None:
@@ -158,12 +162,40 @@ def _evaluate(
     frozen = _reference(saved, spec, run)
     found = kind.measure(saved.model, encoded.dataset, setup, frozen)
     events("evaluate", **found.metrics)
+    supervised = spec.row.family == "supervised"
+    samples = _written(saved, encoded.dataset, spec) if supervised else list(found.samples)
     return {
         "metrics": found.metrics,
-        "samples": list(found.samples),
+        "samples": samples,
         "rows": len(encoded.dataset),
         "source": rows.source,
     }
+
+
+def _written(saved: _Saved, rows: Any, spec: RunSpec) -> list[dict[str, Any]]:
+    """What the model itself writes where a few rows have what it was to learn."""
+    tokenizer = saved.tokenizer
+    prompts, answers = [], []
+    for row in rows.select(range(min(SAMPLES, len(rows)))):
+        ids, labels = row["input_ids"], row["labels"]
+        start = next(n for n, label in enumerate(labels) if label != IGNORED)
+        # Of a text that is learned from its first token on, the first half is the prompt.
+        start = start or max(len(ids) // 2, 1)
+        prompts.append(ids[:start])
+        answers.append(ids[start:])
+    made = complete(
+        saved.model,
+        prompts,
+        tokenizer,
+        saved.backend.inference,
+        spec.training.batch_size,
+        seed=spec.training.seed,
+        max_new_tokens=max(1, min(SAMPLE_TOKENS, max(map(len, answers)))),
+        do_sample=False,
+    )
+    texts = zip(prompts, answers, made, strict=True)
+    names = ("prompt", "reference", "completion")
+    return [dict(zip(names, tokenizer.batch_decode(one), strict=True)) for one in texts]
 
 
 def _rows(saved: _Saved, spec: RunSpec, run: RunDir, task: Evaluate) -> data.Rows:
