@@ -102,10 +102,10 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         path = locate_model(spec, run)
         tokenizer = load_tokenizer(spec, path)
         config = load_config(spec, path)
-        asked, takes = spec.training.max_length, context_length(config)
+        asked, takes = kind.longest(spec), context_length(config)
         max_length = min((limit for limit in (asked, takes) if limit), default=None)
         if max_length != asked:
-            events("note", message=f"the model takes {takes} tokens at most; rows are cut there")
+            events("note", message=f"the model takes {takes} tokens at most; that is the limit")
         model = load_model(spec, path, config, max_length, backend, device, run, kind.HEAD)
         require_matching(tokenizer, model, spec)
 
