@@ -19,6 +19,7 @@ from aligntune.errors import EngineError
 
 HUB_VARIABLES = (
     "HF_ENDPOINT",
+    "HF_HUB_DISABLE_XET",
     "HF_HUB_OFFLINE",
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -27,7 +28,7 @@ HUB_VARIABLES = (
     "https_proxy",
     "no_proxy",
 )
-"""Variables of the caller that the fetching container is given."""
+"""Variables of the caller that a container with the network is given."""
 
 
 @dataclass(frozen=True)

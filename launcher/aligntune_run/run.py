@@ -5,11 +5,9 @@ settings -> Host -> Choice -> Plan -> Engine -> Worker -> RunDir
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +26,7 @@ from aligntune.events import Event, EventReader
 from aligntune.rundir import Record, RunDir, new_run_id
 from aligntune.settings import Settings, from_file, resolve
 from aligntune.spec import RunSpec, is_local
+from aligntune.tasks import TASK_FILE
 from aligntune.training.arguments import refuse_owned
 from aligntune.training.rewards import check
 from aligntune_run import images
@@ -37,7 +36,7 @@ from aligntune_run.engines.connect import connect
 from aligntune_run.host import Host, ImageState, memory_total, probe, probe_engine
 from aligntune_run.interrupt import Interrupt
 from aligntune_run.models import read_hub_model, read_model
-from aligntune_run.plan import Plan, hub_ids, memory_limit
+from aligntune_run.plan import Choice, Plan, hub_ids, memory_limit
 
 TICK_SECONDS = 0.1
 
@@ -127,28 +126,53 @@ def _prepare(
     spec = settings.spec
     refuse_owned(spec)
     check(spec.rewards)
-    model = read_model(spec.model.name)
-    client, reason = (None, "--engine process") if spec.engine == "process" else connect()
-    engine = probe_engine(client, reason)
-    host = probe(engine, _images(spec, client, obtaining))
-    if host.gpus and spec.backend != "trl" and not is_local(spec.model.name):
-        # Only the choice between backends needs to know, and it is only open on a GPU.
-        name, revision = spec.model.name, spec.model.revision
-        model = read_hub_model(name, revision, host.hub_cache, os.environ, host.token)
-    choice = choose(spec, host, model, images.facts())
-    _require_writable(run.path)
-    total = min(filter(None, (engine.memory, memory_total())))
+    decided = decide(spec, obtaining, spec.model.name)
+    require_writable(run.path)
     plan = Plan(
         run_id=run_id,
         run_dir=str(run.path),
         attempt=attempt,
         spec=spec,
         origins=settings.origins,
-        choice=choice,
-        memory=memory_limit(spec.memory, total),
+        choice=decided.choice,
+        memory=memory_limit(spec.memory, decided.memory),
         fetch=hub_ids(spec),
     )
-    return Prepared(plan, host, _engine(choice.engine, host, client, obtaining))
+    return Prepared(plan, decided.host, decided.engine)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What will run a request; ``memory`` is what there is, in bytes."""
+
+    choice: Choice
+    host: Host
+    engine: Engine
+    memory: int
+
+
+def decide(spec: RunSpec, obtaining: Obtaining, model: str | None) -> Decided:
+    """Look at the machine and choose.
+
+    Args:
+        spec: the request.
+        obtaining: how an image or venv that is missing may be had.
+        model: folder or hub id that is loaded; None where none is.
+
+    Raises:
+        AligntuneError: nothing can run this.
+    """
+    known = None if model is None else read_model(model)
+    client, reason = (None, "--engine process") if spec.engine == "process" else connect()
+    engine = probe_engine(client, reason)
+    host = probe(engine, _images(spec, client, obtaining))
+    if model and host.gpus and spec.backend != "trl" and not is_local(model):
+        # Only the choice between backends needs to know, and it is only open on a GPU.
+        revision = spec.model.revision
+        known = read_hub_model(model, revision, host.hub_cache, os.environ, host.token)
+    choice = choose(spec, host, known, images.facts())
+    total = min(filter(None, (engine.memory, memory_total())))
+    return Decided(choice, host, _engine(choice.engine, host, client, obtaining), total)
 
 
 def obtain(prepared: Prepared, say: Say) -> Prepared:
@@ -172,7 +196,7 @@ def execute(prepared: Prepared, watch: Watch) -> Record:
     run = RunDir(Path(plan.run_dir))
     resumed = plan.attempt > 1
     if resumed:
-        with _writing(run, "Mend that, and go on with --resume again"):
+        with run.writing("Mend that, and go on with --resume again"):
             run.update(status="planned", plan=plan.to_dict(), error=None)
     else:
         _create(run, plan)
@@ -206,7 +230,7 @@ def _engine(kind: str, host: Host, client: Any, obtaining: Obtaining) -> Engine:
     return ProcessEngine(host, find_links=find_links, agree=obtaining.agree)
 
 
-def _require_writable(path: Path) -> None:
+def require_writable(path: Path) -> None:
     above = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     if not os.access(above, os.W_OK | os.X_OK):
         raise OutputError(
@@ -215,32 +239,14 @@ def _require_writable(path: Path) -> None:
 
 
 def _create(run: RunDir, plan: Plan) -> None:
-    """Make the run directory with its spec and the first record; refuse one that is in use."""
-    with _writing(run, "Name another folder with --output"):
-        run.path.mkdir(parents=True, exist_ok=True)
-        run.require_new()
-        again = plan.spec.model_copy(update={"output": None})
-        with run.spec.open("x", encoding="utf-8") as file:  # of two at once, one is the first
-            file.write(again.to_yaml())
-        run.update(
-            id=plan.run_id,
-            status="planned",
-            run_dir=plan.run_dir,
-            created=datetime.now().astimezone().isoformat(timespec="seconds"),
-            spec=plan.spec.model_dump(mode="json"),
-            plan=plan.to_dict(),
-        )
-
-
-@contextmanager
-def _writing(run: RunDir, remedy: str) -> Iterator[None]:
-    """Turns what the run directory does not take into an OutputError with this remedy."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "no space left for" if full else "cannot write"
-        raise OutputError(f"{what} {run.path}: {error.strerror}", remedy) from error
+    """Make the run directory with its first record; a task's has the task in it."""
+    values: dict[str, Any] = {"plan": plan.to_dict()}
+    values |= {"fetched": plan.fetched} if plan.fetched else {}
+    values |= {"task": plan.task.model_dump(mode="json")} if plan.task else {}
+    run.create(plan.run_id, plan.spec, **values)
+    if plan.task:
+        with run.writing("Mend that, and try again"):
+            (run.path / TASK_FILE).write_text(plan.task.model_dump_json(indent=2), "utf-8")
 
 
 def _follow(
@@ -262,6 +268,7 @@ def _follow(
 
 def _failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | None:
     """The error a worker ended with: the one it told, or what its end says."""
+    again = "Try again" if plan.task else f"Go on with: aligntune-run --resume {plan.run_dir}"
     if left.oom and left.code != 0:  # a helper process may have been killed, and the run gone on
         return OutOfMemoryError(
             f"out of memory: the run was killed at its limit of {plan.memory / 2**30:.1f} GiB",
@@ -272,7 +279,7 @@ def _failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | Non
     if left.killed:
         return StoppedError(
             "ended at once, without a checkpoint of its own",
-            f"Go on from the last one with: aligntune-run --resume {plan.run_dir}",
+            again.replace("Go on with", "Go on from the last one with"),
         )
     if told is not None:
         error = KINDS.get(told["kind"], AligntuneError)(told["what"], told["remedy"])
@@ -288,7 +295,7 @@ def _failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | Non
     if left.code == 128 + signal.SIGTERM:
         return StoppedError(
             "stopped without a checkpoint, as before the worker was ready to write one",
-            f"Go on with: aligntune-run --resume {plan.run_dir}",
+            again,
         )
     if left.code in (125, 126, 127):
         return ImageError(f"the image does not start a worker{last}", "Build it again")
@@ -317,5 +324,5 @@ def _add_exit(run: RunDir, left: Exit, failure: AligntuneError | None) -> None:
         values |= {"status": "stopped" if stopped else "failed", "error": told}
     if not run.path.exists():
         raise OutputError(f"{run.path} was removed or renamed while its run was at work")
-    with _writing(run, f"Mend that, then: aligntune-run --resume {run.path}"):
+    with run.writing(f"Mend that, then: aligntune-run --resume {run.path}"):
         run.update(**values)

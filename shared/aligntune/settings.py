@@ -311,7 +311,7 @@ def _local_paths(values: dict[str, Any], base_dir: Path) -> dict[str, Any]:
     for section, key, kind in PATH_KEYS:
         branch = values.get(section)
         if isinstance(branch, dict) and isinstance(branch.get(key), str):
-            branch[key] = _local(branch[key], base_dir, section, key, kind)
+            branch[key] = local_name(branch[key], base_dir, section, key, kind)
     if "rewards" in values:
         values["rewards"] = [_local_reward(one, base_dir) for one in listed(values["rewards"])]
     output = values.get("output")
@@ -321,9 +321,14 @@ def _local_paths(values: dict[str, Any], base_dir: Path) -> dict[str, Any]:
     return values
 
 
-def _local(
+def local_name(
     name: str, base_dir: Path, section: str, key: str, kind: type[AligntuneError] | None
 ) -> str:
+    """``name`` as the absolute path of what it names, or as it is where that is a hub id.
+
+    Raises:
+        AligntuneError: of class ``kind``: it can only have meant a file or folder, and is missing.
+    """
     path = _absolute(name, base_dir)
     if os.path.exists(path):  # unlike Path.exists, no exception below an unreadable folder
         return str(path)
@@ -348,7 +353,7 @@ def _local_reward(reward: Any, base_dir: Path) -> Any:
             raise SpecError(f"reward {name}: no such file: {file}", f"Looked for {path}")
         return {**reward, "name": f"{path}:{function}"}
     if isinstance(model, str):
-        named = _local(model, base_dir, "reward model", "model", ModelError)
+        named = local_name(model, base_dir, "reward model", "model", ModelError)
         made = finished_model(Path(named)) if named != model or os.path.isabs(model) else None
         return {**reward, "model": str(made or named)}
     return reward

@@ -29,6 +29,7 @@ from aligntune.events import EventWriter
 from aligntune.rundir import RunDir
 from aligntune.settings import nearest
 from aligntune.spec import RunSpec, is_local
+from aligntune.tasks import evaluation_set
 from aligntune.training import data
 from aligntune.training.arguments import Device, refuse_owned, rounds, trainer_arguments
 from aligntune.training.backend import Backend, installed
@@ -39,7 +40,6 @@ from aligntune.training.families import Setup, family, trainer_classes
 from aligntune.training.fetch import fetch_missing, fetched
 from aligntune.training.fingerprint import of_model, of_rows
 from aligntune.training.loading import (
-    context_length,
     find_device,
     load_config,
     load_model,
@@ -47,6 +47,7 @@ from aligntune.training.loading import (
     locate,
     locate_model,
     require_matching,
+    row_length,
 )
 from aligntune.training.logprobs import REFERENCE_ADAPTER
 from aligntune.training.rewards import Reward, build, columns
@@ -102,10 +103,9 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         path = locate_model(spec, run)
         tokenizer = load_tokenizer(spec, path)
         config = load_config(spec, path)
-        asked, takes = kind.longest(spec), context_length(config)
-        max_length = min((limit for limit in (asked, takes) if limit), default=None)
-        if max_length != asked:
-            events("note", message=f"the model takes {takes} tokens at most; that is the limit")
+        max_length = row_length(spec, config)
+        if max_length != kind.longest(spec):
+            events("note", message=f"the model takes {max_length} tokens at most")
         model = load_model(spec, path, config, max_length, backend, device, run, kind.HEAD)
         require_matching(tokenizer, model, spec)
 
@@ -123,7 +123,11 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
             events(
                 "data", part=part, rows=len(rows.dataset), format=rows.format, source=rows.source
             )
-            inputs[part] = {"source": rows.source, "sha256": of_rows(rows.dataset)}
+            inputs[part] = {
+                "source": rows.source,
+                "sha256": of_rows(rows.dataset),
+                "chat": is_chat(rows.dataset) or "messages" in rows.dataset.column_names,
+            }
             made = kind.encode(rows.dataset, setup, part == "train")
             encoded[part] = made.dataset
             for note in made.notes:
@@ -238,10 +242,7 @@ def load_rows(spec: RunSpec, run: RunDir, chat: bool) -> tuple[data.Rows, data.R
     allowed = spec.row.formats
     rows = data.load(source, wanted.split, wanted, allowed, limit, chat)
     if wanted.eval_name or wanted.eval_split:
-        name = wanted.eval_name or wanted.name
-        split = wanted.eval_split or "train"  # a separate set is one file or folder, read whole
-        held_out = _source(name, spec, run, split)
-        return rows, data.load(held_out, split, wanted, allowed, None, chat)
+        return rows, held_out_rows(spec, run, chat)
     if wanted.validation_fraction:
         if len(rows.dataset) < 2:
             raise SpecError("dataset.validation_fraction needs at least 2 rows")
@@ -255,6 +256,15 @@ def load_rows(spec: RunSpec, run: RunDir, chat: bool) -> tuple[data.Rows, data.R
             data.Rows(split_rows["test"], rows.format, part),
         )
     return rows, None
+
+
+def held_out_rows(spec: RunSpec, run: RunDir, chat: bool, limit: int | None = None) -> data.Rows:
+    """Rows of a set that is for evaluation alone, the first ``limit`` of them."""
+    held_out = evaluation_set(spec)
+    assert held_out is not None
+    name, split = held_out
+    source = _source(name, spec, run, split)
+    return data.load(source, split, spec.dataset, spec.row.formats, limit, chat)
 
 
 def _source(name: str, spec: RunSpec, run: RunDir, split: str) -> Source:
