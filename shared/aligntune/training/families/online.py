@@ -103,7 +103,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         "entropy_coef": 0.0,
         "use_adaptive_entropy": False,
         "off_policy_mask_threshold": None,
-        "use_bias_correction_kl": False,
+        "use_bias_correction_kl": True,
         "sync_ref_model": False,
         "cast_lm_head_to_fp32": False,
         "use_vllm": False,
