@@ -11,7 +11,7 @@ import pytest
 from aligntune.algorithms import ALGORITHMS, BACKENDS, Algorithm, matrix, takers
 from aligntune.errors import SpecError
 from aligntune.sections import DatasetSpec
-from aligntune.settings import Layer, from_assignment, known_keys, resolve
+from aligntune.settings import Layer, from_assignment, from_file, known_keys, resolve
 from aligntune.spec import OPTIONAL_SECTIONS, RunSpec
 from aligntune.training.arguments import Device, rounds, trainer_arguments
 from aligntune.training.families import family
@@ -225,3 +225,19 @@ def test_a_run_named_as_the_model_is_what_came_out_of_it(tmp_path: Path, adapter
         assert spec.training.learning_rate == pytest.approx(1e-5)
     else:
         assert spec.model.name == str(model)
+
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_a_valid_spec_of_the_algorithm_that_it_is_named_after(path: Path) -> None:
+    spec = resolve([from_file(path)]).spec
+    assert spec.algorithm == path.stem
+    assert arguments(spec)
+
+
+@pytest.mark.parametrize("algorithm", ["dapo", "dr_grpo", "gspo", "rloo"])
+def test_the_example_for_rewards_serves_every_algorithm_that_it_says(algorithm: str) -> None:
+    path = next(path for path in EXAMPLES if path.stem == "grpo")
+    assert resolve([from_file(path), Layer("test", {"algorithm": algorithm})]).spec

@@ -104,9 +104,8 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         tokenizer = load_tokenizer(spec, path)
         config = load_config(spec, path)
         max_length = row_length(spec, config)
-        if max_length != spec.training.max_length:
-            cut = f"the model takes {max_length} tokens at most; rows are cut there"
-            events("note", message=cut)
+        if max_length != kind.longest(spec):
+            events("note", message=f"the model takes {max_length} tokens at most")
         model = load_model(spec, path, config, max_length, backend, device, run, kind.HEAD)
         require_matching(tokenizer, model, spec)
 

@@ -47,6 +47,13 @@ PREPARED = False
 SAMPLES = 4
 
 
+def longest(spec: RunSpec) -> int | None:
+    """See :class:`~aligntune.training.families.Family`."""
+    prompt, completion = spec.rl.max_prompt_length, spec.rl.max_completion_length
+    both = None if prompt is None else prompt + completion
+    return min((most for most in (both, spec.training.max_length) if most), default=None)
+
+
 def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
     """See :class:`~aligntune.training.families.Family`."""
     rl = spec.rl
@@ -96,7 +103,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         "entropy_coef": 0.0,
         "use_adaptive_entropy": False,
         "off_policy_mask_threshold": None,
-        "use_bias_correction_kl": False,
+        "use_bias_correction_kl": True,
         "sync_ref_model": False,
         "cast_lm_head_to_fp32": False,
         "use_vllm": False,
@@ -112,6 +119,12 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
     require_usable(tokenizer, setup.spec, is_chat(dataset))
     room = None if setup.max_length is None else setup.max_length - rl.max_completion_length
     limit = min((most for most in (rl.max_prompt_length, room) if most is not None), default=None)
+    if limit is not None and limit < 1:
+        raise DataError(
+            f"a completion of {rl.max_completion_length} tokens leaves no room for a prompt in the "
+            f"{setup.max_length} tokens that a sequence may have",
+            "Lower rl.max_completion_length",
+        )
     lengths = [len(encode_prompt(tokenizer, prompt)) for prompt in dataset["prompt"]]
     long = {n for n, length in enumerate(lengths) if limit is not None and length > limit}
     empty = {n for n, length in enumerate(lengths) if length == 0}
