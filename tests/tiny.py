@@ -44,7 +44,7 @@ def make_tokenizer(texts: list[str], size: int = 512) -> Any:
 
 
 def make_model(
-    folder: Path, architecture: str, tokenizer: Any, seed: int = 0, **shape: int
+    folder: Path, architecture: str, tokenizer: Any, seed: int = 0, **shape: float
 ) -> None:
     """Save a random causal model of ``architecture`` and the tokenizer into ``folder``."""
     import torch

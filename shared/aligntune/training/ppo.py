@@ -121,7 +121,9 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         if ref_model is None and args.kl_coef and not hasattr(model, "disable_adapter"):
             self.ref_model = copy.deepcopy(model)
         if self.ref_model is not None:
-            disable_dropout(self.ref_model.eval().requires_grad_(False).to(args.device))
+            disable_dropout(self.ref_model.eval().requires_grad_(False))
+            if getattr(self.ref_model, "quantization_method", None) is None:
+                self.ref_model.to(args.device)  # quantized weights stay where they were loaded
         body = None
         if args.critic == "model":
             body = decoder(copy.deepcopy(model) if value_model is None else value_model)
@@ -220,7 +222,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
         """One micro-batch; the first of a rollout that is spent makes the next rollout."""
-        # In place, as the trainer counts the tokens of what it handed in.
+        # In place, as the trainer counts the tokens of what it handed in, every pass over them.
         inputs.update(self._next_micro_batch())
         loss = super().training_step(model, inputs, *given, **named)
         self._micro += 1
@@ -290,7 +292,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
             total = 0.0
             with torch.no_grad():
                 for part in (sample.batch[rows] for rows in parts):
-                    log_probs = self._forward(self.model, part)[0].log_probs
+                    log_probs = score(self.model, part, self.args.temperature).log_probs
                     kl = self._kl(log_probs, self._reference_log_probs(part))
                     total += float((kl * part.mask).sum())
             metrics["kl"] = total / int(sample.batch.completions.sum())

@@ -150,6 +150,7 @@ def check_the_first_ratio_is_exactly_one() -> None:
         (False, {"critic": "model", "temperature": 0.7}),
         (True, {"critic": "head"}),
         (False, {"bf16": True}),
+        (True, {"critic": "model", "gradient_checkpointing": True}),
     ]
     for lora, named in kinds:
         model, logs = policy(spread=0.2, attention_dropout=0.5), Logs()
@@ -451,3 +452,17 @@ def check_what_cannot_be_meant_is_refused() -> None:
         refuses(ValueError, word, lambda named=named: trainer(policy(), **named))  # type: ignore[misc]
     one = trainer(policy(), lambda completions, **_: [1.0])
     refuses(ValueError, "returned 1 rewards for 16", one.train)
+
+
+def check_gradients_of_policy_and_critic_are_clipped() -> None:
+    """Each by itself, to the norm that was asked for."""
+    for critic in ("head", "model"):
+        model = policy(spread=0.15)
+        made = trainer(
+            model, critic=critic, optim="sgd", learning_rate=1.0, max_grad_norm=1e-3, max_steps=1
+        )
+        before = [[each.detach().clone() for each in m.parameters()] for m in (model, made.critic)]
+        made.train()
+        for module, weights in zip((model, made.critic), before, strict=True):
+            moved = [one - two for one, two in zip(module.parameters(), weights, strict=True)]
+            near(torch.stack([each.norm() for each in moved]).norm().detach(), 1e-3, 2e-5)
