@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from aligntune.errors import DataError, OutputError, SpecError
 from aligntune.rundir import Record, RunDir, finished_model
@@ -67,12 +67,19 @@ class Predict(Section):
 
     kind: Literal["predict"] = "predict"
     of: str
-    prompts: tuple[Prompt, ...] = Field(min_length=1)
+    prompts: tuple[Prompt, ...]
     max_new_tokens: PositiveInt = 256
     temperature: float = Field(default=0.0, ge=0)
     seed: int = Field(default=42, ge=0, lt=2**32)
     chat: bool | None = None
     batch_size: PositiveInt = 8
+
+    @field_validator("prompts")
+    @classmethod
+    def _something_asked(cls, value: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
+        if not value:
+            raise ValueError("there is none")
+        return value
 
 
 class Push(Section):
@@ -128,8 +135,9 @@ def make(kind: type[Section], **values: Any) -> Task:
     except ValidationError as error:
         problem = error.errors()[0]
         name = str(problem["loc"][0]) if problem["loc"] else kind.__name__
-        message = problem["msg"].removeprefix("Value error, ")
-        raise SpecError(f"{name.replace('_', '-')}: {message}, not {problem['input']!r}") from None
+        message, said = problem["msg"].removeprefix("Value error, "), problem["input"]
+        shown = f", not {said!r}" if isinstance(said, str | int | float) else ""
+        raise SpecError(f"{name.replace('_', '-')}: {message}{shown}") from None
 
 
 def read(path: Path) -> Task:
@@ -183,31 +191,40 @@ def job(task: Task) -> Job:
         )
     # Names are absolute already; whether what they name is needed, and here, is seen later.
     spec = resolve([from_file(run.spec)]).spec
-    if isinstance(task, Evaluate):
-        spec = _evaluated_on(spec, task)
+    if isinstance(task, Evaluate) and task.dataset:
+        named = local_name(task.dataset, Path.cwd(), "dataset", "eval_name", DataError)
+        task = task.model_copy(update={"dataset": named})
     elif isinstance(task, Predict) and task.chat is None:
         told = record.get("inputs", {}).get("train", {}).get("chat")
         task = task.model_copy(update={"chat": told})
+    return Job(task, spec_for(spec, task), record)
+
+
+def spec_for(spec: RunSpec, task: Task) -> RunSpec:
+    """A run's spec with what a task changes of it; twice is the same as once.
+
+    Raises:
+        DataError: there is nothing to evaluate on.
+    """
     # The saved tokenizer carries the template that training used.
     model = spec.model.model_copy(update={"chat_template": None})
-    return Job(task, spec.model_copy(update={"model": model, "output": None}), record)
-
-
-def _evaluated_on(spec: RunSpec, task: Evaluate) -> RunSpec:
+    spec = spec.model_copy(update={"model": model, "output": None})
+    if not isinstance(task, Evaluate):
+        return spec
     data, training = spec.dataset, spec.training
-    if task.dataset:
-        named = local_name(task.dataset, Path.cwd(), "dataset", "eval_name", DataError)
-        changes = {"eval_name": named, "eval_split": task.split, "validation_fraction": 0.0}
+    if task.dataset or task.split:
+        changes = {"eval_split": task.split or data.eval_split, "validation_fraction": 0.0}
+        changes |= {"eval_name": task.dataset, "eval_split": task.split} if task.dataset else {}
         data = data.model_copy(update=changes)
-    elif task.split:
-        data = data.model_copy(update={"eval_split": task.split, "validation_fraction": 0.0})
-    if evaluation_set(spec.model_copy(update={"dataset": data})) is None:
-        raise DataError(
-            f"{task.of} was trained without evaluation rows", "Name some with --dataset"
-        )
     if task.batch_size:
         training = training.model_copy(update={"batch_size": task.batch_size})
-    return spec.model_copy(update={"dataset": data, "training": training})
+    spec = spec.model_copy(update={"dataset": data, "training": training})
+    if evaluation_set(spec) is None:
+        raise DataError(
+            f"{task.of} was trained without evaluation rows",
+            "Name some with --dataset, or evaluate(dataset=...)",
+        )
+    return spec
 
 
 def evaluation_set(spec: RunSpec) -> tuple[str, str] | None:

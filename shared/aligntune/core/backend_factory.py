@@ -73,7 +73,7 @@ def create_sft_trainer(
         SpecError: a keyword is unknown (the nearest known one is named), or a value cannot be.
     """
     named = {"model_name": model_name, "dataset_name": dataset_name, "backend": backend}
-    return Trainer(settings(config, {"algorithm": "sft", **_said(named), **keywords}))
+    return Trainer(settings(config, {**_said(named), **keywords}, only="sft"))
 
 
 def create_rl_trainer(

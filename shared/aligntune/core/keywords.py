@@ -137,26 +137,34 @@ KEYWORDS: Mapping[str, str] = {
 }
 """Keyword -> the key that it is another word for."""
 
+NEEDED = {"algorithm": "algorithm", "model_name": "model", "dataset_name": "dataset"}
+
 REWARD_KEYWORDS = ("reward_functions", "reward_function_weights", "reward_model_name")
 
 
-def settings(config: Config | None, given: Mapping[str, Any]) -> Settings:
+def settings(config: Config | None, given: Mapping[str, Any], only: str | None = None) -> Settings:
     """A valid request from Python arguments.
 
     Args:
         config: weaker than everything else that is said, and stronger than defaults.
         given: keyword -> value; only what the caller has said.
+        only: the algorithm that is meant; another one that is named is refused.
 
     Raises:
         SpecError: a keyword is unknown (the nearest known one is named), is said twice, or has a
             value that cannot be.
     """
     weaker = [*_from_config(config), *from_environment(os.environ)]
-    for layer in weaker:
-        other = layer.values.get("algorithm", "sft")
-        if given.get("algorithm") == "sft" and other != "sft":
-            raise SpecError(f"{layer.origin} says algorithm: {other}", "Use create_rl_trainer")
-    return resolve([*weaker, *python_layers(given, weaker)], Path.cwd())
+    layers = [*weaker, *python_layers(given, weaker)]
+    if only:
+        for layer in layers:
+            if (other := layer.values.get("algorithm", only)) != only:
+                raise SpecError(f"{layer.origin} says algorithm {other}", "Use create_rl_trainer")
+        layers.append(Layer("the trainer", {"algorithm": only}, STRENGTH))
+    for word, key in NEEDED.items():
+        if not any(layer.values.get(key) for layer in layers):
+            raise SpecError(f"missing {word}", "Pass it, or have it in the config")
+    return resolve(layers, Path.cwd())
 
 
 def python_layers(given: Mapping[str, Any], weaker: Sequence[Layer] = ()) -> list[Layer]:

@@ -11,7 +11,7 @@ from aligntune.errors import AligntuneError, DataError, HubError, ModelError
 from aligntune.events import EventWriter
 from aligntune.rundir import RunDir
 from aligntune.spec import RunSpec
-from aligntune.tasks import Evaluate, Predict, Prompt, Push, Task, needs_reference
+from aligntune.tasks import Evaluate, Predict, Prompt, Push, Task, needs_reference, spec_for
 from aligntune.training import data
 from aligntune.training.arguments import Device
 from aligntune.training.backend import Backend, installed
@@ -50,7 +50,7 @@ def do(spec: RunSpec, run: RunDir, events: EventWriter, task: Task) -> None:
     """Do ``task`` and leave its result in the record of ``run``.
 
     Args:
-        spec: of the run that the task is of, with what the task changes.
+        spec: of the run that the task is of.
         run: the task's own folder.
         events: the stream of what happens.
         task: what to do.
@@ -59,6 +59,7 @@ def do(spec: RunSpec, run: RunDir, events: EventWriter, task: Task) -> None:
         AligntuneError: anything foreseen, by class.
     """
     StopSignal("it was done")
+    spec = spec_for(spec, task)
     clock = Clock(events)
     run.update(status="running")
     if isinstance(task, Push):

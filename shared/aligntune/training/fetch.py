@@ -13,7 +13,7 @@ from aligntune.errors import AligntuneError, DataError, HubError
 from aligntune.events import EventWriter
 from aligntune.rundir import RunDir
 from aligntune.spec import RunSpec, is_local
-from aligntune.tasks import Task, evaluation_set, repositories
+from aligntune.tasks import Task, evaluation_set, repositories, spec_for
 
 WEIGHTS_TO_SKIP = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt", "*.pth", "*.tflite")
 FOLDERS_TO_SKIP = ("original/*", "onnx/*", "openvino/*", "coreml/*")
@@ -30,6 +30,7 @@ def fetch(spec: RunSpec, run: RunDir, events: EventWriter, task: Task | None = N
         DataError: the dataset has no such configuration or split.
     """
     events("phase", name="fetch")
+    spec = spec_for(spec, task) if task else spec
     before = run.record().get("fetched") or {}
     found: dict[str, Any] = {"datasets": {}, "rewards": {}, **before}
     for kind, name, revision in repositories(spec, task):
