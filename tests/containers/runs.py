@@ -172,13 +172,14 @@ class Bench:
         model: str | Path,
         data: str | Path,
         *words: str | Path,
+        algo: str = "sft",
         training: Mapping[str, Any] = TRAINING,
         **how: Any,
     ) -> Ended:
-        """``aligntune-run --algo sft`` into a new run directory, on the CPU."""
+        """``aligntune-run --algo ...`` into a new run directory, on the CPU."""
         run = self.output()
         named = self.models / model if (self.models / model).exists() else model
-        needed = ["--algo", "sft", "--model", named, "--dataset", data, "--output", run]
+        needed = ["--algo", algo, "--model", named, "--dataset", data, "--output", run]
         fixed = ["--gpus", "0", "--engine", "docker", "--pull", "never"]
         sets = [f"--set=training.{key}={value}" for key, value in training.items()]
         return self.run(*needed, *fixed, *sets, *words, run=run, **how)
