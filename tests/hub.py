@@ -1,14 +1,19 @@
 """A stand-in for the Hugging Face hub on this machine's loopback address.
 
 Speaks as much of its protocol as huggingface_hub and datasets need to fetch: repository info, file
-trees, and files with their headers. Repositories are folders; a revision is ``main`` or the commit.
+trees, and files with their headers; and, without Xet, to upload: a new repository, the way each
+file goes, large ones by LFS, and a commit. Repositories are folders; a revision is ``main`` or the
+commit.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -56,11 +61,20 @@ class Hub:
     Attributes:
         requests: ``METHOD path`` of every request, in order.
         tokens: every bearer token that came with one.
+        writer: the token that may upload; without one nobody may.
+        home: where new repositories are made.
+        private: names of new ones that were asked to be so.
+        summaries: the first line of every commit.
     """
 
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
+    writer: str | None = None
+    home: Path | None = None
+    private: set[str] = field(default_factory=set)
+    summaries: list[str] = field(default_factory=list)
+    blobs: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, kind: str, name: str, folder: Path, token: str | None = None) -> Repository:
         """Serve ``folder`` as a ``models`` or ``datasets`` repository."""
@@ -86,10 +100,18 @@ class Hub:
         self._thread.join()
 
 
+@dataclass(frozen=True)
+class _Upload:
+    """A request that writes: the repository in its address, and its body's JSON lines."""
+
+    name: str
+    lines: list[Any]
+
+
 class _Refusal(Exception):  # noqa: N818
-    def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
+    def __init__(self, status: HTTPStatus, code: str, message: str, **more: str) -> None:
         super().__init__(message)
-        self.status, self.code = status, code
+        self.status, self.code, self.more = status, code, more
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -105,21 +127,116 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        self._answer()
+
     def log_message(self, *_: Any) -> None:
         """Requests are kept in ``Hub.requests`` instead."""
 
     def _answer(self) -> None:
-        size = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(size).decode()
+        body = self._body()
         self.served.requests.append(f"{self.command} {self.path}")
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         if scheme == "Bearer":
             self.served.tokens.add(token)
         try:
-            self._route(unquote(urlsplit(self.path).path).strip("/"), body, token)
+            path = unquote(urlsplit(self.path).path).strip("/")
+            if not self._upload(path, body, token):
+                self._route(path, body.decode(), token)
         except _Refusal as refusal:
             headers = {"X-Error-Code": refusal.code, "X-Error-Message": str(refusal)}
-            self._send(refusal.status, json.dumps({"error": str(refusal)}).encode(), headers)
+            self._send(
+                refusal.status,
+                json.dumps({"error": str(refusal), **refusal.more}).encode(),
+                headers,
+            )
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def _upload(self, path: str, body: bytes, token: str) -> bool:
+        """Answer a request that writes; whether this is one."""
+        steps: tuple[tuple[str, Callable[[_Upload], Any]], ...] = (
+            (r"api/repos/create", self._create),
+            (r"api/validate-yaml", lambda _: {"errors": [], "warnings": []}),
+            (r"api/models/(.+)/preupload/main", self._ways),
+            (r"(.+)\.git/info/lfs/objects/batch", self._lfs),
+            (r"lfs/([0-9a-f]{64})", lambda _: self._keep(path, body)),
+            (r"api/models/(.+)/commit/main", self._commit),
+        )
+        for pattern, step in steps:
+            found = re.fullmatch(pattern, path)
+            if found is None or self.command not in ("POST", "PUT"):
+                continue
+            if self.command == "POST" and (not token or token != self.served.writer):
+                status = HTTPStatus.FORBIDDEN if token else HTTPStatus.UNAUTHORIZED
+                raise _Refusal(status, "", "You may not write here")
+            name = found[1] if found.groups() else ""
+            lines = [json.loads(line) for line in body.splitlines()] if body[:1] == b"{" else []
+            self._send_json(step(_Upload(name, lines)))
+            return True
+        return False
+
+    def _create(self, asked: _Upload) -> Any:
+        wanted = asked.lines[0]
+        name = "/".join(filter(None, (wanted["organization"] or "somebody", wanted["name"])))
+        if ("models", name) in self.served.repositories:
+            there, address = "You already created this model repo", f"{self.served.endpoint}/{name}"
+            raise _Refusal(HTTPStatus.CONFLICT, "", there, url=address)
+        assert self.served.home is not None
+        folder = self.served.home / name
+        folder.mkdir(parents=True)
+        self.served.add("models", name, folder)
+        if wanted.get("visibility") == "private" or wanted.get("private"):
+            self.served.private.add(name)
+        return {"url": f"{self.served.endpoint}/{name}", "name": name}
+
+    def _ways(self, asked: _Upload) -> Any:
+        files = [file["path"] for file in asked.lines[0]["files"]]
+        ways = {path: "lfs" if path.endswith(LARGE_SUFFIXES) else "regular" for path in files}
+        return {
+            "files": [
+                {"path": path, "uploadMode": way, "shouldIgnore": False}
+                for path, way in ways.items()
+            ]
+        }
+
+    def _lfs(self, asked: _Upload) -> Any:
+        return {
+            "transfer": "basic",
+            "objects": [
+                {**one, "actions": {"upload": {"href": f"{self.served.endpoint}/lfs/{one['oid']}"}}}
+                for one in asked.lines[0]["objects"]
+            ],
+        }
+
+    def _keep(self, path: str, body: bytes) -> Any:
+        assert path.endswith(hashlib.sha256(body).hexdigest())
+        self.served.blobs[path.removeprefix("lfs/")] = body
+        return {}
+
+    def _commit(self, asked: _Upload) -> Any:
+        repository = self.served.repositories["models", asked.name]
+        for line in asked.lines:
+            value = line["value"]
+            if line["key"] == "header":
+                self.served.summaries.append(value["summary"])
+                continue
+            path = repository.folder / value["path"]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            large = line["key"] == "lfsFile"
+            content = value if large else base64.b64decode(value["content"])
+            path.write_bytes(self.served.blobs[value["oid"]] if large else content)
+        commit = repository.commit
+        address = f"{self.served.endpoint}/{asked.name}/commit/{commit}"
+        return {"success": True, "commitOid": commit, "commitUrl": address, "hookOutput": ""}
 
     def _route(self, path: str, body: str, token: str) -> None:
         if path.startswith("api/"):

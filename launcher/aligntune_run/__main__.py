@@ -1,16 +1,27 @@
 """The ``aligntune-run`` command."""
 
+import os
 import sys
 from pathlib import Path
 
 from aligntune_run.ownership import name_conflict
+from aligntune_run.streams import mend_streams
 
 
 def main() -> int:
     """Run the command, if the packages it imports are its own."""
+    mend_streams()
     if conflict := name_conflict():
         print(f"error: {conflict}", file=sys.stderr)
         return 1
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        from aligntune.errors import OutputError
+
+        gone = OutputError("the current directory has been removed", "Go to one that is there")
+        print(f"error: {gone}", file=sys.stderr)
+        return gone.exit_code
     _tell_click_its_version()
     from aligntune_run.cli import main as command
 

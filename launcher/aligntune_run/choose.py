@@ -37,7 +37,7 @@ class Situation:
 
     spec: RunSpec
     host: Host
-    model: ModelFacts
+    model: ModelFacts | None
     backend: str
     facts: Facts
     image: ImageState | None
@@ -48,13 +48,16 @@ class Situation:
 Rule = Callable[[Situation], tuple[bool, str] | None]
 
 
-def choose(spec: RunSpec, host: Host, model: ModelFacts, facts: Mapping[str, Facts]) -> Choice:
+def choose(
+    spec: RunSpec, host: Host, model: ModelFacts | None, facts: Mapping[str, Facts]
+) -> Choice:
     """The backend, image, engine and GPUs for a request.
 
     Args:
         spec: the request.
         host: the machine.
-        model: what the model's own files say; unknown fields where they are not here yet.
+        model: what the model's own files say; unknown fields where they are not here yet. None
+            leaves the model out of it.
         facts: by backend, what its image publishes in ``facts.json``.
 
     Raises:
@@ -269,6 +272,8 @@ def _capability(at: Situation) -> tuple[bool, str] | None:
 
 
 def _model(at: Situation) -> tuple[bool, str] | None:
+    if at.model is None:
+        return None
     kind = at.model.model_type
     if at.model.vision:
         return False, f"{kind} is a vision model, which is not supported"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 from click.core import ParameterSource
@@ -17,10 +17,11 @@ from click.exceptions import Exit
 
 from aligntune import __version__
 from aligntune.algorithms import ALGORITHMS
-from aligntune.errors import AligntuneError, SpecError, StoppedError
+from aligntune.errors import AligntuneError, OutputError, SpecError, StoppedError
+from aligntune_run import afterwards
+from aligntune_run.terminal import agree, carry_out, outliving, silence
 
 if TYPE_CHECKING:
-    from aligntune.events import Event
     from aligntune.settings import Settings
     from aligntune_run.run import Prepared
 
@@ -171,7 +172,7 @@ def cli(
         return
     from aligntune_run import report, run
 
-    obtaining = run.Obtaining(find_links, _agree if not yes else lambda question: True)
+    obtaining = run.Obtaining(find_links, agree if not yes else lambda question: True)
     if resume is not None:
         given = [flag.name for flag in FLAGS if flags[_name(flag)] not in (None, ())]
         if config or assignments or given:
@@ -180,7 +181,7 @@ def cli(
     else:
         prepared = run.prepare(settings(config, flags, assignments), obtaining)
     if dry_run:
-        with _outliving(sys.stdout):
+        with outliving(sys.stdout):
             report.plan(prepared, as_json)
         return
     _train(prepared, as_json)
@@ -202,56 +203,16 @@ def _environment_asks() -> bool:
     return any(True for _ in from_environment(os.environ))
 
 
-@contextmanager
-def _outliving(stream: TextIO) -> Iterator[None]:
-    """What is told here on a stream is told no more once its reader has left; that is no error."""
-    try:
-        yield
-        stream.flush()
-    except BrokenPipeError:
-        _silence(stream)
-
-
-def _silence(stream: TextIO) -> None:
-    """Send what is still written nowhere, what is in the stream's buffer included."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
 def _train(prepared: Prepared, as_json: bool) -> None:
-    """Train to the end, also where whoever read our output has left."""
-    from aligntune_run import report, run
-    from aligntune_run.progress import obtaining, progress
+    from aligntune_run import report
 
     stream = sys.stderr if as_json else sys.stdout
-    with _outliving(stream):
-        report.choice(prepared, stream)
-    with obtaining(stream) as say:
-
-        def tell(line: str) -> None:
-            with _outliving(stream):
-                say(line)
-
-        prepared = run.obtain(prepared, tell)
-    with progress(stream) as watch:
-
-        def show(event: Event) -> None:
-            with _outliving(stream):
-                watch(event)
-
-        record = run.execute(prepared, show)
-    with _outliving(sys.stdout):
+    record = carry_out(prepared, stream)
+    with outliving(sys.stdout):
         if as_json:
             report.json_line(record)
         else:
             report.summary(record, stream)
-
-
-def _agree(question: str) -> bool:
-    """Ask in a terminal; elsewhere say what is about to happen, as nobody is there to answer."""
-    if sys.stdin.isatty() and sys.stderr.isatty():
-        return click.confirm(question, default=True, err=True)
-    click.echo(question.removesuffix(" Go on?"), err=True)
-    return True
 
 
 def settings(
@@ -323,10 +284,14 @@ def execute(
     from aligntune_run.progress import obtaining
     from aligntune_run.run import Obtaining
 
-    how = Obtaining(find_links, _agree if not yes else lambda question: True)
+    how = Obtaining(find_links, agree if not yes else lambda question: True)
     with obtaining(sys.stderr) as say:
         environment = obtain(backend, engine, how, say)
     raise Exit(run_program(words, environment, folders))
+
+
+for command in afterwards.COMMANDS:
+    cli.add_command(command)
 
 
 @cli.group("images")
@@ -359,7 +324,7 @@ def list_images(as_json: bool) -> None:
     from aligntune_run.engines.connect import require_client
 
     found = images.list_images(require_client())
-    with _outliving(sys.stdout):
+    with outliving(sys.stdout):
         report.images(found, as_json)
 
 
@@ -388,12 +353,18 @@ def main() -> int:
         return _end("interrupted", 130)
     except (BrokenPipeError, SystemExit):  # click and rich make the one into the other
         for stream in (sys.stdout, sys.stderr):
-            _silence(stream)
+            silence(stream)
         return READER_LEFT
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        silence(sys.stdout)
+        full = OutputError("no space left for what is printed", "Free some, or print elsewhere")
+        return _end(f"error: {full}", full.exit_code)
     return left if isinstance(left, int) else 0  # an Exit's code, as from --help and exec
 
 
 def _end(message: str, code: int) -> int:
-    with _outliving(sys.stderr):
+    with outliving(sys.stderr, OSError):
         click.echo(message, err=True)
     return code

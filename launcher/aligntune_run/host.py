@@ -1,6 +1,7 @@
 """What is here: GPUs, driver, engine, images, caches. Probed once, then plain data.
 
-A failure while probing is a fact with a reason in words, never an exception.
+A failure while probing is a fact with a reason in words, never an exception; only a caller without
+a home to keep caches in is told so.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from aligntune.errors import EngineError
+
 HUB_VARIABLES = (
     "HF_ENDPOINT",
+    "HF_HUB_DISABLE_XET",
     "HF_HUB_OFFLINE",
     "HTTP_PROXY",
     "HTTPS_PROXY",
@@ -24,7 +28,7 @@ HUB_VARIABLES = (
     "https_proxy",
     "no_proxy",
 )
-"""Variables of the caller that the fetching container is given."""
+"""Variables of the caller that a container with the network is given."""
 
 
 @dataclass(frozen=True)
@@ -91,31 +95,57 @@ class Host:
     environment: dict[str, str]
 
 
+def home() -> Path:
+    """The caller's home.
+
+    Raises:
+        EngineError: there is none, as where a container is given a uid that nobody has.
+    """
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise EngineError(
+            f"uid {os.getuid()} has no home folder to keep caches in",
+            "Set HOME, or XDG_CACHE_HOME",
+        ) from error
+
+
 def cache_dir(environment: Mapping[str, str]) -> Path:
     """Where this program keeps venvs, compile caches and processed data."""
     if named := environment.get("ALIGNTUNE_CACHE_DIR"):
-        return Path(named).expanduser().absolute()
-    above = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(above).expanduser().absolute() / "aligntune"
+        return _absolute(named)
+    return _caches(environment) / "aligntune"
 
 
 def hub_caches(environment: Mapping[str, str]) -> tuple[Path, Path]:
     """The caller's own Hugging Face caches, as huggingface_hub finds them: hub and datasets."""
-    above = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    home = Path(environment.get("HF_HOME") or Path(above) / "huggingface").expanduser().absolute()
-    hub = Path(environment.get("HF_HUB_CACHE") or home / "hub").expanduser().absolute()
-    datasets = (
-        Path(environment.get("HF_DATASETS_CACHE") or home / "datasets").expanduser().absolute()
+    hub, datasets = environment.get("HF_HUB_CACHE"), environment.get("HF_DATASETS_CACHE")
+    return (
+        _absolute(hub) if hub else _hub_home(environment) / "hub",
+        _absolute(datasets) if datasets else _hub_home(environment) / "datasets",
     )
-    return hub, datasets
 
 
 def token_file(environment: Mapping[str, str]) -> Path | None:
     """The file with the caller's hub token, if there is one (``HF_TOKEN`` is handled apart)."""
-    above = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    home = Path(environment.get("HF_HOME") or Path(above) / "huggingface").expanduser().absolute()
-    path = Path(environment.get("HF_TOKEN_PATH") or home / "token").expanduser().absolute()
+    named = environment.get("HF_TOKEN_PATH")
+    path = _absolute(named) if named else _hub_home(environment) / "token"
     return path if path.is_file() else None
+
+
+def _hub_home(environment: Mapping[str, str]) -> Path:
+    if named := environment.get("HF_HOME"):
+        return _absolute(named)
+    return _caches(environment) / "huggingface"
+
+
+def _caches(environment: Mapping[str, str]) -> Path:
+    named = environment.get("XDG_CACHE_HOME")
+    return _absolute(named) if named else home() / ".cache"
+
+
+def _absolute(path: str) -> Path:
+    return Path(os.path.expanduser(path)).absolute()
 
 
 def probe_gpus() -> tuple[tuple[Gpu, ...], str | None, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -13,7 +14,8 @@ class Interrupt:
     """Passes the launcher's stop signals on for as long as its ``with`` block lasts.
 
     A signal that comes while there is no worker, before the first or between two, waits: the next
-    one is asked to stop as soon as it has started.
+    one is asked to stop as soon as it has started. Only a program's main thread is sent signals: in
+    another there is nothing to pass on.
     """
 
     def __init__(self) -> None:
@@ -21,7 +23,8 @@ class Interrupt:
         self._worker: Worker | None = None
 
     def __enter__(self) -> Self:
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
         self._before = {number: signal.signal(number, self._forward) for number in numbers}
         return self
 

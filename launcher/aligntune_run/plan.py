@@ -6,6 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from aligntune.spec import RunSpec, is_local
+from aligntune.tasks import Task, repositories
+
+Phase = Literal["fetch", "train", "evaluate", "predict", "push"]
+"""What one container or process does; fetching and pushing have the network and the token."""
+
+ONLINE: tuple[Phase, ...] = ("fetch", "push")
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,9 @@ class Plan:
         memory: the container's limit in bytes.
         fetch: hub ids that are fetched before training, as ``model gpt2`` or ``dataset a/b``.
         attempt: one more each time the run is gone on with.
+        task: what is done with a finished run; None trains a new one.
+        inputs: further local files and folders that are read, beside those of the spec.
+        fetched: what was fetched for the run that a task is of, and where to.
     """
 
     run_id: str
@@ -69,6 +78,25 @@ class Plan:
     memory: int
     fetch: tuple[str, ...]
     attempt: int = 1
+    task: Task | None = None
+    inputs: tuple[str, ...] = ()
+    fetched: dict[str, Any] | None = None
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """What is started, in order."""
+        last: Phase = self.task.kind if self.task else "train"
+        return ("fetch", last) if self.fetch else (last,)
+
+    @property
+    def local_inputs(self) -> tuple[str, ...]:
+        """Local files and folders that are read, by absolute path."""
+        if self.task is None:
+            return self.spec.local_inputs
+        named = [name for _, name, _ in repositories(self.spec, self.task) if is_local(name)]
+        if self.task.kind == "evaluate":
+            named += [reward.file for reward in self.spec.rewards if reward.file]
+        return tuple(dict.fromkeys([*named, *self.inputs]))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without the spec: the record and ``--json`` carry that beside the plan."""
@@ -77,9 +105,10 @@ class Plan:
         return {**values, "origins": self.origins, "choice": asdict(self.choice)}
 
 
-def hub_ids(spec: RunSpec) -> tuple[str, ...]:
-    """What a run needs from a hub, as ``model gpt2`` or ``dataset a/b``."""
-    wanted = (f"{kind} {name}" for kind, name, _ in spec.repositories if not is_local(name))
+def hub_ids(spec: RunSpec, task: Task | None = None) -> tuple[str, ...]:
+    """What a run, or a task of one, needs from a hub, as ``model gpt2`` or ``dataset a/b``."""
+    read = repositories(spec, task)
+    wanted = (f"{kind} {name}" for kind, name, _ in read if not is_local(name))
     return tuple(dict.fromkeys(wanted))
 
 

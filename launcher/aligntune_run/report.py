@@ -24,16 +24,17 @@ def choice(prepared: Prepared, stream: TextIO) -> None:
         engine += ", as asked"
     elif engine == "process":
         engine += f", as no container engine is reachable: {prepared.host.engine.reason}"
-    print(f"{plan.spec.algorithm} with {plan.choice.reason}, engine {engine}", file=stream)
+    what = f"{plan.task.kind} {plan.task.of}" if plan.task else plan.spec.algorithm
+    print(f"{what} with {plan.choice.reason}, engine {engine}", file=stream)
     for warning in plan.choice.warnings:
         rule = "!" * 78
         print(f"{rule}\nWARNING: {warning}\n{rule}", file=sys.stderr)
     print(f"run directory: {plan.run_dir}", file=stream, flush=True)
 
 
-def plan(prepared: Prepared, as_json: bool) -> None:
-    """The plan, with the exact arguments that would run."""
-    values = {
+def values(prepared: Prepared) -> dict[str, Any]:
+    """The plan as data, with the exact arguments that would run."""
+    return {
         "spec": prepared.plan.spec.model_dump(mode="json"),
         "plan": prepared.plan.to_dict(),
         "commands": [
@@ -41,16 +42,19 @@ def plan(prepared: Prepared, as_json: bool) -> None:
             for command in prepared.engine.commands(prepared.plan)
         ],
     }
+
+
+def plan(prepared: Prepared, as_json: bool) -> None:
+    """The plan, with the exact arguments that would run."""
+    told = values(prepared)
     if as_json:
-        json_line(values)
+        json_line(told)
         return
     choice(prepared, sys.stdout)
     for verdict in prepared.plan.choice.verdicts:
         word = "pass" if verdict.passed else "FAIL"
         print(f"  {word}  {verdict.backend:8} {verdict.rule}: {verdict.evidence}")
-    print(
-        yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False, allow_unicode=True), end=""
-    )
+    print(yaml.safe_dump(json.loads(json.dumps(told)), sort_keys=False, allow_unicode=True), end="")
 
 
 def json_line(values: Any) -> None:
@@ -92,6 +96,36 @@ def _loading(record: Record, model: str) -> str:
         "    from peft import AutoPeftModelForCausalLM\n"
         f"    model = AutoPeftModelForCausalLM.from_pretrained({model!r})"
     )
+
+
+def evaluation(record: Record, stream: TextIO) -> None:
+    """The figures of an evaluation, and a few of the rows that they are of."""
+    result = record["result"]
+    print(f"evaluated {result['rows']} rows of {result['source']}", file=stream)
+    for name, value in result["metrics"].items():
+        if value is not None:
+            shown = f"{value:.6g}" if isinstance(value, float) else value
+            print(f"  {name:20} {shown}", file=stream)
+    for sample in result["samples"]:
+        print("sample:", file=stream)
+        for name, value in sample.items():
+            print(f"  {name}: {value}", file=stream)
+    print(f"record: {record['run_dir']}/run.json", file=stream)
+
+
+def predictions(record: Record, stream: TextIO) -> None:
+    """What a model made of each prompt; the prompts too where there are several."""
+    made = record["result"]["predictions"]
+    for one in made:
+        if len(made) > 1:
+            print(f"> {one['prompt']}", file=stream)
+        print(one["text"] if "text" in one else f"score {one['score']:.6g}", file=stream)
+
+
+def pushed(record: Record, stream: TextIO) -> None:
+    """Where a model is now."""
+    result = record["result"]
+    print(f"pushed: {result['url']} at {result['commit'][:12]}", file=stream)
 
 
 HEADLINE_VERSIONS = ("unsloth", "trl", "transformers", "torch")

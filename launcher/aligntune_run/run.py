@@ -5,7 +5,6 @@ settings -> Host -> Choice -> Plan -> Engine -> Worker -> RunDir
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 from collections.abc import Callable
@@ -27,16 +26,17 @@ from aligntune.events import Event, EventReader
 from aligntune.rundir import Record, RunDir, new_run_id
 from aligntune.settings import Settings, from_file, resolve
 from aligntune.spec import RunSpec, is_local
+from aligntune.tasks import TASK_FILE
 from aligntune.training.arguments import refuse_owned
 from aligntune.training.rewards import check
 from aligntune_run import images
 from aligntune_run.choose import choose
-from aligntune_run.engines import GRACE_SECONDS, Command, Engine, Exit, Say
+from aligntune_run.engines import Command, Engine, Exit, Say
 from aligntune_run.engines.connect import connect
 from aligntune_run.host import Host, ImageState, memory_total, probe, probe_engine
 from aligntune_run.interrupt import Interrupt
 from aligntune_run.models import read_hub_model, read_model
-from aligntune_run.plan import Plan, hub_ids, memory_limit
+from aligntune_run.plan import Choice, Plan, hub_ids, memory_limit
 
 TICK_SECONDS = 0.1
 
@@ -94,23 +94,26 @@ def prepare_resume(path: Path, obtaining: Obtaining = Obtaining()) -> Prepared:
     """
     run = RunDir(path.absolute())
     record = run.record()
+    stranger = OutputError(f"{path} is not the run directory of a run of this command")
     if "plan" not in record:
-        raise OutputError(f"{path} is not the run directory of a run of this command")
-    if record["status"] == "finished":
+        raise stranger
+    if record.get("status") == "finished":
         raise OutputError(f"{path} is a finished run", "Start a new one: leave out --resume")
     if run.in_use():
         raise OutputError(f"{path} is a run that is at work", "Stop it first")
-    before = record["plan"]["choice"]
+    try:
+        run_id, before = str(record["id"]), dict(record["plan"]["choice"])
+        backend, engine, lock = (str(before[key]) for key in ("backend", "engine", "lock_hash"))
+        attempt = int(record["plan"].get("attempt", 1)) + 1
+    except (KeyError, TypeError, ValueError) as error:
+        raise stranger from error
     wanted = resolve([from_file(run.spec)], run.path)
-    spec = wanted.spec.model_copy(
-        update={"backend": before["backend"], "engine": before["engine"], "strict": True}
-    )
-    attempt = int(record["plan"].get("attempt", 1)) + 1
+    spec = wanted.spec.model_copy(update={"backend": backend, "engine": engine, "strict": True})
     settings = Settings(spec, wanted.origins)
-    prepared = _prepare(settings, obtaining, run, str(record["id"]), attempt)
-    if prepared.plan.choice.lock_hash != before["lock_hash"]:
+    prepared = _prepare(settings, obtaining, run, run_id, attempt)
+    if prepared.plan.choice.lock_hash != lock:
         raise OutputError(
-            f"{path} began on another lock ({before['lock_hash'][:12]}) than "
+            f"{path} began on another lock ({lock[:12]}) than "
             f"{prepared.plan.choice.backend} {prepared.plan.choice.flavour} has now",
             f"Start a new run: aligntune-run -c {run.spec}, or go on with the version it began on",
         )
@@ -123,28 +126,53 @@ def _prepare(
     spec = settings.spec
     refuse_owned(spec)
     check(spec.rewards)
-    model = read_model(spec.model.name)
-    client, reason = (None, "--engine process") if spec.engine == "process" else connect()
-    engine = probe_engine(client, reason)
-    host = probe(engine, _images(spec, client, obtaining))
-    if host.gpus and spec.backend != "trl" and not is_local(spec.model.name):
-        # Only the choice between backends needs to know, and it is only open on a GPU.
-        name, revision = spec.model.name, spec.model.revision
-        model = read_hub_model(name, revision, host.hub_cache, os.environ, host.token)
-    choice = choose(spec, host, model, images.facts())
-    _require_writable(run.path)
-    total = min(filter(None, (engine.memory, memory_total())))
+    decided = decide(spec, obtaining, spec.model.name)
+    require_writable(run.path)
     plan = Plan(
         run_id=run_id,
         run_dir=str(run.path),
         attempt=attempt,
         spec=spec,
         origins=settings.origins,
-        choice=choice,
-        memory=memory_limit(spec.memory, total),
+        choice=decided.choice,
+        memory=memory_limit(spec.memory, decided.memory),
         fetch=hub_ids(spec),
     )
-    return Prepared(plan, host, _engine(choice.engine, host, client, obtaining))
+    return Prepared(plan, decided.host, decided.engine)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What will run a request; ``memory`` is what there is, in bytes."""
+
+    choice: Choice
+    host: Host
+    engine: Engine
+    memory: int
+
+
+def decide(spec: RunSpec, obtaining: Obtaining, model: str | None) -> Decided:
+    """Look at the machine and choose.
+
+    Args:
+        spec: the request.
+        obtaining: how an image or venv that is missing may be had.
+        model: folder or hub id that is loaded; None where none is.
+
+    Raises:
+        AligntuneError: nothing can run this.
+    """
+    known = None if model is None else read_model(model)
+    client, reason = (None, "--engine process") if spec.engine == "process" else connect()
+    engine = probe_engine(client, reason)
+    host = probe(engine, _images(spec, client, obtaining))
+    if model and host.gpus and spec.backend != "trl" and not is_local(model):
+        # Only the choice between backends needs to know, and it is only open on a GPU.
+        revision = spec.model.revision
+        known = read_hub_model(model, revision, host.hub_cache, os.environ, host.token)
+    choice = choose(spec, host, known, images.facts())
+    total = min(filter(None, (engine.memory, memory_total())))
+    return Decided(choice, host, _engine(choice.engine, host, client, obtaining), total)
 
 
 def obtain(prepared: Prepared, say: Say) -> Prepared:
@@ -168,7 +196,8 @@ def execute(prepared: Prepared, watch: Watch) -> Record:
     run = RunDir(Path(plan.run_dir))
     resumed = plan.attempt > 1
     if resumed:
-        run.update(status="planned", plan=plan.to_dict(), error=None)
+        with run.writing("Mend that, and go on with --resume again"):
+            run.update(status="planned", plan=plan.to_dict(), error=None)
     else:
         _create(run, plan)
     reader = EventReader(run.events, skip=resumed)
@@ -201,7 +230,7 @@ def _engine(kind: str, host: Host, client: Any, obtaining: Obtaining) -> Engine:
     return ProcessEngine(host, find_links=find_links, agree=obtaining.agree)
 
 
-def _require_writable(path: Path) -> None:
+def require_writable(path: Path) -> None:
     above = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
     if not os.access(above, os.W_OK | os.X_OK):
         raise OutputError(
@@ -210,26 +239,14 @@ def _require_writable(path: Path) -> None:
 
 
 def _create(run: RunDir, plan: Plan) -> None:
-    """Make the run directory with its spec and the first record; refuse one that is in use."""
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-        run.require_new()
-        again = plan.spec.model_copy(update={"output": None})
-        run.spec.write_text(again.to_yaml(), encoding="utf-8")
-        run.update(
-            id=plan.run_id,
-            status="planned",
-            run_dir=plan.run_dir,
-            created=datetime.now().astimezone().isoformat(timespec="seconds"),
-            spec=plan.spec.model_dump(mode="json"),
-            plan=plan.to_dict(),
-        )
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        what = "no space left for" if full else "cannot write"
-        raise OutputError(
-            f"{what} {run.path}: {error.strerror}", "Name another folder with --output"
-        ) from error
+    """Make the run directory with its first record; a task's has the task in it."""
+    values: dict[str, Any] = {"plan": plan.to_dict()}
+    values |= {"fetched": plan.fetched} if plan.fetched else {}
+    values |= {"task": plan.task.model_dump(mode="json")} if plan.task else {}
+    run.create(plan.run_id, plan.spec, **values)
+    if plan.task:
+        with run.writing("Mend that, and try again"):
+            (run.path / TASK_FILE).write_text(plan.task.model_dump_json(indent=2), "utf-8")
 
 
 def _follow(
@@ -251,6 +268,7 @@ def _follow(
 
 def _failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | None:
     """The error a worker ended with: the one it told, or what its end says."""
+    again = "Try again" if plan.task else f"Go on with: aligntune-run --resume {plan.run_dir}"
     if left.oom and left.code != 0:  # a helper process may have been killed, and the run gone on
         return OutOfMemoryError(
             f"out of memory: the run was killed at its limit of {plan.memory / 2**30:.1f} GiB",
@@ -261,7 +279,7 @@ def _failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | Non
     if left.killed:
         return StoppedError(
             "ended at once, without a checkpoint of its own",
-            f"Go on from the last one with: aligntune-run --resume {plan.run_dir}",
+            again.replace("Go on with", "Go on from the last one with"),
         )
     if told is not None:
         error = KINDS.get(told["kind"], AligntuneError)(told["what"], told["remedy"])
@@ -274,12 +292,26 @@ def _failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | Non
             "the run was killed (signal 9), most often because memory ran out",
             "Lower training.batch_size, or see the kernel's log (dmesg)",
         )
-    if left.code == 143:
-        return StoppedError(f"stopped within {GRACE_SECONDS} s and without a checkpoint{last}")
+    if left.code == 128 + signal.SIGTERM:
+        return StoppedError(
+            "stopped without a checkpoint, as before the worker was ready to write one",
+            again,
+        )
     if left.code in (125, 126, 127):
         return ImageError(f"the image does not start a worker{last}", "Build it again")
+    if left.code > 128:
+        return TrainingError(
+            f"the worker was ended by {_signal(left.code - 128)}", f"See {plan.run_dir}/train.log"
+        )
     kind = next((kind for kind in KINDS.values() if kind.exit_code == left.code), TrainingError)
     return kind(f"the worker ended with code {left.code}{last}", f"See {plan.run_dir}/train.log")
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _add_exit(run: RunDir, left: Exit, failure: AligntuneError | None) -> None:
@@ -290,7 +322,7 @@ def _add_exit(run: RunDir, left: Exit, failure: AligntuneError | None) -> None:
         told = {"kind": type(failure).__name__, "what": failure.what, "remedy": failure.remedy}
         stopped = isinstance(failure, StoppedError)
         values |= {"status": "stopped" if stopped else "failed", "error": told}
-    try:
+    if not run.path.exists():
+        raise OutputError(f"{run.path} was removed or renamed while its run was at work")
+    with run.writing(f"Mend that, then: aligntune-run --resume {run.path}"):
         run.update(**values)
-    except OSError as error:
-        raise OutputError(f"cannot write {run.record_file}: {error.strerror}") from error

@@ -58,10 +58,14 @@ TITLES = {"trl": "TRL", "unsloth": "Unsloth"}
 """What a backend is called in prose."""
 
 
+ONLINE: dict[str, Any] = {"training.max_length": None}
+"""Prompts and completions have lengths of their own, see ``rl``."""
+
+
 def _grpo(name: str, title: str, paper: str, implies: Mapping[str, Any], **more: Any) -> Algorithm:
     """A row of the GRPO family, which differ in a few arguments of one trainer."""
     explicit = {"scale_rewards": "group", "mask_truncated_completions": False}
-    own = {"training.learning_rate": 1e-6, "rl.beta": 0.0, **more.pop("defaults", {})}
+    own = {"training.learning_rate": 1e-6, "rl.beta": 0.0, **ONLINE, **more.pop("defaults", {})}
     return Algorithm(
         name=name,
         title=title,
@@ -113,7 +117,12 @@ ALGORITHMS: dict[str, Algorithm] = {
             config="PPOConfig",
             formats=("prompt",),
             sections=("rl", "ppo", "rewards"),
-            defaults={"training.learning_rate": 3e-6, "rl.beta": 0.05, "rl.num_iterations": 4},
+            defaults={
+                "training.learning_rate": 3e-6,
+                "rl.beta": 0.05,
+                "rl.num_iterations": 4,
+                **ONLINE,
+            },
             needs=("reference", "rewards", "value_head"),
             module="aligntune.training.ppo",
         ),
@@ -153,7 +162,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             formats=("prompt",),
             sections=("rl", "rewards"),
             implies={"mask_truncated_completions": False},
-            defaults={"training.learning_rate": 1e-6, "rl.beta": 0.05},
+            defaults={"training.learning_rate": 1e-6, "rl.beta": 0.05, **ONLINE},
             needs=("reference", "rewards"),
         ),
         Algorithm(

@@ -9,8 +9,9 @@ Every event has ``time`` (seconds since the epoch) and ``event``, one of:
 ``step``     ``step``, ``max_steps``, ``epoch``, ``tokens``, ``tokens_per_second``, and where the
              trainer logged them ``loss``, ``grad_norm``, ``learning_rate``; further ones, such as
              rewards, by the trainer's names in ``figures``
-``evaluate`` ``step`` and what the algorithm's family measures: ``loss`` (mean over tokens, nats)
-             and ``perplexity``; ``accuracy`` and ``margin``; ``reward`` and ``kl``
+``evaluate`` ``step`` (of a run that is trained) and what the algorithm's family measures: ``loss``
+             (mean over tokens, nats) and ``perplexity``; ``accuracy`` and ``margin``; ``reward``
+             and ``kl``
 ``save``     ``step``, ``path``: a checkpoint is complete
 ``note``     ``message``: something the user should know
 ``warning``  ``message``: something the user must not miss
@@ -32,7 +33,10 @@ from aligntune.errors import AligntuneError, OutputError
 
 Event = dict[str, Any]
 
-PHASES = ("start", "fetch", "import", "load_model", "load_data", "train", "evaluate", "save")
+PHASES = (
+    *("start", "fetch", "import", "load_model", "load_data", "train", "evaluate", "save"),
+    *("predict", "push"),
+)
 
 
 class EventWriter:
@@ -49,6 +53,8 @@ class EventWriter:
             ) from None
         except OSError:
             pass  # a file system without locks, as some network ones
+        if path.stat().st_size > (whole := _whole_lines(path)):
+            self._file.truncate(whole)  # what a worker that was killed had begun to write
         self._say = say
 
     def __call__(self, event: str, **values: Any) -> None:
@@ -80,7 +86,7 @@ class EventReader:
 
     def __init__(self, path: Path, skip: bool = False) -> None:
         self._path = path
-        self._offset = path.stat().st_size if skip and path.exists() else 0
+        self._offset = _whole_lines(path) if skip and path.exists() else 0
 
     def __iter__(self) -> Iterator[Event]:
         try:
@@ -116,6 +122,11 @@ def progress(step: Event) -> str:
     return "  ".join(words)
 
 
+def _whole_lines(path: Path) -> int:
+    """Bytes up to the end of the last line that is whole."""
+    return path.read_bytes().rfind(b"\n") + 1
+
+
 def describe(event: Event) -> str:
     """One plain line for an event, or nothing where it is not worth one."""
     match event["event"]:
@@ -135,7 +146,8 @@ def describe(event: Event) -> str:
                 f"  {speed:,.0f} token/s" if speed else ""
             )
         case "evaluate":
-            return f"evaluation at step {event['step']}: {headline(event)}"
+            at = f" at step {event['step']}" if "step" in event else ""
+            return f"evaluation{at}: {headline(event)}"
         case "save":
             return f"checkpoint: {event['path']}"
         case "note":

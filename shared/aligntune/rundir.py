@@ -7,16 +7,22 @@ adds the exit cause to ``run.json`` after the worker is gone.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aligntune.errors import OutputError
+
+if TYPE_CHECKING:
+    from aligntune.spec import RunSpec
 
 Record = dict[str, Any]
 """``run.json``: id, status (planned, running, finished, failed, stopped), spec, plan, result."""
@@ -94,6 +100,37 @@ class RunDir:
             raise OutputError(
                 f"{self.path} is not empty", "Name an empty or a new folder with --output"
             )
+
+    def create(self, run_id: str, spec: RunSpec, **values: Any) -> None:
+        """Make the folder with its spec and the first record; refuse one that is in use.
+
+        Raises:
+            OutputError: it is in use, or cannot be written.
+        """
+        with self.writing("Name another folder with --output"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.require_new()
+            again = spec.model_copy(update={"output": None})
+            with self.spec.open("x", encoding="utf-8") as file:  # of two at once, one is the first
+                file.write(again.to_yaml())
+            self.update(
+                id=run_id,
+                status="planned",
+                run_dir=str(self.path),
+                created=datetime.now().astimezone().isoformat(timespec="seconds"),
+                spec=spec.model_dump(mode="json"),
+                **values,
+            )
+
+    @contextmanager
+    def writing(self, remedy: str) -> Iterator[None]:
+        """Turns what the run directory does not take into an OutputError with this remedy."""
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            what = "no space left for" if full else "cannot write"
+            raise OutputError(f"{what} {self.path}: {error.strerror}", remedy) from error
 
 
 def finished_model(path: Path) -> Path | None:

@@ -104,7 +104,8 @@ class TrainingSpec(Section):
         weight_decay: decoupled weight decay (AdamW).
         optimizer: optimizer, in transformers' names.
         max_grad_norm: gradient norm at which gradients are clipped.
-        max_length: tokens a sequence is cut to; null keeps every token.
+        max_length: tokens a sequence is cut to; null keeps every token. Where completions are
+            generated the keys of ``rl`` say it, and this is a bound on both together.
         packing: put several rows in one sequence (best-fit decreasing, rows do not see each other).
         group_by_length: batch rows of like length together, which wastes less on padding.
         completion_only_loss: learn the completion only; null means yes for prompt-completion data.

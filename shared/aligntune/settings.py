@@ -103,7 +103,7 @@ def parse_value(key: str, text: str) -> Any:
     """
     try:
         value = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError):  # ValueError: looks like a date and is none
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: like a date, and none
         return text
     if value is None or (key in SHORTHANDS and isinstance(value, Mapping)):
         return value
@@ -124,6 +124,8 @@ def from_file(path: Path) -> Layer:
         raise SpecError(f"cannot read the config file {path}: {reason}") from error
     except ValueError as error:
         raise SpecError(f"{path}: {error}", "Quote what looks like a date or a number") from error
+    except RecursionError as error:
+        raise SpecError(f"{path}: nested too deep", "Mend the YAML") from error
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f", line {place.line + 1}" if place else ""
@@ -295,7 +297,7 @@ def _require(values: Mapping[str, Any]) -> None:
             ("--model", values.get("model", {}).get("name")),
             ("--dataset", values.get("dataset", {}).get("name")),
         )
-        if given is None
+        if given in (None, "")
     ]
     if missing:
         raise SpecError(
@@ -309,7 +311,7 @@ def _local_paths(values: dict[str, Any], base_dir: Path) -> dict[str, Any]:
     for section, key, kind in PATH_KEYS:
         branch = values.get(section)
         if isinstance(branch, dict) and isinstance(branch.get(key), str):
-            branch[key] = _local(branch[key], base_dir, section, key, kind)
+            branch[key] = local_name(branch[key], base_dir, section, key, kind)
     if "rewards" in values:
         values["rewards"] = [_local_reward(one, base_dir) for one in listed(values["rewards"])]
     output = values.get("output")
@@ -319,9 +321,14 @@ def _local_paths(values: dict[str, Any], base_dir: Path) -> dict[str, Any]:
     return values
 
 
-def _local(
+def local_name(
     name: str, base_dir: Path, section: str, key: str, kind: type[AligntuneError] | None
 ) -> str:
+    """``name`` as the absolute path of what it names, or as it is where that is a hub id.
+
+    Raises:
+        AligntuneError: of class ``kind``: it can only have meant a file or folder, and is missing.
+    """
     path = _absolute(name, base_dir)
     if os.path.exists(path):  # unlike Path.exists, no exception below an unreadable folder
         return str(path)
@@ -346,7 +353,7 @@ def _local_reward(reward: Any, base_dir: Path) -> Any:
             raise SpecError(f"reward {name}: no such file: {file}", f"Looked for {path}")
         return {**reward, "name": f"{path}:{function}"}
     if isinstance(model, str):
-        named = _local(model, base_dir, "reward model", "model", ModelError)
+        named = local_name(model, base_dir, "reward model", "model", ModelError)
         made = finished_model(Path(named)) if named != model or os.path.isabs(model) else None
         return {**reward, "model": str(made or named)}
     return reward

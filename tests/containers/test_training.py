@@ -325,6 +325,23 @@ def test_a_stopped_run_goes_on_to_the_same_end(bench: Bench, data: dict[str, Pat
     assert again.code == 5, "it has finished"
 
 
+def test_a_run_that_died_after_its_last_step_makes_no_more_of_them(
+    bench: Bench, trained: Trained
+) -> None:
+    whole = trained("llama, full")
+    run = bench.output()
+    shutil.copytree(whole.run, run)
+    shutil.rmtree(run / "model")
+    record = {**whole.record, "status": "failed"}
+    (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    bench.give_away()
+    resumed = bench.run("--resume", run, run=run)
+    for figure in ("steps", "final_loss", "train_loss", "eval_loss", "tokens"):
+        assert resumed.result[figure] == whole.result[figure]
+    weights = [(each.run / "model" / "model.safetensors").read_bytes() for each in (whole, resumed)]
+    assert weights[0] == weights[1]
+
+
 # --- the hub
 
 

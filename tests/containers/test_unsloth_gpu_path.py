@@ -74,3 +74,30 @@ def test_unsloths_gpu_trainer_reaches_the_loss_that_trl_reaches(
     ]
     assert results[0]["backend"] == "unsloth"
     assert results[0]["eval_loss"] == pytest.approx(results[1]["eval_loss"], abs=0.02)
+
+
+def test_our_ppo_learns_over_unsloths_patches(
+    engine: DockerClient, image: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    output: bytes = engine.containers.run(
+        image("unsloth", "cuda"),
+        ["/tests/unsloth_gpu_path_ppo.py", "/bench"],
+        entrypoint=["python"],
+        volumes={
+            str(tmp_path): {"bind": "/bench", "mode": "rw"},
+            str(TESTS): {"bind": "/tests", "mode": "ro"},
+        },
+        network_mode="none",
+        remove=True,
+    )
+    lines = [line for line in output.decode().splitlines() if line.startswith('{"adapter"')]
+    full, adapter = map(json.loads, lines)
+    for told in (full, adapter):
+        assert told["patched"]
+        assert told["first_ratio"] == 1.0
+        assert told["rewards"][1] > told["rewards"][0] + 0.1
+        assert told["eval_kl"] > 0.1
+    assert not full["adapter"]
+    assert adapter["adapter"]
+    assert (tmp_path / "False" / "model" / "model.safetensors").is_file()
+    assert (tmp_path / "True" / "model" / "adapter_model.safetensors").is_file()

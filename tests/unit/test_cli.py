@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -287,6 +288,121 @@ def test_only_a_run_that_has_neither_finished_nor_a_worker_goes_on(
     assert says in done.stderr
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"status": "stopped", "plan": []},
+        {"status": "stopped", "plan": {}},
+        {"id": "a", "plan": {"choice": {"backend": "trl"}}},
+        {"id": "a", "status": "stopped", "plan": {"choice": [1], "attempt": 1}},
+    ],
+)
+def test_a_record_that_is_not_ours_is_no_run_to_go_on_with(
+    record: dict[str, Any], environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    done = run("--resume", tmp_path, environment=environment)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr == f"error: {tmp_path} is not the run directory of a run of this command\n"
+
+
+@pytest.mark.parametrize("flag", ["--model", "--dataset", "--algo"])
+def test_an_empty_name_is_none(
+    flag: str, needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    place = needed.index(flag) + 1
+    words = [*needed[:place], "", *needed[place + 1 :]]
+    done = run(*words, "--engine", "process", environment=environment, folder=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert flag in done.stderr or flag == "--algo"
+
+
+def test_a_config_nested_without_end_is_refused(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    config = tmp_path / "deep.yaml"
+    config.write_text("training: " + "[" * 5000)
+    done = run(*needed, "-c", config, environment=environment)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: {config}: nested too deep. Mend the YAML\n",
+    )
+    done = run(*needed, "--set", "training.epochs=" + "[" * 5000, environment=environment)
+    assert done.returncode == 2
+    assert TRACEBACK not in done.stderr
+
+
+def test_in_a_folder_that_is_gone_it_says_so(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "gone").mkdir()
+    code = "cd gone && rmdir ../gone && exec " + shlex.join(
+        [sys.executable, "-m", "aligntune_run", *needed]
+    )
+    done = subprocess.run(
+        ["sh", "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (
+        5,
+        "error: the current directory has been removed. Go to one that is there\n",
+    )
+
+
+# --- streams
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_changes_nothing(
+    closed: str, needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    words = [*needed, "--gpus", "0", "--engine", "process", "--dry-run"]
+    command = shlex.join([sys.executable, "-m", "aligntune_run", *words])
+    for asked, code in ((command, 0), (f"{command} --output /dev/null", 5)):
+        done = subprocess.run(
+            ["sh", "-c", f"{asked} {closed}"],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code, done.stderr
+        assert TRACEBACK not in done.stderr
+        assert ("sft with TRL" in done.stdout) == (code == 0 and ">&-" not in closed.split())
+
+
+def test_what_the_terminal_cannot_show_is_escaped(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    data = tmp_path / "dätä.jsonl"
+    data.write_text('{"text": "a"}\n')
+    words = [*needed, "--dataset", str(data), "--gpus", "0", "--engine", "process", "--dry-run"]
+    ascii_only = environment | {"PYTHONIOENCODING": "ascii"}
+    done = run(*words, environment=ascii_only, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "d\\xe4t\\xe4.jsonl" in done.stdout
+    done = run(*words, "--json", environment=ascii_only, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--dry-run"], ["--dry-run", "--json"]])
+def test_output_that_a_full_disk_does_not_take_is_an_error(
+    words: list[str], needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    asked = [sys.executable, "-m", "aligntune_run", *needed, "--gpus", "0", "--engine", "process"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*asked, *words],
+            env=environment,
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 5
+    assert done.stderr.startswith("error: no space left for what is printed")
+    assert TRACEBACK not in done.stderr
+
+
 # --- dry run and JSON
 
 
@@ -389,6 +505,23 @@ code = cli.main()
 print(*done, file=sys.stderr)
 sys.exit(code)
 """
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_log_on_a_full_disk_ends_no_run(
+    words: list[str], needed: list[str], environment: dict[str, str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", CLOSED, *needed, "--seed", "1", *words],
+            env=environment,
+            stdout=subprocess.DEVNULL if words else full,
+            stderr=full if words else subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 0
+    if not words:
+        assert done.stderr == "obtained trained\n"
 
 
 @pytest.mark.parametrize(

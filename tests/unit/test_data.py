@@ -455,3 +455,122 @@ def test_a_bad_line_in_a_folder_is_named_with_its_file(tmp_path: Path) -> None:
 def test_detection_prefers_conversations_to_their_flattened_copy() -> None:
     assert detect({"messages": [], "text": ""}, "row 1", SFT) == "chat"
     assert detect({"messages": [], "chosen": [], "rejected": []}, "row 1", SFT) == "chat"
+
+
+# --- preferences, feedback and prompts
+
+OTHER = {"role": "assistant", "content": "Five."}
+
+
+@pytest.mark.parametrize(
+    ("row", "becomes"),
+    [
+        (
+            {"prompt": "2+2=", "chosen": "4", "rejected": "5", "id": 1},
+            {"prompt": "2+2=", "chosen": "4", "rejected": "5"},
+        ),
+        (
+            {"chosen": "2 + 2 is 4", "rejected": "2 + 2 is 5"},
+            {"prompt": "2 + 2 is", "chosen": " 4", "rejected": " 5"},
+        ),
+        (
+            {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [OTHER]},
+            {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [OTHER]},
+        ),
+        (  # whole conversations, without a prompt of their own or with a copy of it
+            {"chosen": [USER, ASSISTANT], "rejected": [USER, OTHER]},
+            {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [OTHER]},
+        ),
+        (
+            {
+                "prompt": USER["content"],
+                "chosen": [USER, ASSISTANT],
+                "rejected": [USER, OTHER],
+                "messages": [USER, ASSISTANT],
+            },
+            {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [OTHER]},
+        ),
+        (
+            {"prompt": [USER], "chosen": [USER, ASSISTANT], "rejected": [USER, OTHER]},
+            {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [OTHER]},
+        ),
+        (  # the same answer twice is still an answer
+            {"chosen": [USER, ASSISTANT], "rejected": [USER, ASSISTANT]},
+            {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [ASSISTANT]},
+        ),
+    ],
+)
+def test_a_pair_becomes_a_prompt_and_two_answers(
+    row: dict[str, Any], becomes: dict[str, Any], tmp_path: Path
+) -> None:
+    path = write(tmp_path, "pairs.jsonl", [row])
+    assert canonical(path, algorithm="dpo") == ("preference", [becomes])
+
+
+@pytest.mark.parametrize(
+    ("label", "good"), [(True, True), (False, False), (1, True), ("False", False), ("1", True)]
+)
+def test_feedback_is_good_or_bad_however_it_is_written(
+    label: Any, good: bool, tmp_path: Path
+) -> None:
+    path = write(tmp_path, "d.jsonl", [{"prompt": "a", "completion": "b", "label": label}])
+    assert canonical(path, algorithm="kto")[1] == [
+        {"prompt": "a", "completion": "b", "label": good}
+    ]
+
+
+def test_prompts_keep_every_further_column_for_rewards(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": [USER], "answer": "4", "tests": ["assert True"]},
+        {"prompt": [USER], "answer": None, "tests": []},
+    ]
+    path = write(tmp_path, "prompts.jsonl", rows)
+    assert canonical(path, algorithm="grpo") == ("prompt", rows)
+    question = write(tmp_path, "q.jsonl", [{"question": "a", "solution": "b"}])
+    columns = {"prompt": "question", "answer": "solution"}
+    assert canonical(question, algorithm="ppo", columns=columns)[1] == [
+        {"prompt": "a", "answer": "b"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "row", "says"),
+    [
+        (
+            "sft",
+            {"prompt": "a", "chosen": "b", "rejected": "c"},
+            "this is preference data (columns prompt, chosen, rejected), and what is needed is "
+            "messages; prompt and completion; instruction and output; text. "
+            "Use --algo dpo or reward, or other data",
+        ),
+        ("dpo", {"prompt": "a", "completion": "b"}, "this is prompt-completion data"),
+        ("dpo", {"messages": []}, "what is needed is prompt, chosen and rejected. Use --algo sft"),
+        ("dpo", {"prompt": "a", "completion": "b", "label": True}, "this is unpaired data"),
+        ("kto", {"prompt": "a", "chosen": "b", "rejected": "c"}, "this is preference data"),
+        ("grpo", {"question": "a"}, "no known format (prompt). Say which is which, e.g. --set"),
+        ("grpo", {"prompt": "a", "completions": "b"}, "rename that column"),
+        ("kto", {"prompt": "a", "completion": "b", "label": "maybe"}, "not true or false"),
+        ("dpo", {"chosen": [USER], "rejected": [OTHER]}, "do not begin with the same prompt"),
+        ("dpo", {"prompt": "a", "chosen": None, "rejected": "c"}, "column 'chosen' is empty"),
+        ("dpo", {"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]}, "not an object"),
+    ],
+)
+def test_rows_that_an_algorithm_cannot_take_are_refused_with_what_it_can(
+    algorithm: str, row: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    assert says in refusal(write(tmp_path, "d.jsonl", [row]), algorithm=algorithm)
+
+
+def test_a_column_that_only_a_later_row_has_is_not_dropped_in_silence(tmp_path: Path) -> None:
+    path = write(tmp_path, "d.jsonl", [{"prompt": "a"}, {"prompt": "b", "answer": "c"}])
+    assert "line 2: a column 'answer', which the first row does not have" in refusal(
+        path, algorithm="grpo"
+    )
+
+
+def test_a_system_prompt_begins_the_prompts_of_conversations_only(tmp_path: Path) -> None:
+    chat = write(tmp_path, "chat.jsonl", [{"prompt": [USER]}])
+    row = canonical(chat, algorithm="grpo", system_prompt="Be brief.")[1][0]
+    assert row["prompt"][0] == {"role": "system", "content": "Be brief."}
+    text = write(tmp_path, "text.jsonl", [{"prompt": "a"}])
+    assert "is for conversations" in refusal(text, algorithm="grpo", system_prompt="Be brief.")

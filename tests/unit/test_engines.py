@@ -23,7 +23,7 @@ from docker.errors import APIError
 from aligntune import contract
 from aligntune.errors import AligntuneError, EngineError, HardwareError, ImageError
 from aligntune.spec import RunSpec
-from aligntune_run.engines import Exit, Phase, process, venv
+from aligntune_run.engines import Exit, process, venv
 from aligntune_run.engines.connect import connect
 from aligntune_run.engines.container import (
     SECRET_VARIABLES,
@@ -37,7 +37,7 @@ from aligntune_run.engines.process import ProcessEngine, ProcessWorker
 from aligntune_run.engines.venv import find_python, without
 from aligntune_run.host import Engine, Host
 from aligntune_run.images.recipes import Sources
-from aligntune_run.plan import Choice, Image, Plan, hub_ids
+from aligntune_run.plan import Choice, Image, Phase, Plan, hub_ids
 
 TOKEN = "hf_thisIsNobodysToken"
 Edited: TypeAlias = Callable[[str, str], ProcessEngine]

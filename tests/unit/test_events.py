@@ -57,6 +57,21 @@ def test_a_resumed_run_does_not_tell_the_first_try_again(tmp_path: Path) -> None
     assert [event["event"] for event in read] == ["phase"]
 
 
+def test_half_a_line_that_a_killed_worker_left_is_gone_when_the_next_one_begins(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "events.jsonl"
+    with EventWriter(path) as write:
+        write("phase", name="train")
+    with path.open("a") as file:
+        file.write('{"event": "st')
+    read = EventReader(path, skip=True)
+    with EventWriter(path) as write:
+        write("phase", name="save")
+    assert [event["name"] for event in read] == ["save"]
+    assert [event["name"] for event in EventReader(path)] == ["train", "save"]
+
+
 def test_events_are_strict_json(tmp_path: Path) -> None:
     with EventWriter(tmp_path / "events.jsonl") as write:
         with pytest.raises(ValueError, match="JSON compliant"):

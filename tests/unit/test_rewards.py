@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.hostile import ENDLESS, FAKES, HELP, REFUSED
 
 from aligntune.errors import AligntuneError, DataError, RewardError, SpecError
 from aligntune.training.rewards import build, check, columns, labels, names
@@ -269,33 +270,9 @@ def test_candidates_run_at_once_and_keep_their_order() -> None:
     assert time.monotonic() - began < 0.8
 
 
-FAKES = {
-    "ends well": "import sys\nsys.exit(0)",
-    "ends at once": "import os\nos._exit(0)",
-    "prints": "print('ready')\nprint(0)",
-    "writes to its reports": "import os\nfor fd in range(10):\n    try:\n"
-    "        os.write(fd, b'ready\\n0\\n1\\n')\n    except OSError:\n        pass\nos._exit(0)",
-    "writes without end": "import os\nwhile True:\n    for fd in range(3, 10):\n        try:\n"
-    "            os.write(fd, b'0' * 60000)\n        except OSError:\n            pass",
-}
-
-
 @pytest.mark.parametrize("source", FAKES.values(), ids=FAKES.keys())
 def test_a_pass_cannot_be_faked_by_ending_or_printing(source: str) -> None:
     assert score("code", source, tests="assert f(1) == 2") == 0.0
-
-
-ENDLESS = {
-    "loops": "while True: pass",
-    "sleeps": "import time\ntime.sleep(1000)",
-    "ignores signals": "import signal\nfor n in range(1, 65):\n    try:\n"
-    "        signal.signal(n, signal.SIG_IGN)\n    except (OSError, ValueError):\n        pass\n"
-    "while True: pass",
-    "catches all": "while True:\n    try:\n        while True:\n            x = 1\n"
-    "    except BaseException:\n        pass",
-    "takes all memory": "x = []\nwhile True:\n    try:\n        x.append(' ' * 10**7)\n"
-    "    except MemoryError:\n        pass",
-}
 
 
 def test_candidates_without_end_are_ended_in_time() -> None:
@@ -305,55 +282,20 @@ def test_candidates_without_end_are_ended_in_time() -> None:
     assert time.monotonic() - began < 2
 
 
+def test_endless_candidates_cost_their_score_and_not_the_run() -> None:
+    """Each has its own limit, so a batch may take longer than a call of a reward may else."""
+    reward = made("code", {"timeout": 0.4, "parallel": 1}, timeout=0.5)
+    found = reward(
+        prompts=["p"] * 3,
+        completions=["while True: pass", "while True: pass", ADD_ONE],
+        tests=["assert f(1) == 2"] * 3,
+    )
+    assert found == [0.0, 0.0, 1.0]
+
+
 def test_memory_is_limited() -> None:
     found = score("code", "x = bytearray(10**9)", {"memory_mb": 256}, tests="assert True")
     assert found == 0.0
-
-
-REFUSED = {
-    "a process": "os.fork() or os._exit(0)",
-    "a program": "os.execv('/bin/true', ['true'])",
-    "a child": "subprocess.run(['true'])",
-    "a thread": "threading.Thread(target=print).start()",
-    "to kill the trainer": "os.kill(os.getppid(), 9)",
-    "to stop the trainer": "os.kill(os.getppid(), signal.SIGSTOP)",
-    "to kill everyone": "os.kill(-1, 9)",
-    "a signal by pidfd": "signal.pidfd_send_signal(os.pidfd_open(os.getppid()), 9)",
-    "a signal by fcntl": "fcntl.fcntl(0, fcntl.F_SETOWN, os.getppid())",
-    "a file of its own": "open('x', 'w')",
-    "a temporary file": "tempfile.TemporaryFile()",
-    "to change a file": "open(KEPT, 'a')",
-    "to empty a file": "os.open(KEPT, os.O_RDONLY | os.O_TRUNC)",
-    "to remove a file": "os.remove(KEPT)",
-    "to move a file": "os.rename(KEPT, KEPT + '2')",
-    "to open up a file": "os.chmod(KEPT, 0o777)",
-    "a folder": "os.mkdir('folder')",
-    "the trainer's memory": "open(f'/proc/{os.getppid()}/mem', 'r+b')",
-    "memory that nobody counts": "os.memfd_create('x')",
-    "a socket": "socket.socket()",
-    "a session of its own": "os.setsid()",
-    "a higher limit": "resource.setrlimit(resource.RLIMIT_NOFILE, (9999, 9999))",
-    "many files": "[open('/dev/null') for _ in range(100)]",
-    "to slow the trainer": "os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)",
-    "a namespace": "check(libc.unshare(0x10000000))",
-    "a trace": "check(libc.ptrace(16, os.getppid(), 0, 0))",
-    "to change its filter": "check(libc.prctl(22, 2, 0))",
-    "a call that does not exist": "check(libc.syscall(9999))",
-}
-HELP = """
-import ctypes, fcntl, os, resource, signal, socket, subprocess, tempfile, threading
-libc = ctypes.CDLL(None)
-KEPT = %r
-def check(result):
-    if result < 0:
-        raise OSError
-def refused(action):
-    try:
-        exec(action)
-    except (OSError, RuntimeError, ValueError):
-        return True
-    return False
-"""
 
 
 def test_a_candidate_is_refused_whatever_is_not_its_own(tmp_path: Path) -> None:
@@ -594,6 +536,14 @@ def test_a_broken_reward_is_an_error_that_names_it_and_the_sample(
         reward(prompts=["p0", "p1", "p2"], completions=["c0", "c1", "c2"], answer=[1, 0, 2])
     wanted = re.escape(said).replace(r"\*", r"[^ ]*mine0.py")
     assert re.search(wanted, caught.value.what), caught.value.what
+
+
+def test_a_mounted_file_is_told_by_the_host_s_name_for_it(
+    own: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALIGNTUNE_INPUT_ROOT", str(tmp_path))
+    with pytest.raises(RewardError, match=r"\(/mine0\.py, line 2\)"):
+        own("def f():\n    1 / 0")(prompts=["p"], completions=["c"])
 
 
 def test_long_and_conversational_samples_are_shown_in_short(own: Callable[..., Any]) -> None:

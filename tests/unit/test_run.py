@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -178,6 +180,7 @@ def test_the_worker_s_error_is_raised_as_the_same_class_with_its_words(tmp_path:
         (end(-signal.SIGKILL), OutOfMemoryError, "killed (signal 9)"),
         (end(143), StoppedError, "without a checkpoint"),
         (end(127, output="not found\n"), ImageError, "does not start a worker: not found"),
+        (end(139, output="step 1/3  loss 2.0"), TrainingError, "was ended by SIGSEGV"),
         (end(1, output="a\nKeyError: b\n\n"), TrainingError, "ended with code 1: KeyError: b"),
         (end(5, output="error: no space left"), OutputError, "no space left"),
     ],
@@ -200,6 +203,45 @@ def test_a_run_that_finished_has_finished_although_a_helper_was_killed(tmp_path:
         return Exit(0, True, "")
 
     assert execute(prepared(tmp_path, train=finish_with_kill), ignore)["status"] == "finished"
+
+
+def test_a_run_whose_folder_is_removed_says_so(tmp_path: Path) -> None:
+    def lose(worker: ScriptedWorker) -> Exit:
+        shutil.rmtree(worker.run.path)
+        return Exit(1, False, "")
+
+    with pytest.raises(OutputError, match="was removed or renamed while its run was at work"):
+        execute(prepared(tmp_path / "run", train=lose), ignore)
+
+
+def test_a_full_disk_leaves_a_resumed_run_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StoppedError):
+        execute(prepared(tmp_path, train=fail(StoppedError("stopped", "go on"))), ignore)
+    before = RunDir(tmp_path).record()
+
+    def full(*_: Any, **__: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OutputError, match="no space left for"):
+        execute(prepared(tmp_path, resumed=True, train=finish), ignore)
+    assert RunDir(tmp_path).record() == before
+
+
+def test_of_two_runs_that_begin_at_once_in_one_folder_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def both_find_it_new(run: RunDir) -> None:
+        """The other one comes between the look and the first file."""
+        run.spec.write_text("the other one's")
+
+    monkeypatch.setattr(RunDir, "require_new", both_find_it_new)
+    with pytest.raises(OutputError, match="File exists"):
+        execute(prepared(tmp_path, train=finish), ignore)
+    assert RunDir(tmp_path).spec.read_text() == "the other one's"
+    assert not RunDir(tmp_path).record_file.exists()
 
 
 def test_a_folder_that_was_taken_since_the_plan_was_made_is_left_alone(tmp_path: Path) -> None:

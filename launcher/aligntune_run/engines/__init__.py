@@ -1,6 +1,6 @@
 """Engines: how a plan is carried out. One small protocol, told in plain data.
 
-An engine turns a plan into commands (JSON-ready data, one a phase: fetch, train), and starts them.
+An engine turns a plan into commands (JSON-ready data, one a phase), and starts them.
 What ``--dry-run`` prints is those commands; what runs is those commands.
 """
 
@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from aligntune_run.plan import Plan
+from aligntune_run.plan import Phase, Plan
 
 Say = Callable[[str], None]
 """Tells the user one line of progress."""
-
-Phase = Literal["fetch", "train"]
 
 GRACE_SECONDS = 120
 """How long a worker has to finish its step and write a checkpoint once it is asked to stop."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from aligntune.errors import EngineError
+from aligntune_run.host import home
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -64,7 +65,7 @@ def _named_engine(environment: Mapping[str, str]) -> tuple[str, str]:
     """The engine that the user named, and by what; two empty strings where none is named."""
     if address := environment.get("DOCKER_HOST"):
         return address, "DOCKER_HOST"
-    folder = Path(environment.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    folder = Path(environment.get("DOCKER_CONFIG") or home() / ".docker")
     name = environment.get("DOCKER_CONTEXT") or _json(folder / "config.json").get("currentContext")
     if not name or name == "default":
         return "", ""

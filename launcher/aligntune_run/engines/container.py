@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from aligntune import contract
-from aligntune_run.engines import Phase
+from aligntune.tasks import TASK_FILE
 from aligntune_run.engines.connect import address_parts, is_loopback
 from aligntune_run.engines.mounts import Bind, input_mounts
 from aligntune_run.host import Host
 from aligntune_run.images.packages import ca_bundle
-from aligntune_run.plan import Plan
+from aligntune_run.plan import ONLINE, Phase, Plan
 
 ENTRY_POINT = "aligntune-train"
 
@@ -89,17 +89,22 @@ def container_arguments(
     """Everything that the container of one phase is given. Pure; JSON-ready; holds no secret.
 
     The keys are those of the Docker SDK's ``containers.create``, mounts being of plain data.
-    Fetching has the network and the token and sees none of the user's files; training sees those
-    and has neither network nor token.
+    Fetching has the network and the token and sees none of the user's files, pushing only the model
+    it pushes; training and all else see those that they read and have neither network nor token.
     """
     image = plan.choice.image
     assert image is not None, "a plan for containers has an image"
     command = [ENTRY_POINT, "--spec", f"{contract.RUN_DIR}/spec.yaml"]
     mounts = [Bind(plan.run_dir, contract.RUN_DIR, read_only=False), *_caches(plan, host, phase)]
     environment = dict(IDENTITY)
-    network, gpus = "none", plan.choice.gpus if phase == "train" else ()
+    network, gpus = "none", () if phase in ONLINE else plan.choice.gpus
+    if plan.task:
+        command += ["--task", f"{contract.RUN_DIR}/{TASK_FILE}"]
     if phase == "fetch":
         command.append("--fetch")
+    else:
+        mounts += around.inputs
+    if phase in ONLINE:
         variables, binds = _hub_access(host, around)
         environment |= variables
         mounts += binds
@@ -108,7 +113,6 @@ def container_arguments(
             load = f'set -a; . {SECRET_VARIABLES}; set +a; exec "$@"'
             command = ["/bin/sh", "-c", load, "sh", *command]
     else:
-        mounts += around.inputs
         environment |= OFFLINE
         environment |= (
             {"UNSLOTH_DISABLE_CPU_FALLBACK": "1"} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
@@ -136,7 +140,7 @@ def _caches(plan: Plan, host: Host, phase: Phase) -> list[Bind]:
     """The caller's caches: of the hub only what is used, and never the folder with the token."""
     binds = [Bind(str(host.cache / "worker"), contract.CACHE_DIR, read_only=False)]
     if plan.fetch:
-        binds.append(Bind(str(host.hub_cache), contract.HUB_CACHE, read_only=phase == "train"))
+        binds.append(Bind(str(host.hub_cache), contract.HUB_CACHE, read_only=phase != "fetch"))
     if any(wanted.startswith("dataset ") for wanted in plan.fetch):
         binds.append(Bind(str(host.datasets_cache), contract.DATASETS_CACHE, read_only=False))
     return binds
@@ -180,7 +184,7 @@ def look(plan: Plan, host: Host, environment: Mapping[str, str] = os.environ) ->
     if token(environment):
         token_file = str(private / "hf_token")
     return Surroundings(
-        inputs=input_mounts(plan.spec.local_inputs),
+        inputs=input_mounts(plan.local_inputs),
         groups=caller_groups(host),
         ca_bundle=str(bundle.resolve()) if bundle else None,
         token=token_file,

@@ -24,7 +24,7 @@ from aligntune.errors import (
     ImageError,
     OutputError,
 )
-from aligntune_run.engines import GRACE_SECONDS, Command, Exit, Phase, Say
+from aligntune_run.engines import GRACE_SECONDS, Command, Exit, Say
 from aligntune_run.engines.container import (
     ENTRY_POINT,
     container_arguments,
@@ -96,9 +96,9 @@ class DockerEngine:
     def commands(self, plan: Plan) -> list[Command]:
         """The containers of a run, in order; looks at the inputs for links, and changes nothing."""
         around = look(plan, self._host, self._environment)
-        phases: tuple[Phase, ...] = ("fetch", "train") if plan.fetch else ("train",)
         return [
-            Command(phase, container_arguments(plan, self._host, phase, around)) for phase in phases
+            Command(phase, container_arguments(plan, self._host, phase, around))
+            for phase in plan.phases
         ]
 
     def start(self, command: Command) -> ContainerWorker:

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from aligntune.errors import EngineError, ImageError
-from aligntune_run.engines import GRACE_SECONDS, Command, Exit, Phase, Say
+from aligntune.tasks import TASK_FILE
+from aligntune_run.engines import GRACE_SECONDS, Command, Exit, Say
 from aligntune_run.engines.container import OFFLINE, TOKEN_VARIABLES
 from aligntune_run.engines.venv import COMPLETE, DROPPED, lay_out_code, make_venv, without
 from aligntune_run.host import Host
 from aligntune_run.images.recipes import Recipe, Sources, recipe
-from aligntune_run.plan import Plan
+from aligntune_run.plan import ONLINE, Phase, Plan
 
 TAIL_BYTES = 8192
 
@@ -85,8 +86,7 @@ class ProcessEngine:
 
     def commands(self, plan: Plan) -> list[Command]:
         """The processes of a run, in order; ``environment`` is what is added to the caller's."""
-        phases: tuple[Phase, ...] = ("fetch", "train") if plan.fetch else ("train",)
-        return [Command(phase, self._arguments(plan, phase)) for phase in phases]
+        return [Command(phase, self._arguments(plan, phase)) for phase in plan.phases]
 
     def start(self, command: Command) -> ProcessWorker:
         """Start a worker in a session of its own: it outlives this program, and Ctrl-C in the
@@ -115,11 +115,13 @@ class ProcessEngine:
         python = str(self._venv(made_of) / "bin" / "python")
         spec = str(Path(plan.run_dir) / "spec.yaml")
         command = [python, "-m", "aligntune.training", "--spec", spec]
+        if plan.task:
+            command += ["--task", str(Path(plan.run_dir) / TASK_FILE)]
         environment = self._caches(plan) | self.variables(made_of)
         dropped = list(DROPPED)
         if phase == "fetch":
             command.append("--fetch")
-        else:
+        if phase not in ONLINE:
             dropped += TOKEN_VARIABLES
             environment |= OFFLINE | {"HF_TOKEN_PATH": os.devnull}
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(plan.choice.gpus)

@@ -31,6 +31,10 @@ TOLD = (
 """What every step has under a name of its own."""
 
 
+class NothingLeft(Exception):  # noqa: N818 - it is no error
+    """Raised where a run is gone on with after its last step: the trainer would make one more."""
+
+
 class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
     """Writes steps, evaluations and checkpoints as events, and stops on a signal or a lost loss.
 
@@ -76,6 +80,8 @@ class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         kept = state.stateful_callbacks[type(self).__name__]
         self.losses.restore(kept["attributes"]["losses"])
         self._since = self._mark = (time.monotonic(), int(state.num_input_tokens_seen))
+        if state.global_step >= state.max_steps:
+            raise NothingLeft
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         began, tokens = self._since

@@ -8,12 +8,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 from aligntune.errors import AligntuneError, OutputError
 from aligntune.events import EventWriter
 from aligntune.rundir import RunDir
 from aligntune.settings import from_file, resolve
+from aligntune.tasks import read
+from aligntune.training.afterwards import do
 from aligntune.training.failures import guarded
 from aligntune.training.fetch import fetch
 from aligntune.training.worker import train
@@ -24,24 +28,37 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="aligntune-train", description=__doc__)
     parser.add_argument("--spec", type=Path, required=True, help="the run's specification, YAML")
     parser.add_argument("--run-dir", type=Path, help="default: the folder of the spec")
+    parser.add_argument("--task", type=Path, help="do this with a finished run (aligntune.tasks)")
     parser.add_argument("--fetch", action="store_true", help="only fetch what comes from a hub")
     options = parser.parse_args(arguments)
     run = RunDir((options.run_dir or options.spec.parent).absolute())
     try:
         spec = resolve([from_file(options.spec)]).spec
-        events = _open_events(run)
+        task = read(options.task) if options.task else None
+        events = open_events(run)
     except AligntuneError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
 
-    return guarded(fetch if options.fetch else train, spec, run, events)
+    if options.fetch:
+        return guarded(partial(fetch, task=task), spec, run, events)
+    return guarded(partial(do, task=task) if task else train, spec, run, events)
 
 
-def _open_events(run: RunDir) -> EventWriter:
-    """The event stream; from here on stdout is for people, and the log takes all noise."""
+def open_events(run: RunDir, people: TextIO | None = None) -> EventWriter:
+    """The event stream; from here on the program's output goes to the log, noise and all.
+
+    Args:
+        run: the run directory.
+        people: where events are told in words; None is what was stdout.
+
+    Raises:
+        OutputError: the run directory cannot be written to, or a worker is at work in it.
+    """
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        people = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
+        if people is None:
+            people = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
         events = EventWriter(run.events, people)
         log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:

@@ -13,53 +13,52 @@ from aligntune.errors import AligntuneError, DataError, HubError
 from aligntune.events import EventWriter
 from aligntune.rundir import RunDir
 from aligntune.spec import RunSpec, is_local
+from aligntune.tasks import Task, evaluation_set, repositories, spec_for
 
 WEIGHTS_TO_SKIP = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt", "*.pth", "*.tflite")
 FOLDERS_TO_SKIP = ("original/*", "onnx/*", "openvino/*", "coreml/*")
 
 
-def fetch(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
-    """Bring every hub id of ``spec`` into the cache and record where and at which commit.
+def fetch(spec: RunSpec, run: RunDir, events: EventWriter, task: Task | None = None) -> None:
+    """Bring every hub id that is read into the cache and record where and at which commit.
+
+    What the record says was fetched before, for an earlier attempt or for the run that a task is
+    of, is taken as it was, whatever the branches say by now.
 
     Raises:
         HubError: the hub cannot be reached, or refuses.
         DataError: the dataset has no such configuration or split.
     """
     events("phase", name="fetch")
-    if _still_there(run.record().get("fetched")):
-        return  # gone on with: the same commits, whatever the branches say by now
-    found: dict[str, Any] = {"datasets": {}, "rewards": {}}
-    for kind, name, revision in spec.repositories:
+    spec = spec_for(spec, task) if task else spec
+    before = run.record().get("fetched") or {}
+    found: dict[str, Any] = {"datasets": {}, "rewards": {}, **before}
+    for kind, name, revision in repositories(spec, task):
         if kind == "dataset" or is_local(name):
             continue
-        fetched = _fetch_repository(name, revision)
+        known, key = (found["rewards"], name) if kind == "reward" else (found, kind)
+        old = known.get(key)
+        if old and Path(old["path"]).exists():
+            continue
+        known[key] = fetched = _fetch_repository(name, old["commit"] if old else revision)
         events("note", message=f"{kind} {name} at {fetched['commit'][:12]}")
-        if kind == "reward":
-            found["rewards"][name] = fetched
-        else:
-            found[kind] = fetched
-    for name, split in dataset_splits(spec):
-        rows = _fetch_dataset(name, split, spec)
+    for name, split in dataset_splits(spec, task):
+        old = found["datasets"].get(f"{name}:{split}")
+        if old and all(Path(file).exists() for file in old["files"]):
+            continue
+        rows = _fetch_dataset(name, split, spec, old["commit"] if old else None)
         found["datasets"][f"{name}:{split}"] = rows
         events("note", message=f"dataset {name}, split {split}: {rows['rows']} rows")
     run.update(fetched=found)
 
 
-def _still_there(found: dict[str, Any] | None) -> bool:
-    """Whether everything that was fetched for an earlier attempt is still in the cache."""
-    if not found:
-        return False
-    paths = [found[name]["path"] for name in ("model", "adapter") if name in found]
-    paths += [reward["path"] for reward in found.get("rewards", {}).values()]
-    paths += [file for dataset in found["datasets"].values() for file in dataset["files"]]
-    return all(Path(path).exists() for path in paths)
-
-
-def fetch_missing(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
+def fetch_missing(
+    spec: RunSpec, run: RunDir, events: EventWriter, task: Task | None = None
+) -> None:
     """Fetch what nobody has fetched for this run yet, as in a container that is run by hand."""
-    remote = any(not is_local(name) for _, name, _ in spec.repositories)
+    remote = any(not is_local(name) for _, name, _ in repositories(spec, task))
     if "fetched" not in run.record() and remote:
-        fetch(spec, run, events)
+        fetch(spec, run, events, task)
 
 
 def fetched(run: RunDir) -> dict[str, Any]:
@@ -68,12 +67,11 @@ def fetched(run: RunDir) -> dict[str, Any]:
     return found
 
 
-def dataset_splits(spec: RunSpec) -> list[tuple[str, str]]:
-    """Hub datasets a request reads, as (id, split without its slice)."""
-    wanted = spec.dataset
-    named = [(wanted.name, wanted.split)]
-    if wanted.eval_name or wanted.eval_split:
-        named.append((wanted.eval_name or wanted.name, wanted.eval_split or "train"))
+def dataset_splits(spec: RunSpec, task: Task | None = None) -> list[tuple[str, str]]:
+    """Hub datasets that are read, as (id, split without its slice)."""
+    named = [(spec.dataset.name, spec.dataset.split)] if task is None else []
+    if (task is None or task.kind == "evaluate") and (held_out := evaluation_set(spec)):
+        named.append(held_out)
     found = [(name, split.partition("[")[0]) for name, split in named if not is_local(name)]
     return list(dict.fromkeys(found))
 
@@ -90,15 +88,15 @@ def _fetch_repository(name: str, revision: str | None) -> dict[str, str]:
         # By the name that was asked for, so that the cache remembers what it meant, for offline.
         path = snapshot_download(name, revision=revision, ignore_patterns=skip)
     except Exception as error:
-        raise _hub_error(f"model {name}", revision, error) from error
+        raise hub_error(f"model {name}", revision, error) from error
     return {"path": path, "commit": Path(path).name}
 
 
-def _fetch_dataset(name: str, split: str, spec: RunSpec) -> dict[str, Any]:
+def _fetch_dataset(name: str, split: str, spec: RunSpec, commit: str | None) -> dict[str, Any]:
     from datasets import load_dataset
 
     config = spec.dataset.config if name == spec.dataset.name else None
-    revision = spec.dataset.revision if name == spec.dataset.name else None
+    revision = commit or (spec.dataset.revision if name == spec.dataset.name else None)
     try:
         loaded = load_dataset(name, config, split=split, revision=revision)
     except ValueError as error:
@@ -106,13 +104,15 @@ def _fetch_dataset(name: str, split: str, spec: RunSpec) -> dict[str, Any]:
             f"dataset {name}: {str(error).rstrip('.')}", "Set dataset.split or dataset.config"
         ) from error
     except Exception as error:
-        raise _hub_error(f"dataset {name}", revision, error) from error
+        raise hub_error(f"dataset {name}", revision, error) from error
     files = [entry["filename"] for entry in loaded.cache_files]
     commit = next((part for part in Path(files[0]).parts if len(part) == 40), None)
     return {"files": files, "rows": len(loaded), "commit": commit}
 
 
-def _hub_error(what: str, revision: str | None, error: Exception) -> AligntuneError:
+def hub_error(
+    what: str, revision: str | None, error: Exception, done: str = "fetched"
+) -> AligntuneError:
     """The user's words for what a hub said."""
     kind = type(error).__name__
     if kind == "GatedRepoError":
@@ -134,6 +134,6 @@ def _hub_error(what: str, revision: str | None, error: Exception) -> AligntuneEr
         )
     lines = str(error).strip().splitlines()
     return HubError(
-        f"{what} could not be fetched: {kind}: {lines[0] if lines else ''}",
+        f"{what} could not be {done}: {kind}: {lines[0] if lines else ''}",
         "Check the network, HF_ENDPOINT and proxies",
     )

@@ -13,6 +13,7 @@ from aligntune.spec import RunSpec, is_local
 from aligntune.training.arguments import Device
 from aligntune.training.backend import Backend
 from aligntune.training.failures import first_line
+from aligntune.training.families import family
 from aligntune.training.fetch import fetched
 
 
@@ -128,6 +129,12 @@ def context_length(config: Any) -> int | None:
     text = config.get_text_config()
     stated = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions"))
     return next((limit for limit in stated if isinstance(limit, int) and limit > 0), None)
+
+
+def row_length(spec: RunSpec, config: Any) -> int | None:
+    """Tokens that rows may have: what is asked for, as far as the model goes; None is no limit."""
+    limits = (family(spec.row).longest(spec), context_length(config))
+    return min((limit for limit in limits if limit), default=None)
 
 
 def load_model(

@@ -121,7 +121,9 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         if ref_model is None and args.kl_coef and not hasattr(model, "disable_adapter"):
             self.ref_model = copy.deepcopy(model)
         if self.ref_model is not None:
-            disable_dropout(self.ref_model.eval().requires_grad_(False).to(args.device))
+            disable_dropout(self.ref_model.eval().requires_grad_(False))
+            if getattr(self.ref_model, "quantization_method", None) is None:
+                self.ref_model.to(args.device)  # quantized weights stay where they were loaded
         body = None
         if args.critic == "model":
             body = decoder(copy.deepcopy(model) if value_model is None else value_model)
@@ -220,7 +222,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
         """One micro-batch; the first of a rollout that is spent makes the next rollout."""
-        # In place, as the trainer counts the tokens of what it handed in.
+        # In place, as the trainer counts the tokens of what it handed in, every pass over them.
         inputs.update(self._next_micro_batch())
         loss = super().training_step(model, inputs, *given, **named)
         self._micro += 1
@@ -252,9 +254,10 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         )
         sums |= {"policy_loss": policy.detach(), "value_loss": value.detach()}
         sums |= {"entropy": (scored.entropy * mask).sum(), "clip_ratio/value_mean": cut}
-        means = (torch.stack([total.float() for total in sums.values()]) / tokens).tolist()
-        for name, mean in zip(sums, means, strict=True):
-            self._sums[name] += mean
+        sums |= {"tokens": mask.sum()}
+        totals = torch.stack([total.float() for total in sums.values()]).tolist()
+        for name, total in zip(sums, totals, strict=True):
+            self._sums[name] += total
         loss = (policy + args.vf_coef * value) / tokens * self.current_gradient_accumulation_steps
         return (loss, scored) if return_outputs else loss
 
@@ -289,7 +292,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
             total = 0.0
             with torch.no_grad():
                 for part in (sample.batch[rows] for rows in parts):
-                    log_probs = self._forward(self.model, part)[0].log_probs
+                    log_probs = score(self.model, part, self.args.temperature).log_probs
                     kl = self._kl(log_probs, self._reference_log_probs(part))
                     total += float((kl * part.mask).sum())
             metrics["kl"] = total / int(sample.batch.completions.sum())
@@ -315,7 +318,9 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
 
     def _end_minibatch(self) -> None:
         assert self._rollout is not None
-        means, self._sums = dict(self._sums), defaultdict(float)
+        tokens = self._sums.pop("tokens")
+        means = {name: total / tokens for name, total in self._sums.items()}
+        self._sums.clear()
         limit = self.args.target_kl
         over = limit is not None and means["approx_kl"] > limit
         self._rollout, self._micro = self._rollout.after(1, over), 0

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
 import resource
 import shutil
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +29,7 @@ from aligntune.events import EventWriter
 from aligntune.rundir import RunDir
 from aligntune.settings import nearest
 from aligntune.spec import RunSpec, is_local
+from aligntune.tasks import evaluation_set
 from aligntune.training import data
 from aligntune.training.arguments import Device, refuse_owned, rounds, trainer_arguments
 from aligntune.training.backend import Backend, installed
@@ -37,7 +40,6 @@ from aligntune.training.families import Setup, family, trainer_classes
 from aligntune.training.fetch import fetch_missing, fetched
 from aligntune.training.fingerprint import of_model, of_rows
 from aligntune.training.loading import (
-    context_length,
     find_device,
     load_config,
     load_model,
@@ -45,6 +47,7 @@ from aligntune.training.loading import (
     locate,
     locate_model,
     require_matching,
+    row_length,
 )
 from aligntune.training.logprobs import REFERENCE_ADAPTER
 from aligntune.training.rewards import Reward, build, columns
@@ -100,10 +103,9 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         path = locate_model(spec, run)
         tokenizer = load_tokenizer(spec, path)
         config = load_config(spec, path)
-        asked, takes = spec.training.max_length, context_length(config)
-        max_length = min((limit for limit in (asked, takes) if limit), default=None)
-        if max_length != asked:
-            events("note", message=f"the model takes {takes} tokens at most; rows are cut there")
+        max_length = row_length(spec, config)
+        if max_length != kind.longest(spec):
+            events("note", message=f"the model takes {max_length} tokens at most")
         model = load_model(spec, path, config, max_length, backend, device, run, kind.HEAD)
         require_matching(tokenizer, model, spec)
 
@@ -121,7 +123,11 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
             events(
                 "data", part=part, rows=len(rows.dataset), format=rows.format, source=rows.source
             )
-            inputs[part] = {"source": rows.source, "sha256": of_rows(rows.dataset)}
+            inputs[part] = {
+                "source": rows.source,
+                "sha256": of_rows(rows.dataset),
+                "chat": is_chat(rows.dataset) or "messages" in rows.dataset.column_names,
+            }
             made = kind.encode(rows.dataset, setup, part == "train")
             encoded[part] = made.dataset
             for note in made.notes:
@@ -236,10 +242,7 @@ def load_rows(spec: RunSpec, run: RunDir, chat: bool) -> tuple[data.Rows, data.R
     allowed = spec.row.formats
     rows = data.load(source, wanted.split, wanted, allowed, limit, chat)
     if wanted.eval_name or wanted.eval_split:
-        name = wanted.eval_name or wanted.name
-        split = wanted.eval_split or "train"  # a separate set is one file or folder, read whole
-        held_out = _source(name, spec, run, split)
-        return rows, data.load(held_out, split, wanted, allowed, None, chat)
+        return rows, held_out_rows(spec, run, chat)
     if wanted.validation_fraction:
         if len(rows.dataset) < 2:
             raise SpecError("dataset.validation_fraction needs at least 2 rows")
@@ -253,6 +256,15 @@ def load_rows(spec: RunSpec, run: RunDir, chat: bool) -> tuple[data.Rows, data.R
             data.Rows(split_rows["test"], rows.format, part),
         )
     return rows, None
+
+
+def held_out_rows(spec: RunSpec, run: RunDir, chat: bool, limit: int | None = None) -> data.Rows:
+    """Rows of a set that is for evaluation alone, the first ``limit`` of them."""
+    held_out = evaluation_set(spec)
+    assert held_out is not None
+    name, split = held_out
+    source = _source(name, spec, run, split)
+    return data.load(source, split, spec.dataset, spec.row.formats, limit, chat)
 
 
 def _source(name: str, spec: RunSpec, run: RunDir, split: str) -> Source:
@@ -338,17 +350,24 @@ def _quieten(trainer: Any) -> None:
 
 
 def _train(trainer: Any, checkpoint: str | None) -> None:
+    from aligntune.training.callback import NothingLeft
+
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
+    except NothingLeft:  # it died after its last step, and has its last weights again
+        if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+            trainer._load_best_model()
     except AligntuneError:
         raise
     except Exception as error:
         known = foreseen(error)
         if known is None:
             traceback.print_exc()
+            remedy = "The traceback is at the end of train.log"
+            if checkpoint:
+                remedy += f"; if {Path(checkpoint).name} is damaged, remove it and --resume again"
             known = TrainingError(
-                f"the trainer failed: {type(error).__name__}: {first_line(error)}",
-                "The traceback is at the end of train.log",
+                f"the trainer failed: {type(error).__name__}: {first_line(error)}", remedy
             )
         raise known from error
 
@@ -356,13 +375,16 @@ def _train(trainer: Any, checkpoint: str | None) -> None:
 def _checkpoint(run: RunDir) -> str | None:
     """The newest complete checkpoint of an earlier try at this run, if there is one.
 
-    The trainer writes its state last, so a checkpoint without one was cut off: it is removed.
+    The trainer writes its state last: a checkpoint without a whole one was cut off and is removed.
     """
-    found = {int(path.name.split("-")[1]): path for path in run.checkpoints.glob("checkpoint-*")}
-    for step in sorted(found, reverse=True):
-        if (found[step] / "trainer_state.json").is_file():
-            return str(found[step])
-        shutil.rmtree(found[step])
+    names = (path.name for path in run.checkpoints.glob("checkpoint-*"))
+    steps = [int(name.split("-")[1]) for name in names if re.fullmatch(r"checkpoint-\d+", name)]
+    for step in sorted(steps, reverse=True):
+        path = run.checkpoints / f"checkpoint-{step}"
+        with suppress(OSError, ValueError):
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            return str(path)
+        shutil.rmtree(path)
     return None
 
 

@@ -52,6 +52,9 @@ class Family(Protocol):
     PREPARED: bool
     """Whether the trainer is kept from preparing rows, as it would do it over again."""
 
+    def longest(self, spec: RunSpec) -> int | None:
+        """Tokens that a sequence may have as far as the request goes; None where it sets no end."""
+
     def arguments(self, spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         """The trainer's arguments that only this family has, or has otherwise."""
 

@@ -27,6 +27,12 @@ OWNERS = {
 BEST = ("margin", True)
 HEAD = "causal"
 PREPARED = True
+SAMPLES = 4
+
+
+def longest(spec: RunSpec) -> int | None:
+    """See :class:`~aligntune.training.families.Family`."""
+    return spec.training.max_length
 
 
 def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
@@ -123,11 +129,21 @@ def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurem
         return sum(mine) / len(mine) if mine else None
 
     good, bad = mean(True), mean(False)
+    samples = tuple(
+        {
+            "prompt": setup.tokenizer.decode(row["prompt_ids"]),
+            "completion": setup.tokenizer.decode(row["completion_ids"]),
+            "label": row["label"],
+            "reward": round(reward, 4),
+        }
+        for row, reward in zip(rows.select(range(min(SAMPLES, len(rows)))), rewards, strict=False)
+    )
     return Measurement(
         {
             "margin": good - bad if good is not None and bad is not None else None,
             "reward_good": good,
             "reward_bad": bad,
             "rows": len(rows),
-        }
+        },
+        samples,
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from aligntune.errors import DataError
 from aligntune.spec import RunSpec
-from aligntune.training.evaluation import Measurement, by_length
+from aligntune.training.evaluation import Measurement
 from aligntune.training.families import Setup
+from aligntune.training.generation import complete
 from aligntune.training.logprobs import completion_logprobs, reference
 from aligntune.training.tokenization import (
     Tokenized,
@@ -45,6 +45,13 @@ BEST = ("reward", True)
 HEAD = "causal"
 PREPARED = False
 SAMPLES = 4
+
+
+def longest(spec: RunSpec) -> int | None:
+    """See :class:`~aligntune.training.families.Family`."""
+    prompt, completion = spec.rl.max_prompt_length, spec.rl.max_completion_length
+    both = None if prompt is None else prompt + completion
+    return min((most for most in (both, spec.training.max_length) if most), default=None)
 
 
 def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
@@ -112,6 +119,12 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
     require_usable(tokenizer, setup.spec, is_chat(dataset))
     room = None if setup.max_length is None else setup.max_length - rl.max_completion_length
     limit = min((most for most in (rl.max_prompt_length, room) if most is not None), default=None)
+    if limit is not None and limit < 1:
+        raise DataError(
+            f"a completion of {rl.max_completion_length} tokens leaves no room for a prompt in the "
+            f"{setup.max_length} tokens that a sequence may have",
+            "Lower rl.max_completion_length",
+        )
     lengths = [len(encode_prompt(tokenizer, prompt)) for prompt in dataset["prompt"]]
     long = {n for n, length in enumerate(lengths) if limit is not None and length > limit}
     empty = {n for n, length in enumerate(lengths) if length == 0}
@@ -203,59 +216,18 @@ def _kl(
     return (sum(now) - sum(before)) / tokens
 
 
-def generate(
-    model: Any,
-    prompts: list[list[int]],
-    setup: Setup,
-    size: int,
-    told: Callable[[int], None] = lambda done: None,
-) -> list[list[int]]:
-    """Sample a completion of each prompt, as the trainer does, up to and with its end.
-
-    Args:
-        model: a causal language model.
-        prompts: token ids.
-        setup: for tokenizer, lengths, temperature and the backend's inference mode.
-        size: prompts a batch.
-        told: is told how many are done.
-    """
-    import torch
-    from transformers import GenerationConfig
-
-    rl, tokenizer = setup.spec.rl, setup.tokenizer
-    device = next(model.parameters()).device
-    config = GenerationConfig(
+def generate(model: Any, prompts: list[list[int]], setup: Setup, size: int) -> list[list[int]]:
+    """Sample a completion of each prompt, as the trainer does, up to and with its end."""
+    rl = setup.spec.rl
+    sampling = {"do_sample": True, "temperature": rl.temperature, "top_p": rl.top_p}
+    return complete(
+        model,
+        prompts,
+        setup.tokenizer,
+        setup.inference,
+        size,
+        seed=setup.spec.training.seed,
         max_new_tokens=rl.max_completion_length,
-        do_sample=True,
-        temperature=rl.temperature,
-        top_p=rl.top_p,
         top_k=rl.top_k,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        **sampling,
     )
-    found: list[list[int]] = [[] for _ in prompts]
-    devices = [device] if device.type == "cuda" else []
-    with setup.inference(model), torch.random.fork_rng(devices), torch.no_grad():
-        torch.manual_seed(setup.spec.training.seed)
-        done = 0
-        for chosen in by_length([len(prompt) for prompt in prompts], size):
-            width = max(len(prompts[n]) for n in chosen)
-            filled = [[tokenizer.pad_token_id] * (width - len(prompts[n])) for n in chosen]
-            ids = [fill + prompts[n] for fill, n in zip(filled, chosen, strict=True)]
-            mask = [
-                [0] * len(fill) + [1] * len(prompts[n])
-                for fill, n in zip(filled, chosen, strict=True)
-            ]
-            made = model.generate(
-                input_ids=torch.tensor(ids, device=device),
-                attention_mask=torch.tensor(mask, device=device),
-                generation_config=config,
-            )
-            for n, row in zip(chosen, made[:, width:].tolist(), strict=True):
-                end = next(
-                    (k for k, token in enumerate(row) if token == tokenizer.eos_token_id), None
-                )
-                found[n] = row if end is None else row[: end + 1]
-            done += len(chosen)
-            told(done)
-    return found

@@ -33,6 +33,11 @@ SIDES = ("chosen", "rejected")
 SAMPLES = 4
 
 
+def longest(spec: RunSpec) -> int | None:
+    """See :class:`~aligntune.training.families.Family`."""
+    return spec.training.max_length
+
+
 def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
     """See :class:`~aligntune.training.families.Family`."""
     return {

@@ -8,7 +8,7 @@ from aligntune.errors import DataError
 from aligntune.spec import RunSpec
 from aligntune.training.evaluation import Measurement, by_length, quiet
 from aligntune.training.families import Setup
-from aligntune.training.families.preference import SIDES
+from aligntune.training.families.preference import SAMPLES, SIDES
 from aligntune.training.tokenization import (
     Tokenized,
     encode_answered,
@@ -21,6 +21,11 @@ OWNERS = {"max_length": "training.max_length"}
 BEST = ("accuracy", True)
 HEAD = "classifier"
 PREPARED = False
+
+
+def longest(spec: RunSpec) -> int | None:
+    """See :class:`~aligntune.training.families.Family`."""
+    return spec.training.max_length
 
 
 def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
@@ -71,12 +76,20 @@ def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurem
     size, padding = setup.spec.training.batch_size, setup.tokenizer.pad_token_id
     one, two = (scores(model, rows[f"{side}_ids"], size, padding) for side in SIDES)
     margins = [chosen - rejected for chosen, rejected in zip(one, two, strict=True)]
+    samples = tuple(
+        {
+            **{side: setup.tokenizer.decode(row[f"{side}_ids"]) for side in SIDES},
+            "margin": round(margin, 4),
+        }
+        for row, margin in zip(rows.select(range(min(SAMPLES, len(rows)))), margins, strict=False)
+    )
     return Measurement(
         {
             "accuracy": sum(margin > 0 for margin in margins) / len(margins),
             "margin": sum(margins) / len(margins),
             "pairs": len(margins),
-        }
+        },
+        samples,
     )
 
 

@@ -21,6 +21,11 @@ HEAD = "causal"
 PREPARED = False
 
 
+def longest(spec: RunSpec) -> int | None:
+    """See :class:`~aligntune.training.families.Family`."""
+    return spec.training.max_length
+
+
 def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
     """See :class:`~aligntune.training.families.Family`."""
     packing = spec.training.packing

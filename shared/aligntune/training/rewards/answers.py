@@ -183,6 +183,7 @@ def math_answer(*, column: str = "answer", timeout: float = 5.0) -> Any:
         references = column_of(column, columns)
         return [score(*pair) for pair in zip(completions, references, strict=True)]
 
+    math.needs = lambda count: count * 2 * timeout  # type: ignore[attr-defined]
     return math
 
 

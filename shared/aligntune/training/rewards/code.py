@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import math
 from typing import Any
 
 from aligntune.errors import DataError, SpecError
 from aligntune.training.rewards.form import FENCE
 from aligntune.training.rewards.samples import column_of, excerpt, text_of
-from aligntune.training.rewards.sandbox import Limits, Program, Step, run
+from aligntune.training.rewards.sandbox import Limits, Program, Step, at_once, run
 
 PYTHON = ("python", "python3", "py")
+STARTUP_ALLOWANCE = 1.0
+"""Seconds that a candidate's process takes beside the candidate, on a busy machine."""
 
 
 def code(
@@ -31,7 +34,7 @@ def code(
             level is a test (where it has none, all of it is one), or a list of texts, a test each.
         timeout: seconds that a candidate has for all of its tests.
         memory_mb: MiB of memory that a candidate may take.
-        parallel: candidates that run at once; null is one a CPU.
+        parallel: candidates that run at once; null is one a CPU that this trainer has.
     """
     for key, value, least in (("timeout", timeout, 0), ("memory_mb", memory_mb, 63)):
         if value <= least:
@@ -52,6 +55,10 @@ def code(
             next(passed) / sum(step.counts for step in steps) if steps else None for steps in tests
         ]
 
+    def needs(count: int) -> float:
+        return math.ceil(count / (parallel or at_once())) * (timeout + STARTUP_ALLOWANCE)
+
+    code.needs = needs  # type: ignore[attr-defined]
     return code
 
 

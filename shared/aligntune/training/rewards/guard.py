@@ -6,13 +6,16 @@ import asyncio
 import inspect
 import math
 import numbers
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from aligntune.contract import INPUT_ROOT_VARIABLE
 from aligntune.errors import AligntuneError, RewardError
 from aligntune.training.failures import foreseen, named
 from aligntune.training.rewards.backstop import Backstop
@@ -54,7 +57,8 @@ class Guard:
     Args:
         function: the reward; it may be a coroutine function.
         name: what it is logged as.
-        timeout: seconds that a call may take.
+        timeout: seconds that a call may take. A function that limits each sample itself says in
+            its attribute ``needs`` what a batch of so many may take, and has that time at least.
         backstop: what ends this process should a call never return to the interpreter.
 
     Raises:
@@ -75,7 +79,7 @@ class Guard:
         if not len(batch):
             return []
         try:
-            with self._in_time(self._timeout, self._never(self._first_of(batch))) as limit:
+            with self._in_time(self._seconds(batch), self._never(self._first_of(batch))) as limit:
                 returned = self._ask(batch)
         except AligntuneError:
             raise
@@ -91,6 +95,10 @@ class Guard:
     def _ask(self, batch: Batch) -> Any:
         returned = self._function(**batch.arguments())
         return asyncio.run(_awaited(returned)) if inspect.isawaitable(returned) else returned
+
+    def _seconds(self, batch: Batch) -> float:
+        needs = getattr(self._function, "needs", None)
+        return max(self._timeout, needs(len(batch))) if needs else self._timeout
 
     @contextmanager
     def _in_time(self, seconds: float, error: RewardError) -> Iterator[Limit]:
@@ -148,7 +156,7 @@ class Guard:
 
     def _one_by_one(self, batch: Batch) -> Iterator[tuple[int, Any, BaseException | None, Limit]]:
         """Ask for each sample by itself, all of them within the time of one batch."""
-        left = self._timeout
+        left = self._seconds(batch)
         for index in range(len(batch)):
             returned, failed = None, None
             with self._in_time(left, self._never(batch.shown(index))) as limit:
@@ -210,9 +218,9 @@ def _described(value: Any) -> str:
 def _where(error: BaseException) -> str:
     """An error in one line, with the last line of code that is the function's own."""
     said = named(error)
+    others = ("<", sys.prefix, sys.base_prefix, str(Path(__file__).parent))
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(("<", sys.prefix, sys.base_prefix)):
-            if frame.filename != __file__:
-                return f"{said} ({frame.filename}, line {frame.lineno})"
-            break
+        if not frame.filename.startswith(others):
+            name = frame.filename.removeprefix(os.environ.get(INPUT_ROOT_VARIABLE, ""))
+            return f"{said} ({name}, line {frame.lineno})"
     return said

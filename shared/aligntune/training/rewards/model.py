@@ -47,7 +47,8 @@ def load_model(
     model = _weights(folder, name, device)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     takes = getattr(config.get_text_config(), "max_position_embeddings", None)
-    most = min((limit for limit in (max_length, takes) if limit), default=None)
+    limits = (max_length, takes, tokenizer.model_max_length)  # the last is vast where none is known
+    most = min(limit for limit in limits if limit)
 
     def text(prompt: Any, completion: Any) -> str:
         if isinstance(prompt, str):
@@ -62,7 +63,7 @@ def load_model(
             # A chat template writes the special tokens itself.
             add_special_tokens=isinstance(samples[0][0], str),
             padding=True,
-            truncation=most is not None,
+            truncation=True,
             max_length=most,
             return_tensors="pt",
         ).to(device)

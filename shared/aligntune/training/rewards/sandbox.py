@@ -29,7 +29,7 @@ READY = b"ready\n"
 MOST_OUTPUT = 2**20
 """Bytes of a child's reports beyond which it is ended."""
 
-STARTUP_SECONDS = 10.0
+STARTUP_SECONDS = 60.0
 """For Python to start and confine itself, before a candidate's own time begins."""
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -66,13 +66,13 @@ def run(programs: Sequence[Program], limits: Limits, parallel: int | None = None
     Args:
         programs: run several at once, in no order.
         limits: for each.
-        parallel: how many at once; None is one a CPU.
+        parallel: how many at once; None is :func:`at_once`.
 
     Raises:
         RewardError: a child could not be started or confined.
     """
     waiting = deque(enumerate(programs))
-    most = parallel or len(os.sched_getaffinity(0))
+    most = parallel or at_once()
     passed = [0] * len(programs)
     running: dict[int, _Child] = {}
     with tempfile.TemporaryDirectory() as folder, selectors.DefaultSelector() as selector:
@@ -94,6 +94,12 @@ def run(programs: Sequence[Program], limits: Limits, parallel: int | None = None
             for child in running.values():
                 child.kill()
     return passed
+
+
+def at_once() -> int:
+    """Candidates to run at once: one a CPU, divided among the trainers of this machine."""
+    trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's
+    return max(1, len(os.sched_getaffinity(0)) // trainers)
 
 
 def require_confinement() -> None:

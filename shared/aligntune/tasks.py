@@ -1,0 +1,263 @@
+"""Tasks: what is done with a finished run: evaluate it, ask it, push its model to a hub.
+
+Each is a small run of its own in a folder below the run it is of (``evaluations/``,
+``predictions/``, ``pushes/``), with its own ``run.json`` and ``events.jsonl``, so nothing is ever
+overwritten. :func:`job` makes of a task what host and worker go by.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError, field_validator
+
+from aligntune.errors import DataError, OutputError, SpecError
+from aligntune.rundir import Record, RunDir, finished_model
+from aligntune.sections import PositiveInt, Section
+from aligntune.settings import from_file, local_name, resolve
+from aligntune.spec import RunSpec
+
+Conversation = list[dict[str, str]]
+Prompt = str | Conversation
+
+TASK_FILE = "task.json"
+"""The task, in the folder of the small run that does it."""
+
+FOLDERS = {"evaluate": "evaluations", "predict": "predictions", "push": "pushes"}
+
+
+class Evaluate(Section):
+    """Measure a run's model on held-out rows.
+
+    Attributes:
+        of: the finished run's folder, absolute.
+        dataset: rows to evaluate on, in any form that ``dataset.name`` takes; null is the run's own
+            evaluation rows.
+        split: split of it.
+        max_samples: evaluate on the first so many rows.
+        batch_size: rows a forward.
+    """
+
+    kind: Literal["evaluate"] = "evaluate"
+    of: str
+    dataset: str | None = None
+    split: str | None = None
+    max_samples: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+
+
+class Predict(Section):
+    """Complete prompts with a run's model, or score texts with its reward model.
+
+    Attributes:
+        of: the finished run's folder, absolute.
+        prompts: texts, or conversations as lists of messages.
+        max_new_tokens: tokens at which a completion is cut.
+        temperature: of sampling; 0 takes the likeliest token each time.
+        seed: of sampling.
+        chat: whether a text is what a user says in a conversation; null is as the training data
+            was.
+        batch_size: prompts a forward.
+    """
+
+    kind: Literal["predict"] = "predict"
+    of: str
+    prompts: tuple[Prompt, ...]
+    max_new_tokens: PositiveInt = 256
+    temperature: float = Field(default=0.0, ge=0)
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    chat: bool | None = None
+    batch_size: PositiveInt = 8
+
+    @field_validator("prompts")
+    @classmethod
+    def _something_asked(cls, value: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
+        if not value:
+            raise ValueError("there is none")
+        return value
+
+
+class Push(Section):
+    """Upload a run's ``model/`` to a repository of a hub, which is made if it is not there.
+
+    Attributes:
+        of: the finished run's folder, absolute.
+        repository: ``name`` or ``organisation/name``.
+        private: whether a new repository is; one that is there stays as it is.
+        message: of the commit.
+    """
+
+    kind: Literal["push"] = "push"
+    of: str
+    repository: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+    private: bool = False
+    message: str = "Upload a model trained with aligntune-run"
+
+
+Task = Evaluate | Predict | Push
+
+_TASKS: TypeAdapter[Task] = TypeAdapter(Annotated[Task, Field(discriminator="kind")])
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task, and all that is known of the run it is of.
+
+    Attributes:
+        spec: the run's, with what the task changes of it.
+        record: the run's.
+    """
+
+    task: Task
+    spec: RunSpec
+    record: Record
+
+    def new_folder(self) -> Path:
+        """A folder for it that nobody has used."""
+        name = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        return Path(self.task.of) / FOLDERS[self.task.kind] / name
+
+
+def make(kind: type[Section], **values: Any) -> Task:
+    """A task of a kind; None is not said.
+
+    Raises:
+        SpecError: a value is of the wrong type or out of range.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        return _TASKS.validate_python(kind.model_validate(given))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = str(problem["loc"][0]) if problem["loc"] else kind.__name__
+        message, said = problem["msg"].removeprefix("Value error, "), problem["input"]
+        shown = f", not {said!r}" if isinstance(said, str | int | float) else ""
+        raise SpecError(f"{name.replace('_', '-')}: {message}{shown}") from None
+
+
+def read(path: Path) -> Task:
+    """The task in a file.
+
+    Raises:
+        SpecError: there is none.
+    """
+    try:
+        return _TASKS.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        first = str(error).splitlines()[0]
+        raise SpecError(f"{path} is not a task: {first}") from error
+
+
+def read_prompts(path: Path) -> list[Any]:
+    """Prompts from a file: a text a line, or, in a .jsonl file, a text or list of messages a line.
+
+    Raises:
+        DataError: the file cannot be read, or a line is no prompt.
+    """
+    try:
+        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise DataError(f"cannot read {path}: {reason}") from error
+    if path.suffix != ".jsonl":
+        return lines
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON lines: {error}") from error
+
+
+def job(task: Task) -> Job:
+    """What a task comes to, given the run it is of; changes nothing.
+
+    Raises:
+        OutputError: it is no run, or has not finished.
+        DataError: there is nothing to evaluate on.
+    """
+    run = RunDir(Path(task.of))
+    record = run.record()
+    if not record or not run.spec.exists():
+        raise OutputError(f"{run.path} is not a run directory", "Name the folder of a finished run")
+    status = record.get("status", "unknown")
+    if status != "finished" or finished_model(run.path) is None:
+        raise OutputError(
+            f"{run.path} is a run without a result ({status})",
+            f"Go on with it first: aligntune-run --resume {run.path}",
+        )
+    # Names are absolute already; whether what they name is needed, and here, is seen later.
+    spec = resolve([from_file(run.spec)]).spec
+    if isinstance(task, Evaluate) and task.dataset:
+        named = local_name(task.dataset, Path.cwd(), "dataset", "eval_name", DataError)
+        task = task.model_copy(update={"dataset": named})
+    elif isinstance(task, Predict) and task.chat is None:
+        told = record.get("inputs", {}).get("train", {}).get("chat")
+        task = task.model_copy(update={"chat": told})
+    return Job(task, spec_for(spec, task), record)
+
+
+def spec_for(spec: RunSpec, task: Task) -> RunSpec:
+    """A run's spec with what a task changes of it; twice is the same as once.
+
+    Raises:
+        DataError: there is nothing to evaluate on.
+    """
+    # The saved tokenizer carries the template that training used.
+    model = spec.model.model_copy(update={"chat_template": None})
+    spec = spec.model_copy(update={"model": model, "output": None})
+    if not isinstance(task, Evaluate):
+        return spec
+    data, training = spec.dataset, spec.training
+    if task.dataset or task.split:
+        changes = {"eval_split": task.split or data.eval_split, "validation_fraction": 0.0}
+        changes |= {"eval_name": task.dataset, "eval_split": task.split} if task.dataset else {}
+        data = data.model_copy(update=changes)
+    if task.batch_size:
+        training = training.model_copy(update={"batch_size": task.batch_size})
+    spec = spec.model_copy(update={"dataset": data, "training": training})
+    if evaluation_set(spec) is None:
+        raise DataError(
+            f"{task.of} was trained without evaluation rows",
+            "Name some with --dataset, or evaluate(dataset=...)",
+        )
+    return spec
+
+
+def evaluation_set(spec: RunSpec) -> tuple[str, str] | None:
+    """The (dataset, split) that evaluation rows are read from, or None where there are none."""
+    data = spec.dataset
+    if data.eval_name or data.eval_split:
+        # A separate set is one file or folder, read whole.
+        return data.eval_name or data.name, data.eval_split or "train"
+    return (data.name, data.split) if data.validation_fraction else None
+
+
+def repositories(spec: RunSpec, task: Task | None) -> tuple[tuple[str, str, str | None], ...]:
+    """Every model and dataset that is read beside the run's own model, as
+    :attr:`RunSpec.repositories` has them; for training (no task) they are all.
+    """
+    if task is None:
+        return spec.repositories
+    if isinstance(task, Push):
+        return ()
+    measured = isinstance(task, Evaluate)
+    against = measured and needs_reference(spec)
+    wanted = {
+        "model": against or spec.adapter.type != "none",
+        "adapter": against,  # that training went on from, and so was held to
+        "reward": measured,
+    }
+    found = [entry for entry in spec.repositories if wanted.get(entry[0])]
+    if measured and (rows := evaluation_set(spec)):
+        own = rows[0] == spec.dataset.name
+        found.append(("dataset", rows[0], spec.dataset.revision if own else None))
+    return tuple(found)
+
+
+def needs_reference(spec: RunSpec) -> bool:
+    """Whether evaluation compares with the model that training began with."""
+    return spec.row.family in ("preference", "feedback", "online")
