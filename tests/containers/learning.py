@@ -11,7 +11,7 @@ from typing import Any
 
 from docker import DockerClient
 from tests.containers.runs import ROOT, Bench, Ended, bare, in_image
-from tests.toys import REWARD, TOYS, rows, spec_of
+from tests.toys import REWARD, TOYS, Toy, rows, spec_of
 
 from aligntune.algorithms import ALGORITHMS
 
@@ -44,8 +44,11 @@ class Learning:
                 self.bench.write(f"{name}-{part}.jsonl", made)
 
     def data(self, algorithm: str, part: str = "train") -> Path:
-        toy = TOYS[ALGORITHMS[algorithm].family]
-        return self.bench.folder / "data" / f"{toy.data}-{part}.jsonl"
+        return self.bench.folder / "data" / f"{self.toy(algorithm).data}-{part}.jsonl"
+
+    @staticmethod
+    def toy(algorithm: str) -> Toy:
+        return TOYS[ALGORITHMS[algorithm].family]
 
     def spec(self, algorithm: str, *, adapter: bool = False, **training: Any) -> dict[str, Any]:
         """A toy's whole spec; ``training`` instead of its own."""

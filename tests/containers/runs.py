@@ -55,12 +55,15 @@ class Ended:
         assert self.code == 0, self.told
         return dict(self.record["result"])
 
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """The events of one kind, in order."""
+        lines = (self.run / "events.jsonl").read_text(encoding="utf-8").splitlines()
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
+
     @property
     def losses(self) -> list[float]:
         """The training losses that were logged, in order."""
-        lines = (self.run / "events.jsonl").read_text(encoding="utf-8").splitlines()
-        events = [json.loads(line) for line in lines]
-        return [event["loss"] for event in events if event["event"] == "step" and "loss" in event]
+        return [step["loss"] for step in self.events("step") if "loss" in step]
 
     @property
     def told(self) -> str:

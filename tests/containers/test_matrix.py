@@ -53,7 +53,7 @@ def test_it_learns_its_toy(
     learning: Learning,
     record_property: Callable[[str, object], None],
 ) -> None:
-    toy = TOYS[ALGORITHMS[algorithm].family]
+    toy = learning.toy(algorithm)
     ended = learning.train(learning.spec(algorithm, adapter=kind == "LoRA"), backend)
     record_property("figure", told(ended, toy.figure))
     assert ended.result["backend"] == backend
