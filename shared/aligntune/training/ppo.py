@@ -19,6 +19,14 @@ from torch.utils.data import DataLoader
 from transformers import GenerationConfig, Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from aligntune.training.generation import (
+    Generating,
+    ends,
+    generate,
+    plain,
+    plain_generating,
+    seeded,
+)
 from aligntune.training.ppo_config import PPOConfig
 from aligntune.training.ppo_math import (
     Tensor,
@@ -32,15 +40,10 @@ from aligntune.training.ppo_math import (
 )
 from aligntune.training.ppo_model import (
     Critic,
-    Generating,
     Scored,
     Sequences,
     decoder,
     disable_dropout,
-    ends,
-    generate,
-    plain,
-    plain_generating,
     score,
 )
 from aligntune.training.ppo_rollout import (
@@ -50,7 +53,6 @@ from aligntune.training.ppo_rollout import (
     minibatch_order,
     prompts_of,
     rewards_of,
-    seeded,
 )
 
 __all__ = ["PPOConfig", "PPOTrainer"]

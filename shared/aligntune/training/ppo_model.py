@@ -8,31 +8,14 @@ token sees padding even where attention masks are left aside, as Unsloth does on
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
 from aligntune.errors import TrainingError
-from aligntune.training.evaluation import keep_trainable
+from aligntune.training.generation import plain
 from aligntune.training.ppo_math import Tensor, token_log_probs
-
-Generating = Callable[[Any], AbstractContextManager[Any]]
-"""``with generating(model): model.generate(...)``: into inference mode, and back to training."""
-
-
-@contextmanager
-def plain_generating(model: Any) -> Iterator[None]:
-    """Evaluation mode, and back to what it was."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 @dataclass(frozen=True)
@@ -137,11 +120,6 @@ def takes_logits_to_keep(model: Any) -> bool:
     return "logits_to_keep" in inspect.signature(type(plain(model)).forward).parameters
 
 
-def plain(model: Any) -> Any:
-    """The transformers model below an adapter."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def _logits(model: Any, outputs: Any, length: int) -> Tensor:
     logits, words = outputs.logits, plain(model).config.get_text_config().vocab_size
     if not isinstance(logits, torch.Tensor) or logits.dim() != 3:
@@ -233,67 +211,3 @@ def disable_dropout(model: Any) -> None:
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
-
-
-def ends(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end a completion: the tokenizer's and those of the model's own settings."""
-    told = getattr(plain(model).generation_config, "eos_token_id", None)
-    wanted = [tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])]
-    return list(dict.fromkeys(end for end in wanted if end is not None))
-
-
-def generate(
-    model: Any,
-    prompts: Sequence[list[int]],
-    settings: GenerationConfig,
-    batch_size: int,
-    generating: Generating,
-) -> list[list[int]]:
-    """Sample a completion of each prompt, its end token included if it came to one.
-
-    Batches are of prompts of like length, so that little is padded.
-
-    Args:
-        model: a causal language model.
-        prompts: tokens of each.
-        settings: everything that generation does; the model's own settings are left aside, which
-            would fill in what is not said, such as a repetition penalty.
-        batch_size: prompts generated from at once.
-        generating: puts the model into inference mode, and back.
-
-    Returns:
-        Tokens of each completion, at least 1.
-    """
-    found: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
-    device = next(model.parameters()).device
-    whole = plain(model)
-    own, whole.generation_config = whole.generation_config, settings
-    try:
-        with torch.no_grad(), generating(model):
-            keep_trainable(model)
-            for begin in range(0, len(order), batch_size):
-                rows = order[begin : begin + batch_size]
-                width = len(prompts[rows[0]])
-                pads = [width - len(prompts[row]) for row in rows]
-                ids = [
-                    [settings.pad_token_id] * pad + prompts[row]
-                    for pad, row in zip(pads, rows, strict=True)
-                ]
-                masks = [[0] * pad + [1] * (width - pad) for pad in pads]
-                tokens = model.generate(
-                    input_ids=torch.tensor(ids, device=device),
-                    attention_mask=torch.tensor(masks, device=device),
-                    generation_config=settings,
-                )
-                for row, completion in zip(rows, tokens[:, width:].tolist(), strict=True):
-                    found[row] = up_to_end(completion, settings.eos_token_id or [])
-    finally:
-        whole.generation_config = own
-    return found
-
-
-def up_to_end(tokens: list[int], stops: Sequence[int]) -> list[int]:
-    """Tokens up to the first that ends a completion, and that one."""
-    last = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
-    return tokens[: last + 1]

@@ -45,6 +45,8 @@ BEST = ("reward", True)
 HEAD = "causal"
 PREPARED = False
 SAMPLES = 4
+HEAD_FACTOR = 10
+"""Learning rate of PPO's value head over the policy's, see docs/ppo.md."""
 
 
 def longest(spec: RunSpec) -> int | None:
@@ -74,6 +76,9 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         return {
             **common,
             **spec.ppo.model_dump(),
+            # A head that begins at 0 has to learn faster than what it sits on.
+            "critic_learning_rate": spec.training.learning_rate
+            * (HEAD_FACTOR if spec.ppo.critic == "head" else 1),
             "num_ppo_epochs": rl.num_iterations,
             "kl_coef": rl.beta,
             "cliprange": rl.epsilon,
