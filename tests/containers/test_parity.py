@@ -19,7 +19,7 @@ from tests.containers.runs import ROOT, in_image
 GRPO_FAMILY = ("grpo", "dapo", "dr_grpo", "gspo")
 NAMES = ("sft", "dpo", *GRPO_FAMILY)
 
-TRAINING = {
+TRAINING: dict[str, Any] = {
     "batch_size": 8,
     "gradient_accumulation": 2,
     "max_steps": 12,
