@@ -19,7 +19,7 @@ from tests.containers.runs import ROOT, in_image
 GRPO_FAMILY = ("grpo", "dapo", "dr_grpo", "gspo")
 NAMES = ("sft", "dpo", *GRPO_FAMILY)
 
-TRAINING = {
+TRAINING: dict[str, Any] = {
     "batch_size": 8,
     "gradient_accumulation": 2,
     "max_steps": 12,
@@ -91,7 +91,7 @@ def test_some_completions_end_and_some_are_cut(name: str, stock: Figures) -> Non
     assert all(0 < share < 1 for share in cut)
 
 
-@pytest.mark.parametrize(("one", "two"), combinations(GRPO_FAMILY, 2))
+@pytest.mark.parametrize(("one", "two"), list(combinations(GRPO_FAMILY, 2)))
 def test_two_algorithms_swapped_would_not_pass(one: str, two: str, stock: Figures) -> None:
     first, second = (stock["algorithms"][name] for name in (one, two))
     assert stock["pairs"][f"{one} {two}"] > 1e-3, "where a run and stock TRL are within 1e-6"
