@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from aligntune.training.ppo_math import Tensor
-from aligntune.training.ppo_model import Sequences
+from aligntune.training.scoring import Sequences
 
 RewardFunc = Callable[..., list[float | None]]
 """``f(prompts, completions, completion_ids, **columns)``: a reward a completion, or None."""

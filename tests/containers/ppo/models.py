@@ -20,12 +20,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from aligntune.errors import TrainingError
 from aligntune.training.generation import plain_generating, up_to_end
-from aligntune.training.ppo_model import (
-    Critic,
-    Sequences,
-    decoder,
-    score,
-)
+from aligntune.training.ppo_model import Critic, decoder
+from aligntune.training.scoring import Sequences, score
 
 
 def check_padding_changes_nothing() -> None:
