@@ -135,15 +135,19 @@ import json, os, signal, subprocess, sys
 from aligntune.core.backend_factory import *
 from aligntune.errors import AligntuneError
 
-model, data, folder = sys.argv[1:]
+model, data, folder, other = sys.argv[1:]
 os.chdir(folder)
 status = get_backend_status()
 assert not {"torch", "trl", "unsloth"} & set(sys.modules), "a status imports nothing"
 
-def refuse(*_, **__):
-    raise AssertionError("another process")
+started = []
 
-popen, subprocess.Popen = subprocess.Popen, refuse
+class Watched(subprocess.Popen):
+    def __init__(self, words, *how, **more):
+        started.append(str(words))
+        super().__init__(words, *how, **more)
+
+subprocess.Popen = Watched
 before = signal.getsignal(signal.SIGINT)
 trainer = create_sft_trainer(
     model,
@@ -152,7 +156,7 @@ trainer = create_sft_trainer(
     batch_size=4,
     gpus=0,
     val_split_ratio=0.25,
-    training={{"precision": "fp32"}},
+    training={"precision": "fp32"},
 )
 plan = trainer.plan()
 result = trainer.train()
@@ -160,19 +164,20 @@ assert signal.getsignal(signal.SIGINT) is before
 evaluation = trainer.evaluate()
 answers = Trainer.from_run(result.run_dir).predict(["what is", "a dog"], max_new_tokens=4)
 saved = trainer.save_model("copy")
+assert not any("aligntune" in words for words in started), "it is this process that trains"
 try:
     create_sft_trainer(model, "nothing.jsonl")
 except AligntuneError as error:
     refused = str(error)
 try:
-    create_sft_trainer(model, data, backend={other!r}, strict=True).plan()
+    create_sft_trainer(model, data, backend=other, strict=True).plan()
 except AligntuneError as error:
     strict = str(error)
-print(json.dumps({{
+print(json.dumps({
     "status": status, "backend": plan.backend, "reason": plan.reason, "refused": refused,
     "loss": [result.metrics["loss"], evaluation.loss], "texts": answers.texts, "strict": strict,
     "files": saved.files, "here": "torch" in sys.modules,
-}}))
+}))
 """
 
 
@@ -190,12 +195,11 @@ def test_inside_an_image_the_same_words_train_in_the_process_itself(
     folder = bench.folder / f"inside-{backend}"
     folder.mkdir()
     script = folder / "inside.py"
-    script.write_text(INSIDE.format(other=other), encoding="utf-8")
+    script.write_text(INSIDE, encoding="utf-8")
     data = bench.write("inside.jsonl", SUMMARIES)
     bench.give_away()
-    out = in_image(
-        engine, image(backend, flavour), script, bench, bench.models / "llama", data, folder
-    )
+    words = (bench.models / "llama", data, folder, other)
+    out = in_image(engine, image(backend, flavour), script, bench, *words)
     told = json.loads(out.splitlines()[-1])
     assert told["here"]
     assert told["backend"] == backend
