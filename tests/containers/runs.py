@@ -242,8 +242,10 @@ def in_image(engine: Any, image: str, script: Path, bench: Bench, *words: str | 
     return output.decode()
 
 
-def bare(engine: Any, image: str, bench: Bench, spec: Mapping[str, Any]) -> Ended:
-    """``docker run IMAGE --spec FILE``, with no launcher."""
+def bare(
+    engine: Any, image: str, bench: Bench, spec: Mapping[str, Any], program: Sequence[str] = ()
+) -> Ended:
+    """``docker run IMAGE --spec FILE``, with no launcher; ``program`` instead of the image's."""
     run = bench.output()
     run.mkdir()
     (run / "spec.yaml").write_text(json.dumps(spec), encoding="utf-8")
@@ -251,6 +253,7 @@ def bare(engine: Any, image: str, bench: Bench, spec: Mapping[str, Any]) -> Ende
     container = engine.containers.run(
         image,
         ["--spec", "/run-dir/spec.yaml"],
+        **({"entrypoint": list(program)} if program else {}),
         user=f"{UID}:{GID}",
         network_mode="none",
         volumes={

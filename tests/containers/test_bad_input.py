@@ -290,7 +290,7 @@ def test_a_reward_file_that_cannot_be_used(file: str, code: int, says: str, benc
 
 def test_a_reward_model_without_a_reward_head(bench: Bench) -> None:
     rows = bench.write("prompts.jsonl", PROMPTS)
-    words = ["--reward-model", bench.models / "qwen2", "--num-generations", "4"]
+    words = ["--reward-model", str(bench.models / "qwen2"), "--num-generations", "4"]
     ended = bench.train("llama", rows, *words, algo="grpo")
     refused(ended, 3, r"qwen2")
     assert not ended.events("start")
