@@ -129,17 +129,20 @@ class Bench:
         *words: str | Path,
         environment: Mapping[str, str] | None = None,
         program: Path | None = None,
+        called: Sequence[str | Path] = ("-m", "aligntune_run"),
+        folder: Path | None = None,
     ) -> subprocess.Popen[str]:
+        """Start Python in the stranger's name; ``called`` is the command unless it is a script."""
         code = program or self.program
         paths = [code / "launcher", code / "shared", self.folder / "program" / "site"]
         return subprocess.Popen(
-            [str(self.python), "-m", "aligntune_run", *map(str, words)],
+            [str(self.python), *map(str, (*called, *words))],
             env={
                 **self.environment,
                 "PYTHONPATH": os.pathsep.join(map(str, paths)),
                 **(environment or {}),
             },
-            cwd=self.folder,
+            cwd=folder or self.folder,
             text=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -169,6 +172,17 @@ class Bench:
                 command.kill()
                 raise
         return Ended(command.returncode, out, err, run or self.folder / "none")
+
+    def script(self, script: Path, environment: Mapping[str, str], timeout: float) -> Ended:
+        """Run a Python program in its own folder, as the user would."""
+        folder = script.parent
+        with self.start(called=[script], folder=folder, environment=environment) as program:
+            try:
+                out, err = program.communicate(timeout=timeout)
+            except subprocess.TimeoutExpired:
+                program.kill()
+                raise
+        return Ended(program.returncode, out, err, self.folder / "none")
 
     def train(
         self,

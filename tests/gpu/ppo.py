@@ -76,7 +76,7 @@ def main(kind: str, critic: str, output: str) -> None:
     from transformers import AutoTokenizer, TrainerCallback
 
     from aligntune.training.ppo import PPOConfig, PPOTrainer
-    from aligntune.training.ppo_model import Sequences, score
+    from aligntune.training.scoring import Sequences, score
 
     class Logs(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -470,6 +470,13 @@ class TestBuilding:
         monkeypatch.setenv("PATH", f"{path}:{path / 'old'}")
         assert find_buildkit_client() == Client(old)
 
+    def test_a_folder_of_the_path_that_is_closed_to_us_is_passed_over(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, ordinary_user: None
+    ) -> None:
+        monkeypatch.setenv("PATH", "/proc/1/cwd")
+        with pytest.raises(ImageError, match="docker client, and there is none"):
+            find_buildkit_client()
+
     def test_what_is_missing_is_named(self, path: Path) -> None:
         with pytest.raises(ImageError, match="docker client, and there is none"):
             find_buildkit_client()

@@ -369,7 +369,7 @@ def test_what_is_gone_and_needed_is_named(
 # --- commands
 
 
-def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
+def command(*words: object) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join([str(ROOT / "launcher"), str(ROOT / "shared")])
     variables = {**os.environ, "PYTHONPATH": paths, "DOCKER_HOST": "unix:///no.sock"}
     called = [sys.executable, "-m", "aligntune_run", *map(str, words)]

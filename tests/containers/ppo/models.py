@@ -19,14 +19,9 @@ from tests.containers.ppo.parts import (
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from aligntune.errors import TrainingError
-from aligntune.training.ppo_model import (
-    Critic,
-    Sequences,
-    decoder,
-    plain_generating,
-    score,
-    up_to_end,
-)
+from aligntune.training.generation import plain_generating, up_to_end
+from aligntune.training.ppo_model import Critic, decoder
+from aligntune.training.scoring import Sequences, score
 
 
 def check_padding_changes_nothing() -> None:

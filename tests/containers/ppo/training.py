@@ -26,6 +26,8 @@ from tests.containers.ppo.parts import (
 )
 from transformers import AutoModelForCausalLM
 
+from aligntune.training.ppo_rollout import prompts_of
+
 
 def steps_by_plain_transformers(
     model: Any,
@@ -390,6 +392,17 @@ def check_rewards_are_given_what_trl_gives_them() -> None:
     )
     text.train()
     assert logs.of("reward")[-1] == 1.0
+
+
+def check_a_pass_takes_every_prompt_in_an_order_of_its_own() -> None:
+    passes = [[prompts_of(3 * number + part, 8, 20, 5) for part in range(3)] for number in (0, 1)]
+    for parts in passes:
+        taken = [row for part in parts for row in part]
+        assert sorted(taken[:20]) == list(range(20))
+        assert taken[20:] == taken[:4]  # the last rollout is filled up
+    assert passes[0] != passes[1]
+    assert passes[0][0] != prompts_of(0, 8, 20, 6)
+    assert sorted(prompts_of(0, 8, 3, 0))[:3] == [0, 0, 0]  # fewer prompts than a rollout takes
 
 
 def check_a_policy_that_moves_too_far_is_sampled_anew() -> None:
