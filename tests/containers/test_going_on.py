@@ -19,8 +19,8 @@ OFF_POLICY = {"num_iterations": 2, "beta": 0.05, "num_generations": 4, "max_comp
 STOPPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "grpo": ({"max_steps": 60, "gradient_accumulation": 2, "batch_size": 4}, {"rl": OFF_POLICY}),
     "ppo": ({"max_steps": 80}, {}),
-    "dpo": ({"max_steps": 200}, {}),
-    "kto": ({"max_steps": 200}, {}),
+    "dpo": ({"max_steps": 100}, {}),
+    "kto": ({"max_steps": 100}, {}),
 }
 """By algorithm: training and sections of a run whose epochs are short, as going on is harder in a
 later one."""
