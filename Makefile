@@ -8,16 +8,19 @@ READY := $(VENV)/.ready
 unexport VIRTUAL_ENV PYTHONPATH
 export VENV
 
+# Container tests that `make test` leaves to `make test-matrix`.
+LEFT_OUT ?= matrix and not small
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit containers images lock clean
+.PHONY: help demo test lint unit containers test-matrix images lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(READY) ## train a small Llama on Python's own docstrings, and ask it before and after
 	@examples/demo/demo.sh
 
-test: ## everything: lint, unit tests, then container tests against a real engine
+test: ## lint, unit tests, then container tests against a real engine, a few of the matrix too
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory containers
@@ -31,7 +34,10 @@ unit: $(READY) ## tests that need no engine
 	$(VENV)/bin/pytest tests/unit
 
 containers: images ## tests in both images, for real
-	$(VENV)/bin/pytest tests/containers
+	$(VENV)/bin/pytest tests/containers -m "not ($(LEFT_OUT))"
+
+test-matrix: images ## every algorithm on both backends, full and LoRA, learns a toy
+	$(VENV)/bin/pytest tests/containers -m matrix
 
 images: $(READY) ## build every image that is not up to date; starts an engine as root on Debian
 	@scripts/engine.sh

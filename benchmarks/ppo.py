@@ -1,12 +1,16 @@
 """Our PPO against TRL's last one, side by side.
 
-    python benchmarks/ppo.py [--seeds 5] [--rate 1e-3] [--threads 2]
+    python benchmarks/ppo.py [--seeds 5] [--rate 1e-3] [--kl 1e-3] [--episodes 6400] [--threads 2]
 
 A tiny Llama learns to say one word: the reward is that word's share of a completion. Both sides
 get the same model, prompts, number of episodes and settings, and run in turn, seed by seed, in the
 same environment, which is made below the user's cache folder: TRL 1.12.0 is the last version with a
-PPO (`trl.experimental.ppo`), and ours needs only its torch, transformers and accelerate. What is
-judged is the policy that each leaves behind, by the same sampling; time is that of `train()`.
+PPO (`trl.experimental.ppo`), and ours needs only its torch, transformers and accelerate. A cell is
+the reward of the policy that is left behind, by the same sampling on all sides; the mean reward of
+all rollouts, which tells how soon it was learned; and the seconds of `train()`.
+
+Ours has a critic with a body of its own, as TRL's does; the last column is our default, a value
+head on the policy.
 
 Padding is forbidden to be sampled on both sides, by a hook on the model's head: TRL takes a sampled
 padding token for the end of a completion. Gradients are clipped on neither, as TRL's PPO never
@@ -40,31 +44,33 @@ PINS = (
 )
 SIDES = ("ours", "trl", "ours, value head")
 WORDS, PAD, END, CHOSEN = 32, 0, 1, 7
-PROMPT, COMPLETION, ROWS, BATCH, EPISODES = 4, 16, 256, 64, 6400
+PROMPT, COMPLETION, ROWS, BATCH = 4, 16, 256, 64
 
 
 def main() -> None:
     """Print a line a seed, and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of both")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
+    parser.add_argument("--kl", type=float, default=1e-3, help="kl_coef")
+    parser.add_argument("--episodes", type=int, default=6400)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side:
-        print(json.dumps(run(given.side, given.seed, given.rate)))
+        print(json.dumps(run(given)))
         return
     python = environment()
     results: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
-    print(f"{'seed':>4}  " + "  ".join(f"{side:>24}" for side in SIDES), flush=True)
+    print(f"{'seed':>4}" + "".join(f"{side:>26}" for side in SIDES), flush=True)
     for seed in range(given.seeds):
+        cells = []
         for side in SIDES:
-            results[side].append(measure(python, side, seed, given.rate, given.threads))
-        cells = (
-            f"{told[-1]['reward']:.4f} in {told[-1]['seconds']:6.1f} s" for told in results.values()
-        )
-        print(f"{seed:4}  " + "  ".join(f"{cell:>24}" for cell in cells), flush=True)
+            told = measure(python, side, seed, given)
+            results[side].append(told)
+            cells.append(f"{told['reward']:.4f} {told['mean']:.4f} {told['seconds']:5.1f} s")
+        print(f"{seed:4}" + "".join(f"{cell:>26}" for cell in cells), flush=True)
     for side in SIDES:
         show(side, results[side], results["trl"])
 
@@ -82,52 +88,73 @@ def environment() -> Path:
     return python
 
 
-def measure(python: Path, side: str, seed: int, rate: float, threads: int) -> dict[str, float]:
+def measure(python: Path, side: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
     """One training in a process of its own."""
-    words = [str(Path(__file__)), "--side", side, "--seed", str(seed), "--rate", str(rate)]
+    same = ["rate", "kl", "episodes", "threads"]
+    words = [f"--{name}={getattr(given, name)}" for name in same]
     variables = {
         **os.environ,
         "PYTHONPATH": str(REPOSITORY / "shared"),
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(given.threads),
         "HF_HUB_OFFLINE": "1",
     }
-    done = subprocess.run([python, *words], env=variables, capture_output=True, text=True)
+    done = subprocess.run(
+        [python, __file__, "--side", side, "--seed", str(seed), *words],
+        env=variables,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         sys.exit(f"{side}, seed {seed}:\n{done.stderr[-4000:]}")
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
 def show(side: str, told: list[dict[str, float]], base: list[dict[str, float]]) -> None:
-    """One line: rewards, times, and both against TRL's."""
-    rewards, seconds = ([each[name] for each in told] for name in ("reward", "seconds"))
-    pairs = list(zip(told, base, strict=True))
-    times = [ours["seconds"] / theirs["seconds"] for ours, theirs in pairs]
-    no_less = sum(ours["reward"] >= theirs["reward"] for ours, theirs in pairs)
-    print(
-        f"{side:>18}: reward {statistics.mean(rewards):.4f} (lowest {min(rewards):.4f}), "
-        f"{statistics.median(seconds):.1f} s; against trl: at least its reward on "
-        f"{no_less} of {len(told)} seeds, time x{statistics.median(times):.2f} "
-        f"({min(times):.2f} to {max(times):.2f})",
-        flush=True,
+    """One line: rewards and times, and both against TRL's, seed by seed."""
+    rewards, means, seconds = ([each[name] for each in told] for name in told[0])
+    line = (
+        f"{side}: reward {statistics.mean(rewards):.4f} (lowest {min(rewards):.4f}), "
+        f"of all rollouts {statistics.mean(means):.4f}, {statistics.median(seconds):.1f} s"
     )
+    if told is not base:
+        pairs = list(zip(told, base, strict=True))
+        times = [ours["seconds"] / theirs["seconds"] for ours, theirs in pairs]
+        no_less = sum(ours["reward"] >= theirs["reward"] for ours, theirs in pairs)
+        line += (
+            f"; at least trl's reward on {no_less} of {len(told)} seeds, "
+            f"in {statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f}) of its time"
+        )
+    print(line, flush=True)
 
 
-def run(side: str, seed: int, rate: float) -> dict[str, float]:
+def run(given: argparse.Namespace) -> dict[str, float]:
     """Train on one side, and judge the policy it leaves behind."""
     import torch
+    from transformers import TrainerCallback
 
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    class Rewards(TrainerCallback):  # type: ignore[misc]
+        """The mean reward of each rollout."""
+
+        def __init__(self) -> None:
+            self.told: list[float] = []
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            found = [logs[name] for name in ("reward", "objective/scores") if name in logs]
+            self.told.extend(found)
+
+    torch.set_num_threads(given.threads)
+    rewards = Rewards()
     with tempfile.TemporaryDirectory() as name:
-        policy = make_policy(seed)
+        policy = make_policy(given.seed)
         common: dict[str, Any] = {
             "output_dir": name,
-            "seed": seed,
+            "seed": given.seed,
             "use_cpu": True,
             "bf16": False,
             "report_to": "none",
             "disable_tqdm": True,
             "save_strategy": "no",
-            "learning_rate": rate,
+            "learning_rate": given.rate,
             "lr_scheduler_type": "constant",
             "weight_decay": 0.0,
             "max_grad_norm": 0.0,
@@ -135,18 +162,21 @@ def run(side: str, seed: int, rate: float) -> dict[str, float]:
             "per_device_train_batch_size": BATCH,
             "gradient_accumulation_steps": 1,
             "num_mini_batches": 1,
+            "logging_steps": 4,
             "num_ppo_epochs": 4,
             "temperature": 1.0,
-            "kl_coef": float(os.environ.get("KL", "0.05")),
+            "kl_coef": given.kl,
             "cliprange": 0.2,
             "cliprange_value": 0.2,
             "vf_coef": 0.1,
             "gamma": 1.0,
             "lam": 0.95,
         }
-        train = trl_side if side == "trl" else our_side
-        seconds = train(policy, common, "head" if side == SIDES[2] else "model")
-    return {"reward": judge(policy), "seconds": seconds}
+        train = trl_side if given.side == "trl" else our_side
+        critic = "head" if given.side == SIDES[2] else "model"
+        seconds = train(policy, common, given.episodes, critic, rewards)
+    mean = statistics.mean(rewards.told)
+    return {"reward": judge(policy), "mean": mean, "seconds": seconds}
 
 
 def make_policy(seed: int) -> Any:
@@ -196,11 +226,11 @@ def make_prompts() -> list[list[int]]:
 
 
 def judge(policy: Any) -> float:
-    """The mean share of the chosen word in completions of every prompt."""
+    """The mean share of the chosen word in 16 completions of every prompt."""
     import torch
 
     torch.manual_seed(0)
-    prompts = torch.tensor(make_prompts())
+    prompts = torch.tensor(make_prompts() * 16)
     with torch.no_grad():
         told = policy.eval().generate(
             prompts,
@@ -214,31 +244,38 @@ def judge(policy: Any) -> float:
     return float(((told == CHOSEN).sum(1) / (told != PAD).sum(1)).mean())
 
 
-def our_side(policy: Any, common: dict[str, Any], critic: str) -> float:
+def our_side(
+    policy: Any, common: dict[str, Any], episodes: int, critic: str, rewards: Any
+) -> float:
     """Seconds of training."""
+    from transformers.trainer_callback import PrinterCallback
+
     from aligntune.training.ppo import PPOConfig, PPOTrainer
 
     def share(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
         return [tokens.count(CHOSEN) / len(tokens) for tokens in completion_ids]
 
-    steps = EPISODES // BATCH * common["num_ppo_epochs"]
+    steps = episodes // BATCH * common["num_ppo_epochs"]
     trainer = PPOTrainer(
         policy,
         PPOConfig(**common, critic=critic, max_steps=steps, max_completion_length=COMPLETION),
         share,
         [{"prompt": " ".join(f"w{word:02}" for word in prompt)} for prompt in make_prompts()],
         processing_class=make_tokenizer(),
+        callbacks=[rewards],
     )
+    trainer.remove_callback(PrinterCallback)
     began = time.monotonic()
     trainer.train()
     return time.monotonic() - began
 
 
-def trl_side(policy: Any, common: dict[str, Any], _: str) -> float:
+def trl_side(policy: Any, common: dict[str, Any], episodes: int, _: str, rewards: Any) -> float:
     """Seconds of training."""
     import datasets
     import torch
     from transformers import LlamaForSequenceClassification
+    from transformers.trainer_callback import PrinterCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     class Share(torch.nn.Module):  # type: ignore[misc]
@@ -262,7 +299,7 @@ def trl_side(policy: Any, common: dict[str, Any], _: str) -> float:
     trainer = PPOTrainer(
         PPOConfig(
             **common,
-            total_episodes=EPISODES,
+            total_episodes=episodes,
             response_length=COMPLETION,
             stop_token="eos",
             num_sample_generations=0,
@@ -273,7 +310,9 @@ def trl_side(policy: Any, common: dict[str, Any], _: str) -> float:
         Share(),
         datasets.Dataset.from_dict({"input_ids": make_prompts()}),
         value_model,
+        callbacks=[rewards],
     )
+    trainer.remove_callback(PrinterCallback)
     began = time.monotonic()
     trainer.train()
     return time.monotonic() - began

@@ -44,13 +44,15 @@ def make_tokenizer(texts: list[str], size: int = 512) -> Any:
 
 
 def make_model(
-    folder: Path, architecture: str, tokenizer: Any, seed: int = 0, **shape: int
+    folder: Path, architecture: str, tokenizer: Any, seed: int = 0, **shape: float
 ) -> None:
     """Save a random causal model of ``architecture`` and the tokenizer into ``folder``."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shape = {
+        # Rounded up as most are: Qwen's tokenizer class adds a token of its own when it is loaded.
+        "vocab_size": -(-len(tokenizer) // 64) * 64,
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
@@ -62,6 +64,7 @@ def make_model(
     }
     if architecture == "gpt2":
         names = {
+            "vocab_size": "vocab_size",
             "hidden_size": "n_embd",
             "intermediate_size": "n_inner",
             "num_hidden_layers": "n_layer",
@@ -72,8 +75,6 @@ def make_model(
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
         architecture,
-        # Rounded up as most are: Qwen's tokenizer class adds a token of its own when it is loaded.
-        vocab_size=-(-len(tokenizer) // 64) * 64,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,

@@ -54,7 +54,7 @@ def load_on_cpu() -> None:
     from unsloth import FastModel
 
     def load_model(
-        spec: Any, path: Path, dtype: Any, attention: str | None, max_length: int | None
+        spec: Any, path: Path, dtype: Any, attention: str | None, max_length: int | None, head: str
     ) -> Any:
         model, _ = FastModel.from_pretrained(
             str(path),
@@ -68,7 +68,7 @@ def load_on_cpu() -> None:
         )
         return model
 
-    def add_adapter(spec: Any, model: Any) -> Any:
+    def add_adapter(spec: Any, model: Any, head: str) -> Any:
         return FastModel.get_peft_model(
             model,
             r=spec.adapter.rank,
@@ -87,8 +87,10 @@ def main() -> int:
     load_on_cpu()
     import trl
 
-    if "Unsloth" not in trl.SFTTrainer.__name__:
-        sys.exit(f"TRL was not patched: the trainer is {trl.SFTTrainer}")
+    for name in ("SFT", "DPO", "KTO", "GRPO", "RLOO"):
+        trainer = getattr(trl, f"{name}Trainer")
+        if "Unsloth" not in trainer.__name__:
+            sys.exit(f"TRL was not patched: the trainer is {trainer}")
     from aligntune.training.cli import main as train
 
     return train(sys.argv[1:])

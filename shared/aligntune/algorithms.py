@@ -64,7 +64,6 @@ ONLINE: dict[str, Any] = {"training.max_length": None}
 
 def _grpo(name: str, title: str, paper: str, implies: Mapping[str, Any], **more: Any) -> Algorithm:
     """A row of the GRPO family, which differ in a few arguments of one trainer."""
-    explicit = {"scale_rewards": "group", "mask_truncated_completions": False}
     own = {"training.learning_rate": 1e-6, "rl.beta": 0.0, **ONLINE, **more.pop("defaults", {})}
     return Algorithm(
         name=name,
@@ -75,7 +74,7 @@ def _grpo(name: str, title: str, paper: str, implies: Mapping[str, Any], **more:
         config="GRPOConfig",
         formats=("prompt",),
         sections=("rl", "rewards"),
-        implies={"importance_sampling_level": "token", **explicit, **implies},
+        implies={"importance_sampling_level": "token", **implies},
         defaults=own,
         needs=("rewards",),
         **more,
@@ -161,7 +160,6 @@ ALGORITHMS: dict[str, Algorithm] = {
             config="RLOOConfig",
             formats=("prompt",),
             sections=("rl", "rewards"),
-            implies={"mask_truncated_completions": False},
             defaults={"training.learning_rate": 1e-6, "rl.beta": 0.05, **ONLINE},
             needs=("reference", "rewards"),
         ),

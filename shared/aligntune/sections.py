@@ -229,7 +229,8 @@ class PPOSpec(Section):
         whiten_advantages: bring a rollout's advantages to mean 0 and variance 1.
         missing_eos_penalty: taken off the score of a completion that does not end by itself.
         target_kl: end the passes over a rollout once the policy has moved so far, in nats a token.
-        critic: a value ``head`` on the policy's own hidden states, or a ``model`` of its own.
+        critic: a value ``head`` on the policy's own hidden states, which learns at ten times the
+            rate, or a ``model`` of its own, which learns better for the memory of a second model.
     """
 
     num_mini_batches: PositiveInt = 1

@@ -116,7 +116,9 @@ class RunSpec(Section):
         for key, value in row.defaults.items() if row else ():
             section, _, name = key.partition(".")
             given = data.get(section) or {}
-            if not isinstance(given, dict) or name in given:
+            if not isinstance(given, dict) or (
+                name in given and not (name == "loss_type" and given[name] is None)
+            ):
                 continue
             adapted = isinstance(adapter, dict) and adapter.get("type", "none") != "none"
             if key == "training.learning_rate" and adapted:
@@ -275,6 +277,12 @@ class RunSpec(Section):
                 f"a step (training.batch_size {training.batch_size} x gradient_accumulation "
                 f"{training.gradient_accumulation}); make one a multiple of the other"
             )
+
+    @property
+    def given_arguments(self) -> tuple[tuple[str, str], ...]:
+        """Every trainer argument that is given by its own name: (section, name)."""
+        sections = ("trainer_args", self.trainer_args), ("trl", self.trl), ("unsloth", self.unsloth)
+        return tuple((section, name) for section, given in sections for name in given)
 
     @property
     def repositories(self) -> tuple[tuple[str, str, str | None], ...]:

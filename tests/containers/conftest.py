@@ -7,9 +7,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from docker import DockerClient
+from tests.containers.learning import Learning
 from tests.containers.runs import ROOT, Bench, in_image
 
 from aligntune_run.engines.connect import connect
@@ -41,3 +43,29 @@ def bench(engine: DockerClient, image: Callable[[str, str], str]) -> Iterator[Be
     in_image(engine, image("trl", "cpu"), script, made, made.models)
     yield made
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def learning(engine: DockerClient, image: Callable[[str, str], str], bench: Bench) -> Learning:
+    """Toys to learn, see :mod:`tests.toys`."""
+    made = Learning(engine, image, bench)
+    made.prepare()
+    return made
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What the cells of the matrix came to."""
+    reports = [
+        (report.nodeid, report.duration, dict(report.user_properties))
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, ())
+        if report.when == "call"
+    ]
+    lines = [
+        f"{node.partition('[')[2].rstrip(']'):24}{properties['figure']}, {duration:.0f} s in all"
+        for node, duration, properties in reports
+        if "figure" in properties
+    ]
+    if lines:
+        terminalreporter.section("what was learned")
+        terminalreporter.write_line("\n".join(lines))

@@ -55,12 +55,15 @@ class Ended:
         assert self.code == 0, self.told
         return dict(self.record["result"])
 
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """The events of one kind, in order."""
+        lines = (self.run / "events.jsonl").read_text(encoding="utf-8").splitlines()
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
+
     @property
     def losses(self) -> list[float]:
         """The training losses that were logged, in order."""
-        lines = (self.run / "events.jsonl").read_text(encoding="utf-8").splitlines()
-        events = [json.loads(line) for line in lines]
-        return [event["loss"] for event in events if event["event"] == "step" and "loss" in event]
+        return [step["loss"] for step in self.events("step") if "loss" in step]
 
     @property
     def told(self) -> str:
@@ -186,13 +189,14 @@ class Bench:
         model: str | Path,
         data: str | Path,
         *words: str | Path,
+        algo: str = "sft",
         training: Mapping[str, Any] = TRAINING,
         **how: Any,
     ) -> Ended:
-        """``aligntune-run --algo sft`` into a new run directory, on the CPU."""
+        """``aligntune-run --algo ...`` into a new run directory, on the CPU."""
         run = self.output()
         named = self.models / model if (self.models / model).exists() else model
-        needed = ["--algo", "sft", "--model", named, "--dataset", data, "--output", run]
+        needed = ["--algo", algo, "--model", named, "--dataset", data, "--output", run]
         fixed = ["--gpus", "0", "--engine", "docker", "--pull", "never"]
         sets = [f"--set=training.{key}={value}" for key, value in training.items()]
         return self.run(*needed, *fixed, *sets, *words, run=run, **how)
@@ -238,8 +242,10 @@ def in_image(engine: Any, image: str, script: Path, bench: Bench, *words: str | 
     return output.decode()
 
 
-def bare(engine: Any, image: str, bench: Bench, spec: Mapping[str, Any]) -> Ended:
-    """``docker run IMAGE --spec FILE``, with no launcher."""
+def bare(
+    engine: Any, image: str, bench: Bench, spec: Mapping[str, Any], program: Sequence[str] = ()
+) -> Ended:
+    """``docker run IMAGE --spec FILE``, with no launcher; ``program`` instead of the image's."""
     run = bench.output()
     run.mkdir()
     (run / "spec.yaml").write_text(json.dumps(spec), encoding="utf-8")
@@ -247,6 +253,7 @@ def bare(engine: Any, image: str, bench: Bench, spec: Mapping[str, Any]) -> Ende
     container = engine.containers.run(
         image,
         ["--spec", "/run-dir/spec.yaml"],
+        **({"entrypoint": list(program)} if program else {}),
         user=f"{UID}:{GID}",
         network_mode="none",
         volumes={

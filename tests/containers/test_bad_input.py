@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 from tests.containers.runs import ROOTED, TRACEBACK, UID, Bench, Ended, copy_program
 
+PAIRS = [{"prompt": "a", "chosen": " b", "rejected": " c"}] * 8
+ANSWERS = [{"prompt": "a", "completion": " b", "label": True}] * 8
+PROMPTS = [{"prompt": f"{n} plus {n} is"} for n in range(8)]
+GROUPS = ["--reward", "exact_match", "--num-generations", "4"]
 GOOD = [{"prompt": f"{n} plus {n} is", "completion": f" {2 * n}"} for n in range(8)]
 CHAT = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}]
 
@@ -23,8 +27,13 @@ def good(bench: Bench) -> Path:
     return bench.write("good.jsonl", GOOD)
 
 
-def refused(ended: Ended, code: int, says: str, *, before: bool = False) -> None:
-    """What every failure has in common; ``before`` a run directory was made, or in a container."""
+def refused(
+    ended: Ended, code: int, says: str, *, before: bool = False, theirs: bool = False
+) -> None:
+    """What every failure has in common; ``before`` a run directory was made, or in a container.
+
+    The log may tell where in ``theirs``, the user's own code, it failed.
+    """
     assert ended.code == code, ended.told
     lines = [line for line in ended.err.splitlines() if line.strip()]
     assert len(lines) == 1, ended.told
@@ -38,7 +47,7 @@ def refused(ended: Ended, code: int, says: str, *, before: bool = False) -> None
         assert ended.record["status"] == "failed"
         assert ended.record["error"]["what"] in lines[0]
         log = (ended.run / "train.log").read_text(encoding="utf-8", errors="replace")
-        assert TRACEBACK not in log, "foreseen, so no traceback anywhere"
+        assert theirs or TRACEBACK not in log, "foreseen, so no traceback anywhere"
 
 
 # --- refused on the host, before anything starts
@@ -65,6 +74,57 @@ def test_what_is_refused_on_the_host(
     if "/usr/local/run" in words and UID == 0:
         pytest.fail("run as root or as a user who may not write to /usr")
     refused(bench.train("llama", good, *words), code, says, before=True)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "words", "code", "says"),
+    [
+        ("grpo", [], 2, r"grpo needs a reward: --reward NAME"),
+        ("ppo", [], 2, r"ppo needs a reward"),
+        ("ppo", ["--reward", "lenght"], 2, r"did you mean 'length'\?"),
+        ("grpo", ["--reward", "nowhere.py:f"], 2, r"no such file: nowhere\.py"),
+        ("sft", ["--reward", "length"], 2, r"rewards is for .*grpo.*; sft has no use for it"),
+        (
+            "rloo",
+            ["--reward", "exact_match", "--num-generations", "3"],
+            2,
+            r"a group of rl\.num_generations=3 does not divide the 4 completions",
+        ),
+        ("dpo", ["--set=trainer_args.packing_strategy=bfd"], 2, r"trainer_args\.packing_strategy"),
+        ("dpo", ["--set=preference.betta=1"], 2, r"did you mean 'preference\.beta'\?"),
+        ("dpo", ["--set=trainer_args.beta=1"], 2, r"Set preference\.beta"),
+        ("gspo", [*GROUPS, "--set=trainer_args.loss_type=bnpo"], 2, r"what makes it gspo"),
+        (
+            "gspo",
+            [*GROUPS, "--backend", "unsloth", "--strict"],
+            9,
+            r"--strict: Unsloth cannot be had: Group Sequence .* does not run on Unsloth",
+        ),
+    ],
+)
+def test_what_an_algorithm_cannot_do_is_refused_on_the_host(
+    algorithm: str, words: list[str], code: int, says: str, bench: Bench
+) -> None:
+    rows = bench.write("prompts.jsonl", PROMPTS)
+    ended = bench.train("llama", rows, *words, algo=algorithm)
+    refused(ended, code, says, before=True)
+
+
+def test_a_typing_error_in_a_yaml_file_is_named(bench: Bench, good: Path) -> None:
+    path = bench.write("typo.yaml", "algorithm: grpo\nrl: {num_generation: 4}\n")
+    ended = bench.run("-c", path, "--model", bench.models / "llama", "--dataset", good)
+    assert ended.code == 2
+    assert "typo.yaml" in ended.err
+    assert "did you mean 'rl.num_generations'?" in ended.err
+    assert len(ended.err.strip().splitlines()) == 1
+
+
+def test_gspo_is_trls_whatever_was_asked_for(bench: Bench) -> None:
+    rows = bench.write("prompts.jsonl", PROMPTS)
+    ended = bench.train("llama", rows, *GROUPS, "--backend", "unsloth", "--dry-run", algo="gspo")
+    assert ended.code == 0, ended.told
+    assert "gspo with TRL " in ended.out + ended.err
+    assert "WARNING: Unsloth was asked for and cannot be had: Group Sequence" in ended.err
 
 
 def test_an_unknown_algorithm_is_named(bench: Bench, good: Path) -> None:
@@ -185,6 +245,55 @@ def test_bad_rows(
     name: str, rows: Any, words: list[str], code: int, says: str, bench: Bench
 ) -> None:
     refused(bench.train("llama", bench.write(name, rows), *words), code, says)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "rows", "says"),
+    [
+        ("sft", PAIRS, r"preference.*dpo or reward"),
+        ("dpo", GOOD, r"prompt.completion.*sft"),
+        ("dpo", ANSWERS, r"unpaired.*kto"),
+        ("kto", ANSWERS, r"every answer is labelled good"),
+        ("reward", GOOD, r"prompt.completion.*sft"),
+    ],
+)
+def test_rows_that_are_for_another_algorithm(
+    algorithm: str, rows: list[dict[str, Any]], says: str, bench: Bench
+) -> None:
+    data = bench.write("other.jsonl", rows)
+    refused(bench.train("llama", data, algo=algorithm), 4, says)
+
+
+REWARDS = {
+    "unknown.py": "import nothing_that_exists\n",
+    "broken.py": "def good(completions)\n",
+    "other.py": "def goood(completions):\n    return [0.0] * len(completions)\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "says"),
+    [
+        ("unknown.py", 13, r"unknown\.py does not import: line 1: .*nothing_that_exists"),
+        ("broken.py", 13, r"broken\.py does not import: line 1: "),
+        ("other.py", 2, r"no function 'good'; did you mean 'goood'\?"),
+    ],
+)
+def test_a_reward_file_that_cannot_be_used(file: str, code: int, says: str, bench: Bench) -> None:
+    reward = bench.write(file, REWARDS[file])
+    rows = bench.write("prompts.jsonl", PROMPTS)
+    words = ["--reward", f"{reward}:good", "--num-generations", "4"]
+    ended = bench.train("llama", rows, *words, algo="grpo")
+    refused(ended, code, says, theirs=True)
+    assert not ended.events("start"), "training has not begun"
+
+
+def test_a_reward_model_without_a_reward_head(bench: Bench) -> None:
+    rows = bench.write("prompts.jsonl", PROMPTS)
+    words = ["--reward-model", str(bench.models / "qwen2"), "--num-generations", "4"]
+    ended = bench.train("llama", rows, *words, algo="grpo")
+    refused(ended, 3, r"qwen2")
+    assert not ended.events("start")
 
 
 def test_the_wrong_tokenizer(bench: Bench, good: Path) -> None:

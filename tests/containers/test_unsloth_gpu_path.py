@@ -5,72 +5,47 @@ On a stand-in for a GPU, so kernels and bitsandbytes are not exercised: see unsl
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
+import shutil
 
 import pytest
-from docker import DockerClient
+from tests.containers.learning import Learning
+from tests.containers.runs import ROOT, bare
 
-TESTS = Path(__file__).resolve().parents[1]
-
-ADAPTER = {"type": "lora", "rank": 8, "targets": ["q_proj", "v_proj"]}
-
-
-def rows(folder: Path) -> Path:
-    path = folder / "data.jsonl"
-    made = [
-        {"prompt": f"{n} plus {n} is ", "completion": f"{2 * n} " * (n % 7 + 1)} for n in range(64)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in made))
-    return path
+ADAPTER = {"rank": 8, "targets": ["q_proj", "v_proj"]}
+NO_PADDING = {"generation_kwargs": {"suppress_tokens": [0]}}
+"""Unsloth leaves out of the loss any padding that was sampled, as only a toy would."""
 
 
-@pytest.mark.parametrize("adapter", [{"type": "none"}, ADAPTER], ids=["full", "lora"])
-def test_unsloths_gpu_trainer_reaches_the_loss_that_trl_reaches(
-    adapter: dict[str, object],
-    engine: DockerClient,
-    image: Callable[[str, str], str],
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("algorithm", "adapter"),
+    [
+        ("sft", False),
+        ("sft", True),
+        ("dpo", False),
+        ("grpo", False),
+        *(
+            pytest.param(*cell, marks=pytest.mark.matrix)
+            for cell in (("dpo", True), ("dr_grpo", False), ("dapo", False), ("rloo", False))
+        ),
+        *(pytest.param(name, False, marks=pytest.mark.matrix) for name in ("kto", "ppo")),
+    ],
+)
+def test_unsloths_gpu_trainers_come_to_trls_figures(
+    algorithm: str, adapter: bool, learning: Learning
 ) -> None:
-    spec = {
-        "algorithm": "sft",
-        "model": "/bench/models/llama",
-        "dataset": {"name": "/bench/data.jsonl", "eval_name": "/bench/data.jsonl"},
-        "training": {"max_steps": 12, "learning_rate": 1e-3, "precision": "fp32"},
-        "adapter": adapter,
-    }
-    rows(tmp_path)
-    for name in ("gpu_path", "trl"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "spec.yaml").write_text(json.dumps(spec))
-
-    def run(backend: str, flavour: str, *command: str) -> None:
-        engine.containers.run(
-            image(backend, flavour),
-            entrypoint=list(command),
-            volumes={
-                str(tmp_path): {"bind": "/bench", "mode": "rw"},
-                str(TESTS): {"bind": "/tests", "mode": "ro"},
-            },
-            network_mode="none",
-            remove=True,
-        )
-
-    run("trl", "cpu", "python", "/tests/tiny.py", "/bench/models", "llama")
-    run(
-        "unsloth",
-        "cuda",
-        "python",
-        "/tests/unsloth_gpu_path.py",
-        "--spec",
-        "/bench/gpu_path/spec.yaml",
-    )
-    run("trl", "cpu", "aligntune-train", "--spec", "/bench/trl/spec.yaml")
-
-    results = [
-        json.loads((tmp_path / name / "run.json").read_text())["result"]
-        for name in ("gpu_path", "trl")
-    ]
-    assert results[0]["backend"] == "unsloth"
-    assert results[0]["eval_loss"] == pytest.approx(results[1]["eval_loss"], abs=0.02)
+    spec = learning.spec(algorithm, max_steps=8, learning_rate=1e-3, logging_steps=1)
+    spec |= {"adapter": ADAPTER} if adapter else {}
+    spec |= {"trainer_args": NO_PADDING} if "grpo" in algorithm or algorithm == "dapo" else {}
+    script = shutil.copy(ROOT / "tests" / "unsloth_gpu_path.py", learning.bench.folder)
+    engine, image, bench = learning.engine, learning.image, learning.bench
+    program = ["python", f"/in{script}"]
+    gpu_path = bare(engine, image("unsloth", "cuda"), bench, spec, program)
+    trl = bare(engine, image("trl", "cpu"), bench, spec)
+    assert (gpu_path.result["backend"], trl.result["backend"]) == ("unsloth", "trl")
+    figure = f"eval_{learning.toy(algorithm).figure}"
+    if adapter:  # its first weights are random, in each backend's own way
+        assert gpu_path.losses[0] == pytest.approx(trl.losses[0], abs=1e-4)
+        assert gpu_path.losses[-1] < gpu_path.losses[0]
+    else:
+        assert gpu_path.losses == pytest.approx(trl.losses, abs=1e-3)
+        assert gpu_path.result[figure] == pytest.approx(trl.result[figure], abs=1e-3)

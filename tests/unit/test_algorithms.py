@@ -147,6 +147,25 @@ def test_what_makes_no_sense_for_an_algorithm_is_refused_with_the_reason(
     assert says in refusal(algorithm, *assignments, **values)
 
 
+def test_the_best_checkpoint_is_one_that_was_evaluated_between_generations() -> None:
+    held_out = ["dataset.eval_name=org/other", "training.eval_steps=3", "training.save_steps=3"]
+    best = [*held_out, "trainer_args.load_best_model_at_end=true", "rl.num_iterations=2"]
+    made = arguments(spec_of("grpo", *best))
+    assert (made["save_steps"], made["metric_for_best_model"]) == (6, "reward")
+
+
+def test_an_adapter_s_dropout_is_not_switched_off_with_the_model_s() -> None:
+    with_dropout = spec_of("dpo", "adapter.dropout=0.1", "adapter.rank=4")
+    assert arguments(with_dropout)["disable_dropout"] is False
+    assert arguments(spec_of("dpo", "adapter.rank=4"))["disable_dropout"] is True
+
+
+def test_what_many_papers_leave_open_can_be_set() -> None:
+    spec = spec_of("grpo", "trainer_args.mask_truncated_completions=true")
+    assert arguments(spec)["mask_truncated_completions"] is True
+    assert spec_of("dpo", preference={"loss_type": None}).preference.loss_type == "sigmoid"
+
+
 def test_a_group_may_be_filled_by_accumulation_or_by_a_longer_generation() -> None:
     halves = spec_of("grpo", "training.batch_size=4", "training.gradient_accumulation=2")
     assert halves.rl.num_generations == 8

@@ -100,6 +100,11 @@ def test_owners_are_keys_and_each_refused_argument_has_one_reason() -> None:
         ("trainer_args.report_to=wandb", "losses go to events.jsonl and tensorboard/. Leave it"),
         ("trainer_args.push_to_hub=true", "push_to_hub cannot be set: training has no network"),
         ("trainer_args.load_best_model_at_end=true", "needs evaluations to choose by"),
+        ("trainer_args.per_device_eval_batch_size=3", "is the same mean over tokens on every"),
+        ("trl.learning_rate=1", "trl.learning_rate has a key of its own. Set training.learning"),
+        ("unsloth.output_dir=x", "unsloth.output_dir has a key of its own. Set output"),
+        ("trl.padding_free=true", "is not one backend's alone. Set trainer_args.padding_free"),
+        ("unsloth.vllm_mode=x", "no image has vLLM"),
     ],
 )
 def test_an_argument_that_is_not_the_user_s_to_set_is_refused_with_why(
@@ -111,7 +116,7 @@ def test_an_argument_that_is_not_the_user_s_to_set_is_refused_with_why(
 
 
 def test_other_arguments_win_over_what_is_passed_explicitly() -> None:
-    assert arguments("trainer_args.per_device_eval_batch_size=3")["per_device_eval_batch_size"] == 3
+    assert arguments("trainer_args.adam_beta2=0.95")["adam_beta2"] == 0.95
     best = ["training.eval_steps=2", "dataset.eval_name=org/e"]
     assert arguments("trainer_args.load_best_model_at_end=true", *best)["load_best_model_at_end"]
 

@@ -494,6 +494,10 @@ OTHER = {"role": "assistant", "content": "Five."}
             {"prompt": [USER], "chosen": [USER, ASSISTANT], "rejected": [USER, OTHER]},
             {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [OTHER]},
         ),
+        (
+            {"prompt": USER["content"], "chosen": [ASSISTANT], "rejected": [OTHER]},
+            {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [OTHER]},
+        ),
         (  # the same answer twice is still an answer
             {"chosen": [USER, ASSISTANT], "rejected": [USER, ASSISTANT]},
             {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [ASSISTANT]},
@@ -548,7 +552,8 @@ def test_prompts_keep_every_further_column_for_rewards(tmp_path: Path) -> None:
         ("dpo", {"prompt": "a", "completion": "b", "label": True}, "this is unpaired data"),
         ("kto", {"prompt": "a", "chosen": "b", "rejected": "c"}, "this is preference data"),
         ("grpo", {"question": "a"}, "no known format (prompt). Say which is which, e.g. --set"),
-        ("grpo", {"prompt": "a", "completions": "b"}, "rename that column"),
+        ("grpo", {"prompt": "a", "completions": "b"}, "dataset.columns.answer=completions"),
+        ("grpo", {"prompt": "a", "completion": "b"}, "are given a 'completion' of their own"),
         ("kto", {"prompt": "a", "completion": "b", "label": "maybe"}, "not true or false"),
         ("dpo", {"chosen": [USER], "rejected": [OTHER]}, "do not begin with the same prompt"),
         ("dpo", {"prompt": "a", "chosen": None, "rejected": "c"}, "column 'chosen' is empty"),

@@ -64,7 +64,8 @@ REFUSED = {
         "what a run does is said by the spec alone": "do_train do_eval do_predict",
         "evaluation is the same mean over tokens on every backend": "prediction_loss_only "
         "bf16_full_eval fp16_full_eval eval_accumulation_steps eval_do_concat_batches "
-        "eval_use_gather_object batch_eval_metrics include_for_metrics",
+        "eval_use_gather_object batch_eval_metrics include_for_metrics "
+        "per_device_eval_batch_size num_generations_eval num_eval_samples",
         "a stopped run has to be able to go on": "save_only_model enable_jit_checkpoint "
         "restore_callback_states_from_checkpoint",
         "losses and tokens are told as they are": "include_num_input_tokens_seen "
@@ -78,6 +79,12 @@ REFUSED = {
     }.items()
 }
 """Why -> trainer arguments that would be ignored, or would break what the worker promises."""
+
+SHAPING = (
+    *("steps_per_generation", "generation_batch_size", "packing_strategy", "padding_free"),
+    *("load_best_model_at_end", "precompute_ref_log_probs"),
+)
+"""Arguments that more than the trainer goes by, and so have one place to be said."""
 
 ONLINE_ONLY = ("vllm_sampling_params", "unsloth_grpo_mini_batch")
 """Arguments that Unsloth adds to every trainer, and that only online ones read."""
@@ -117,7 +124,10 @@ def trainer_arguments(
     explicit = {
         "output_dir": str(checkpoints),
         "per_device_train_batch_size": training.batch_size,
-        "per_device_eval_batch_size": training.batch_size,
+        # TRL wants whole groups, though our evaluation needs none.
+        "per_device_eval_batch_size": spec.rl.num_generations
+        if spec.row.trainer in GROUPED
+        else training.batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation,
         "num_train_epochs": training.epochs,
         "max_steps": training.max_steps or -1,
@@ -162,7 +172,7 @@ def trainer_arguments(
         "eval_strategy": "steps" if evaluates and training.eval_steps else "no",
         "eval_steps": training.eval_steps,
         "save_strategy": "steps",
-        "save_steps": math.ceil(training.save_steps / rounds(spec)) * rounds(spec),
+        "save_steps": save_steps(spec),
         "save_total_limit": training.save_total_limit,
         "save_only_model": False,
         "load_best_model_at_end": False,
@@ -196,26 +206,39 @@ def rounds(spec: RunSpec) -> int:
     return math.lcm(batches * iterations, accumulation) // accumulation
 
 
+def save_steps(spec: RunSpec) -> int:
+    """Steps between checkpoints: what was asked for, up to where a run can be gone on with; and
+    where the best one is to be told, where it is evaluated too.
+    """
+    step = rounds(spec)
+    if spec.trainer_args.get("load_best_model_at_end") and spec.training.eval_steps:
+        step = math.lcm(step, spec.training.eval_steps)
+    return math.ceil(spec.training.save_steps / step) * step
+
+
 def refuse_owned(spec: RunSpec) -> None:
     """Refuse a trainer argument that the spec has a key for, as two ways to say it could disagree;
     and one that the worker does not let reach anything.
     """
     owners = {**OWNERS, **family(spec.row).OWNERS}
     reasons = {name: reason for reason, names in REFUSED.items() for name in names}
-    for name in spec.trainer_args:
+    for section, name in spec.given_arguments:
+        key = f"{section}.{name}"
+        if section != "trainer_args" and name in SHAPING:
+            raise SpecError(f"{key} is not one backend's alone", f"Set trainer_args.{name}")
         if name in ONLINE_ONLY and spec.row.family != "online":
-            raise SpecError(f"trainer_args.{name} is for reinforcement learning", "Leave it out")
+            raise SpecError(f"{key} is for reinforcement learning", "Leave it out")
         if name == "use_vllm" or name.startswith("vllm_"):
-            raise SpecError(f"trainer_args.{name}: no image has vLLM", "Leave it out")
+            raise SpecError(f"{key}: no image has vLLM", "Leave it out")
         if name in owners:
-            raise SpecError(f"trainer_args.{name} has a key of its own", f"Set {owners[name]}")
+            raise SpecError(f"{key} has a key of its own", f"Set {owners[name]}")
         if name in spec.row.implies:
             raise SpecError(
-                f"trainer_args.{name} is what makes it {spec.algorithm}",
+                f"{key} is what makes it {spec.algorithm}",
                 "Choose with --algo, or leave it out",
             )
         if name in reasons:
-            raise SpecError(f"trainer_args.{name} cannot be set: {reasons[name]}", "Leave it out")
+            raise SpecError(f"{key} cannot be set: {reasons[name]}", "Leave it out")
     if spec.trainer_args.get("load_best_model_at_end") and not spec.training.eval_steps:
         raise SpecError(
             "trainer_args.load_best_model_at_end needs evaluations to choose by",

@@ -103,6 +103,8 @@ def canonicalise(
                 raise DataError(f"{where}: {problem}", alike or "Mend that row") from None
             # Columns for rewards may hold what they like, as long as the first row has them too.
             free = name == "prompt"
+            if free:
+                turned = {**dict.fromkeys(mapped), **turned}
             if free and not known_columns.issuperset(turned):
                 extra = next(key for key in turned if key not in known_columns)
                 raise DataError(f"{where}: a column {extra!r}, which the first row does not have")
@@ -162,18 +164,20 @@ def _dataset(rows: Iterator[dict[str, Any]]) -> Any:
     import pyarrow
     from datasets import Dataset
 
-    batches, batch, schema = [], [], None
+    batches, batch = [], []
     try:
         for row in rows:
             batch.append(row)
             if len(batch) == BATCH_ROWS:
-                batches.append(pyarrow.Table.from_pylist(batch, schema=schema))
-                schema, batch = batches[0].schema, []
+                batches.append(pyarrow.Table.from_pylist(batch))
+                batch = []
         if batch:
-            batches.append(pyarrow.Table.from_pylist(batch, schema=schema))
+            batches.append(pyarrow.Table.from_pylist(batch))
+        # What the first rows lack or hold as whole numbers, later ones may have or hold as others.
+        whole = pyarrow.concat_tables(batches, promote_options="permissive") if batches else None
     except pyarrow.ArrowException as error:
         raise DataError(
             f"a column holds values of several kinds: {str(error).splitlines()[0]}",
             "Give every column one kind of value",
         ) from None
-    return Dataset(pyarrow.concat_tables(batches)) if batches else Dataset.from_list([])
+    return Dataset(whole) if whole is not None else Dataset.from_list([])

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from aligntune.errors import TrainingError
+from aligntune.errors import DataError, TrainingError
 from aligntune.training.tokenization import IGNORED
 
 Metrics = dict[str, float | int | None]
@@ -43,6 +43,12 @@ def measured(trainer: type[Any], measure: Measure) -> type[Any]:
         ) -> Metrics:
             rows = self.eval_dataset if eval_dataset is None else eval_dataset
             found = measure(self.model, rows)
+            best = self.args.metric_for_best_model
+            if self.args.load_best_model_at_end and found.metrics.get(best, 0) is None:
+                raise DataError(
+                    f"the evaluation rows tell no {best}, by which the best checkpoint is chosen",
+                    "Leave out trainer_args.load_best_model_at_end, or use other rows",
+                )
             metrics = {f"{metric_key_prefix}_{name}": it for name, it in found.metrics.items()}
             self.log({name: value for name, value in metrics.items() if value is not None})
             self.control: Any = self.callback_handler.on_evaluate(

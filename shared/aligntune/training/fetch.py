@@ -36,7 +36,8 @@ def fetch(spec: RunSpec, run: RunDir, events: EventWriter, task: Task | None = N
     for kind, name, revision in repositories(spec, task):
         if kind == "dataset" or is_local(name):
             continue
-        known, key = (found["rewards"], name) if kind == "reward" else (found, kind)
+        of_reward = kind == "reward"
+        known, key = (found["rewards"], at(name, revision)) if of_reward else (found, kind)
         old = known.get(key)
         if old and Path(old["path"]).exists():
             continue
@@ -59,6 +60,11 @@ def fetch_missing(
     remote = any(not is_local(name) for _, name, _ in repositories(spec, task))
     if "fetched" not in run.record() and remote:
         fetch(spec, run, events, task)
+
+
+def at(name: str, revision: str | None) -> str:
+    """A hub id with its revision: one model may be wanted at two of them."""
+    return f"{name}@{revision}" if revision else name
 
 
 def fetched(run: RunDir) -> dict[str, Any]:

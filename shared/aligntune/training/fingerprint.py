@@ -17,6 +17,11 @@ def of_rows(dataset: Any) -> str:
     return total.hexdigest()
 
 
+def of_file(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    return sha256(path.read_bytes()).hexdigest()
+
+
 def of_model(folder: Path) -> str:
     """SHA-256 over names, sizes and first mebibyte of a model's files.
 

@@ -32,7 +32,10 @@ ALPACA_PROMPT = (
     "### Instruction:\n{instruction}\n\n{input}### Response:\n"
 )
 
-RESERVED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+RESERVED = (
+    *("prompts", "completions", "completion", "completion_ids", "trainer_state"),
+    *("log_extra", "log_metric", "environments"),
+)
 """What rewards are given beside the data's own columns, which so cannot have these names."""
 
 
@@ -132,6 +135,8 @@ def _preference(values: Values, chat: bool) -> dict[str, Any]:
     turns: list[dict[str, str]] = []
     if isinstance(values.get("prompt"), list):
         turns = _messages(values["prompt"], "prompt")
+    elif "prompt" in values and len(chosen_turns) == len(rejected_turns) == 1:
+        turns = [{"role": "user", "content": _string(values, "prompt")}]
     count = len(turns)
     if not count or (chosen_turns[:count] == turns and rejected_turns[:count] == turns):
         # Whole conversations, as in UltraFeedback, whose prompt is told as text once more.
@@ -164,7 +169,10 @@ def _unpaired(values: Values, chat: bool) -> dict[str, Any]:
 def _prompt(values: Values, chat: bool) -> dict[str, Any]:
     taken = [name for name in RESERVED if name in values]
     if taken:
-        raise UnusableError(f"rewards are given a {taken[0]!r} of their own; rename that column")
+        raise UnusableError(
+            f"rewards are given a {taken[0]!r} of their own; call that column something else, "
+            f"e.g. --set dataset.columns.answer={taken[0]}"
+        )
     chatty = isinstance(values["prompt"], list)
     prompt = _messages(values["prompt"], "prompt") if chatty else _string(values, "prompt")
     return {**values, "prompt": prompt}

@@ -1,19 +1,22 @@
-"""Completions of prompts by a model, batch by batch."""
+"""Completions of prompts by a model, in batches of prompts of like length."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from aligntune.training.evaluation import by_length
+from aligntune.training.evaluation import by_length, keep_trainable
+
+Generating = Callable[[Any], AbstractContextManager[Any]]
+"""``with generating(model): model.generate(...)``: into inference mode, and back to training."""
 
 
 def complete(
     model: Any,
     prompts: list[list[int]],
     tokenizer: Any,
-    inference: Callable[[Any], AbstractContextManager[None]],
+    generating: Generating,
     size: int,
     *,
     seed: int,
@@ -28,32 +31,110 @@ def complete(
         model: a causal language model.
         prompts: token ids.
         tokenizer: of the model, for padding and end.
-        inference: makes the model ready to generate for as long as its context lasts.
-        size: prompts a batch; they are batched with others of like length, padded on the left.
+        generating: makes the model ready to generate for as long as its context lasts.
+        size: prompts a batch.
         seed: of sampling.
         sampling: what ``transformers.GenerationConfig`` is given beside that.
     """
-    import torch
     from transformers import GenerationConfig
 
-    device = next(model.parameters()).device
-    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
-    config = GenerationConfig(pad_token_id=pad, eos_token_id=end, **sampling)
+    settings = GenerationConfig(
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=ends(model, tokenizer) or None, **sampling
+    )
+    with seeded(seed, next(model.parameters()).device):
+        return generate(model, prompts, settings, size, generating)
+
+
+def generate(
+    model: Any,
+    prompts: Sequence[list[int]],
+    settings: Any,
+    batch_size: int,
+    generating: Generating,
+) -> list[list[int]]:
+    """Sample a completion of each prompt, its end token included if it came to one.
+
+    Batches are of prompts of like length, so that little is padded.
+
+    Args:
+        model: a causal language model.
+        prompts: tokens of each.
+        settings: a ``GenerationConfig``, all that generation does; the model's own are left aside,
+            which would fill in what is not said, such as a repetition penalty.
+        batch_size: prompts generated from at once.
+        generating: puts the model into inference mode, and back.
+
+    Returns:
+        Tokens of each completion, at least 1.
+    """
+    import torch
+
     found: list[list[int]] = [[] for _ in prompts]
-    devices = [device] if device.type == "cuda" else []
-    with inference(model), torch.random.fork_rng(devices), torch.no_grad():
-        torch.manual_seed(seed)
-        for chosen in by_length([len(prompt) for prompt in prompts], size):
-            width = max(len(prompts[n]) for n in chosen)
-            fill = [width - len(prompts[n]) for n in chosen]
-            ids = [[pad] * k + prompts[n] for k, n in zip(fill, chosen, strict=True)]
-            mask = [[0] * k + [1] * (width - k) for k in fill]
-            made = model.generate(
-                input_ids=torch.tensor(ids, device=device),
-                attention_mask=torch.tensor(mask, device=device),
-                generation_config=config,
-            )
-            for n, row in zip(chosen, made[:, width:].tolist(), strict=True):
-                stop = next((k for k, token in enumerate(row) if token == end), None)
-                found[n] = row if stop is None else row[: stop + 1]
+    device = next(model.parameters()).device
+    whole = plain(model)
+    own, whole.generation_config = whole.generation_config, settings
+    try:
+        with torch.no_grad(), generating(model):
+            keep_trainable(model)
+            for rows in by_length([len(prompt) for prompt in prompts], batch_size):
+                width = len(prompts[rows[0]])
+                pads = [width - len(prompts[row]) for row in rows]
+                ids = [
+                    [settings.pad_token_id] * pad + prompts[row]
+                    for pad, row in zip(pads, rows, strict=True)
+                ]
+                masks = [[0] * pad + [1] * (width - pad) for pad in pads]
+                tokens = model.generate(
+                    input_ids=torch.tensor(ids, device=device),
+                    attention_mask=torch.tensor(masks, device=device),
+                    generation_config=settings,
+                )
+                for row, completion in zip(rows, tokens[:, width:].tolist(), strict=True):
+                    found[row] = up_to_end(completion, settings.eos_token_id or [])
+    finally:
+        whole.generation_config = own
     return found
+
+
+def up_to_end(tokens: list[int], stops: Sequence[int]) -> list[int]:
+    """Tokens up to the first that ends a completion, and that one."""
+    last = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
+    return tokens[: last + 1]
+
+
+@contextmanager
+def plain_generating(model: Any) -> Iterator[None]:
+    """Evaluation mode, and back to what it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def ends(model: Any, tokenizer: Any) -> list[int]:
+    """Tokens that end a completion: the tokenizer's and those of the model's own settings."""
+    told = getattr(plain(model).generation_config, "eos_token_id", None)
+    wanted = [tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])]
+    return list(dict.fromkeys(end for end in wanted if end is not None))
+
+
+def plain(model: Any) -> Any:
+    """The transformers model below an adapter."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def seeded(seed: int, device: Any) -> Iterator[None]:
+    """Random numbers of torch as a function of ``seed``; what was there before is put back.
+
+    So sampling is a function of the run's seed and the rollout's number, and a resumed run repeats
+    it, whatever else has drawn random numbers.
+    """
+    import torch
+
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(seed)
+        yield

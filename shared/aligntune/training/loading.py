@@ -164,6 +164,9 @@ def load_model(
         raise ModelError(f"{spec.model.name} does not load: {first_line(error)}") from error
     if spec.adapter.type != "none":
         model = _with_adapter(spec, model, backend, run, head)
+        if head == "classifier":  # the head is new, and small updates would be lost to rounding
+            for weight in model.parameters():
+                weight.data = weight.data.float() if weight.requires_grad else weight.data
         for shape in model.peft_config.values():
             # The host's name for the base, so that the adapter loads outside this container.
             shape.base_model_name_or_path = spec.model.name
@@ -178,10 +181,17 @@ def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir, head
             return backend.add_adapter(spec, model, head)
         except ValueError as error:
             raise SpecError(f"adapter: {first_line(error)}", "Check adapter.targets") from error
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     path = locate(name) if is_local(name) else Path(fetched(run)["adapter"]["path"])
     try:
+        made_for = PeftConfig.from_pretrained(str(path)).task_type
+        if (head == "classifier") != (made_for == "SEQ_CLS"):
+            raise ModelError(
+                f"the adapter {name} is one for {made_for}, and {spec.algorithm} trains another "
+                "kind of model",
+                "Merge it into its base (peft's merge_and_unload), and name that with --model",
+            )
         return PeftModel.from_pretrained(model, str(path), is_trainable=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(

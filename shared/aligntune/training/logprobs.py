@@ -1,4 +1,4 @@
-"""Log-probabilities of completions, and the reference that they are compared with."""
+"""Log-probabilities of whole completions, and the reference that they are compared with."""
 
 from __future__ import annotations
 
@@ -24,32 +24,28 @@ def completion_logprobs(
 
     Args:
         model: a causal language model.
-        prompts: token ids.
-        completions: token ids, of which a first one without any prompt is not predicted.
+        prompts: token ids; without any, the first token of a completion is not predicted.
+        completions: token ids.
         size: sequences a forward.
-        padding: token id that shorter ones are filled up with, on the right.
+        padding: token id that shorter ones are filled up with.
         temperature: that logits are divided by, as in sampling.
     """
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
+    from aligntune.training.scoring import Sequences, score
 
     device = next(model.parameters()).device
-    found = [0.0] * len(prompts)
-    pairs = list(zip(prompts, completions, strict=True))
+    pairs = [
+        (prompt, completion) if prompt else (completion[:1], completion[1:])
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+    found = [0.0] * len(pairs)
+    told = [index for index, (_, completion) in enumerate(pairs) if completion]
     with quiet(model):
-        for chosen in by_length([len(one) + len(two) for one, two in pairs], size):
-            rows = [torch.tensor(pairs[index][0] + pairs[index][1]) for index in chosen]
-            ids = pad_sequence(rows, batch_first=True, padding_value=padding).to(device)
-            lengths = torch.tensor([len(row) for row in rows], device=device)
-            places = torch.arange(ids.shape[1], device=device)
-            mask = places < lengths[:, None]  # (batch, length)
-            starts = torch.tensor([len(pairs[index][0]) for index in chosen], device=device)
-            learned = (mask & (places >= starts[:, None]))[:, 1:]
-            logits = model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits
-            logits = logits[:, :-1].float() / temperature  # (batch, length - 1, vocabulary)
-            picked = logits.gather(2, ids[:, 1:, None]).squeeze(2) - logits.logsumexp(2)
-            sums = (picked * learned).sum(1).tolist()
-            for index, value in zip(chosen, sums, strict=True):
+        for chosen in by_length([len(pairs[index][0] + pairs[index][1]) for index in told], size):
+            rows = [told[place] for place in chosen]
+            one, two = ([pairs[index][side] for index in rows] for side in (0, 1))
+            batch = Sequences.of(one, two, padding, device)
+            sums = (score(model, batch, temperature).log_probs * batch.mask).sum(1).tolist()
+            for index, value in zip(rows, sums, strict=True):
                 found[index] = value
     return found
 
@@ -59,8 +55,8 @@ def reference(model: Any, frozen: Any | None) -> Iterator[Any | None]:
     """The model that training began with, for as long as this; None where none is at hand.
 
     Args:
-        model: the policy. With an adapter the reference is what it was put on, or TRL's copy of
-            the adapter that was gone on with.
+        model: the policy. With an adapter the reference is what it was put on, or the frozen copy
+            of the adapter that was gone on with.
         frozen: a copy of all weights, where there is one.
     """
     if frozen is not None or not hasattr(model, "peft_config"):
@@ -76,3 +72,22 @@ def reference(model: Any, frozen: Any | None) -> Iterator[Any | None]:
         yield model
     finally:
         model.set_adapter(active)
+
+
+def keep_reference(model: Any) -> None:
+    """Keep a frozen copy of an adapter that is gone on with, as TRL does for its trainers.
+
+    A new adapter begins at nothing, so that to switch it off is to have the reference.
+    """
+    if not hasattr(model, "peft_config") or REFERENCE_ADAPTER in model.peft_config:
+        return
+    weights = dict(model.named_parameters())
+    if not any(bool(weight.any()) for name, weight in weights.items() if ".lora_B." in name):
+        return
+    active = model.active_adapter
+    model.add_adapter(REFERENCE_ADAPTER, model.peft_config[active])
+    for name, weight in weights.items():
+        if f".{active}." in name:
+            kept = model.get_parameter(name.replace(f".{active}.", f".{REFERENCE_ADAPTER}."))
+            kept.data.copy_(weight.data)
+    model.set_adapter(active)

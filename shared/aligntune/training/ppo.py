@@ -19,6 +19,15 @@ from torch.utils.data import DataLoader
 from transformers import GenerationConfig, Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from aligntune.training.generation import (
+    Generating,
+    ends,
+    generate,
+    plain,
+    plain_generating,
+    seeded,
+)
+from aligntune.training.logprobs import keep_reference, reference
 from aligntune.training.ppo_config import PPOConfig
 from aligntune.training.ppo_math import (
     Tensor,
@@ -30,19 +39,7 @@ from aligntune.training.ppo_math import (
     value_loss,
     whiten,
 )
-from aligntune.training.ppo_model import (
-    Critic,
-    Generating,
-    Scored,
-    Sequences,
-    decoder,
-    disable_dropout,
-    ends,
-    generate,
-    plain,
-    plain_generating,
-    score,
-)
+from aligntune.training.ppo_model import Critic, decoder, disable_dropout
 from aligntune.training.ppo_rollout import (
     RewardFunc,
     Rollout,
@@ -50,8 +47,9 @@ from aligntune.training.ppo_rollout import (
     minibatch_order,
     prompts_of,
     rewards_of,
-    seeded,
 )
+from aligntune.training.scoring import Scored, Sequences, score
+from aligntune.training.tokenization import encode_prompt
 
 __all__ = ["PPOConfig", "PPOTrainer"]
 
@@ -120,8 +118,12 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         self.ref_model = ref_model
         if ref_model is None and args.kl_coef and not hasattr(model, "disable_adapter"):
             self.ref_model = copy.deepcopy(model)
+        if self.ref_model is None and args.kl_coef:
+            keep_reference(model)
         if self.ref_model is not None:
-            disable_dropout(self.ref_model.eval().requires_grad_(False).to(args.device))
+            disable_dropout(self.ref_model.eval().requires_grad_(False))
+            if getattr(self.ref_model, "quantization_method", None) is None:
+                self.ref_model.to(args.device)  # quantized weights stay where they were loaded
         body = None
         if args.critic == "model":
             body = decoder(copy.deepcopy(model) if value_model is None else value_model)
@@ -220,7 +222,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
         """One micro-batch; the first of a rollout that is spent makes the next rollout."""
-        # In place, as the trainer counts the tokens of what it handed in.
+        # In place, as the trainer counts the tokens of what it handed in, every pass over them.
         inputs.update(self._next_micro_batch())
         loss = super().training_step(model, inputs, *given, **named)
         self._micro += 1
@@ -290,7 +292,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
             total = 0.0
             with torch.no_grad():
                 for part in (sample.batch[rows] for rows in parts):
-                    log_probs = self._forward(self.model, part)[0].log_probs
+                    log_probs = score(self.model, part, self.args.temperature).log_probs
                     kl = self._kl(log_probs, self._reference_log_probs(part))
                     total += float((kl * part.mask).sum())
             metrics["kl"] = total / int(sample.batch.completions.sum())
@@ -391,21 +393,10 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
 
     def _encoded(self, prompt: Any) -> list[int]:
         """Tokens of a prompt; a conversation is rendered up to where the answer begins."""
-        if isinstance(prompt, str):
-            tokens = self.processing_class(prompt)["input_ids"]
-        else:
-            begun = prompt[-1]["role"] == "assistant"
-            tokens = self.processing_class.apply_chat_template(
-                prompt,
-                add_generation_prompt=not begun,
-                continue_final_message=begun,
-                tokenize=True,
-                return_dict=True,
-                **(self.args.chat_template_kwargs or {}),
-            )["input_ids"]
-        if not len(tokens):
+        tokens = encode_prompt(self.processing_class, prompt)
+        if not tokens:
             raise ValueError(f"a prompt has no tokens: {prompt!r}")
-        return list(tokens)
+        return tokens
 
     # Models
 
@@ -424,11 +415,8 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
 
     def _reference_log_probs(self, batch: Sequences) -> Tensor:
         """(B, T) log-probabilities of completions under what the policy is not to stray from."""
-        if self.ref_model is None:
-            with self.model.disable_adapter():
-                return score(self.model, batch, self.args.temperature).log_probs
-        with self.accelerator.autocast():
-            return score(self.ref_model, batch, self.args.temperature).log_probs
+        with reference(self.model, self.ref_model) as model, self.accelerator.autocast():
+            return score(model, batch, self.args.temperature).log_probs
 
 
 class _CriticSteps(TrainerCallback):  # type: ignore[misc]

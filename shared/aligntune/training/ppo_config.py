@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from transformers import TrainingArguments
 
@@ -43,7 +42,6 @@ class PPOConfig(TrainingArguments):  # type: ignore[misc]
             too; or "model", a second model with such a head.
         disable_dropout: in policy, reference and critic.
         num_eval_samples: completions of an evaluation that are kept to be looked at.
-        chat_template_kwargs: further variables for the chat template.
     """
 
     learning_rate: float = 3e-6
@@ -71,7 +69,6 @@ class PPOConfig(TrainingArguments):  # type: ignore[misc]
     critic: str = "head"
     disable_dropout: bool = True
     num_eval_samples: int = 4
-    chat_template_kwargs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,182 +1,14 @@
-"""What PPO asks of a language model: completions, log-probabilities of them, values of states.
-
-Prompts are padded on the left where the model generates, and nowhere else: a forward pass is over
-prompt and completion together, padded on the right. So positions count from 0 as they are, and no
-token sees padding even where attention masks are left aside, as Unsloth does on a GPU in training.
-"""
+"""What PPO has beside a policy: the critic, and models without dropout."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
-from aligntune.errors import TrainingError
-from aligntune.training.evaluation import keep_trainable
-from aligntune.training.ppo_math import Tensor, token_log_probs
-
-Generating = Callable[[Any], AbstractContextManager[Any]]
-"""``with generating(model): model.generate(...)``: into inference mode, and back to training."""
-
-
-@contextmanager
-def plain_generating(model: Any) -> Iterator[None]:
-    """Evaluation mode, and back to what it was."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """Prompts with their completions, padded on the right.
-
-    Attributes:
-        ids: (B, L) tokens, each row a prompt and its completion.
-        prompts: (B,) tokens of each prompt, at least 1.
-        completions: (B,) tokens of each completion, at least 1.
-    """
-
-    ids: Tensor
-    prompts: Tensor
-    completions: Tensor
-
-    @classmethod
-    def of(
-        cls, prompts: list[list[int]], completions: list[list[int]], pad: int, device: Any
-    ) -> Sequences:
-        rows = [
-            torch.tensor(prompt + completion)
-            for prompt, completion in zip(prompts, completions, strict=True)
-        ]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
-        lengths = ([len(row) for row in each] for each in (prompts, completions))
-        return cls(ids.to(device), *(torch.tensor(each, device=device) for each in lengths))
-
-    def __getitem__(self, rows: Any) -> Sequences:
-        """Some rows, no longer than the longest of them."""
-        prompts, completions = self.prompts[rows], self.completions[rows]
-        longest = int((prompts + completions).max())
-        return Sequences(self.ids[rows, :longest], prompts, completions)
-
-    @property
-    def attention_mask(self) -> Tensor:
-        """(B, L), 1 at real tokens."""
-        places = torch.arange(self.ids.shape[1], device=self.ids.device)
-        return (places < (self.prompts + self.completions)[:, None]).long()
-
-    @property
-    def mask(self) -> Tensor:
-        """(B, T), True at the real tokens of the completions; T is the longest one's."""
-        places = torch.arange(int(self.completions.max()), device=self.ids.device)
-        return places < self.completions[:, None]
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What a forward pass says of completions; T is the longest completion's tokens.
-
-    Attributes:
-        log_probs: (B, T) float32, of each token among all words at the sampling temperature.
-        entropy: (B, T) float32, of the distribution each was sampled from, in nats.
-        hidden: (B, T, H) last hidden states that each token was chosen from, None if not asked for.
-    """
-
-    log_probs: Tensor
-    entropy: Tensor
-    hidden: Tensor | None
-
-
-def score(model: Any, batch: Sequences, temperature: float, hidden: bool = False) -> Scored:
-    """Log-probabilities of the completions in ``batch``, read from logits, with no labels.
-
-    With labels Unsloth's fused loss returns no logits on a GPU. The last hidden states are asked
-    for and not caught by a hook: only then does Unsloth know that their gradient is not its own to
-    overwrite. Logits are made from the last prompt token of the shortest prompt on, where the
-    model can leave out the others.
-
-    Args:
-        model: a causal language model.
-        batch: B prompts and completions.
-        temperature: that completions are sampled with.
-        hidden: whether to return hidden states.
-
-    Raises:
-        TrainingError: the model returned no logits, or other ones than asked for.
-    """
-    ids = batch.ids
-    first = int(batch.prompts.min()) - 1
-    keeps = takes_logits_to_keep(model)
-    outputs = model(
-        input_ids=ids,
-        attention_mask=batch.attention_mask,
-        use_cache=False,
-        output_hidden_states=hidden,
-        **({"logits_to_keep": ids.shape[1] - first} if keeps else {}),
-    )
-    logits = _logits(model, outputs, ids.shape[1] - (first if keeps else 0))
-    logits = logits[:, (0 if keeps else first) : -1]
-    log_probs, entropy = token_log_probs(logits, ids[:, first + 1 :], temperature)
-    # Token c of a completion stands at prompt + c and is chosen at the position before.
-    longest = int(batch.completions.max())
-    places = batch.prompts[:, None] - 1 - first + torch.arange(longest, device=ids.device)
-    places = places.clamp(max=log_probs.shape[1] - 1)
-    states = _at(_last_hidden(outputs)[:, first:], places) if hidden else None
-    return Scored(log_probs.gather(1, places), entropy.gather(1, places), states)
-
-
-def takes_logits_to_keep(model: Any) -> bool:
-    return "logits_to_keep" in inspect.signature(type(plain(model)).forward).parameters
-
-
-def plain(model: Any) -> Any:
-    """The transformers model below an adapter."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _logits(model: Any, outputs: Any, length: int) -> Tensor:
-    logits, words = outputs.logits, plain(model).config.get_text_config().vocab_size
-    if not isinstance(logits, torch.Tensor) or logits.dim() != 3:
-        raise TrainingError(
-            "PPO reads logits, and the model returned none",
-            "With Unsloth on a GPU set UNSLOTH_RETURN_LOGITS=1 before the model is loaded",
-        )
-    if logits.shape[2] < words:
-        raise TrainingError(
-            f"PPO reads logits of {words} words, and the model returned {logits.shape[2]} numbers "
-            "a position: hidden states, it seems",
-            "Set UNSLOTH_RETURN_HIDDEN_STATES=0",
-        )
-    if logits.shape[1] != length:
-        raise TrainingError(
-            f"logits of {length} positions were asked for, and {logits.shape[1]} came back",
-            "Raise training.max_length, or shorten prompts or max_completion_length: a model "
-            "that was loaded for shorter sequences may cut them",
-        )
-    return logits
-
-
-def _last_hidden(outputs: Any) -> Tensor:
-    states = getattr(outputs, "hidden_states", None)
-    if not states:
-        raise TrainingError(
-            "the value head reads the last hidden states, and the model returned none",
-            'Use critic="model", a critic with a body of its own',
-        )
-    return states[-1]
-
-
-def _at(states: Tensor, places: Tensor) -> Tensor:
-    """(B, L, H) states at (B, T) positions: (B, T, H)."""
-    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+from aligntune.training.generation import plain
+from aligntune.training.ppo_math import Tensor
+from aligntune.training.scoring import Sequences, states_at
 
 
 class Critic(torch.nn.Module):  # type: ignore[misc]
@@ -206,7 +38,7 @@ class Critic(torch.nn.Module):  # type: ignore[misc]
             longest = int(batch.completions.max())
             places = batch.prompts[:, None] - 1 + torch.arange(longest, device=batch.ids.device)
             # Past the end of a short row stands padding, which the mask leaves out.
-            hidden = _at(outputs.last_hidden_state, places.clamp(max=batch.ids.shape[1] - 1))
+            hidden = states_at(outputs.last_hidden_state, places.clamp(max=batch.ids.shape[1] - 1))
         with torch.autocast(self.head.weight.device.type, enabled=False):
             values: Tensor = self.head(hidden.float()).squeeze(-1)  # type: ignore[union-attr]
         return values
@@ -233,67 +65,3 @@ def disable_dropout(model: Any) -> None:
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
-
-
-def ends(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end a completion: the tokenizer's and those of the model's own settings."""
-    told = getattr(plain(model).generation_config, "eos_token_id", None)
-    wanted = [tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])]
-    return list(dict.fromkeys(end for end in wanted if end is not None))
-
-
-def generate(
-    model: Any,
-    prompts: Sequence[list[int]],
-    settings: GenerationConfig,
-    batch_size: int,
-    generating: Generating,
-) -> list[list[int]]:
-    """Sample a completion of each prompt, its end token included if it came to one.
-
-    Batches are of prompts of like length, so that little is padded.
-
-    Args:
-        model: a causal language model.
-        prompts: tokens of each.
-        settings: everything that generation does; the model's own settings are left aside, which
-            would fill in what is not said, such as a repetition penalty.
-        batch_size: prompts generated from at once.
-        generating: puts the model into inference mode, and back.
-
-    Returns:
-        Tokens of each completion, at least 1.
-    """
-    found: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))
-    device = next(model.parameters()).device
-    whole = plain(model)
-    own, whole.generation_config = whole.generation_config, settings
-    try:
-        with torch.no_grad(), generating(model):
-            keep_trainable(model)
-            for begin in range(0, len(order), batch_size):
-                rows = order[begin : begin + batch_size]
-                width = len(prompts[rows[0]])
-                pads = [width - len(prompts[row]) for row in rows]
-                ids = [
-                    [settings.pad_token_id] * pad + prompts[row]
-                    for pad, row in zip(pads, rows, strict=True)
-                ]
-                masks = [[0] * pad + [1] * (width - pad) for pad in pads]
-                tokens = model.generate(
-                    input_ids=torch.tensor(ids, device=device),
-                    attention_mask=torch.tensor(masks, device=device),
-                    generation_config=settings,
-                )
-                for row, completion in zip(rows, tokens[:, width:].tolist(), strict=True):
-                    found[row] = up_to_end(completion, settings.eos_token_id or [])
-    finally:
-        whole.generation_config = own
-    return found
-
-
-def up_to_end(tokens: list[int], stops: Sequence[int]) -> list[int]:
-    """Tokens up to the first that ends a completion, and that one."""
-    last = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
-    return tokens[: last + 1]

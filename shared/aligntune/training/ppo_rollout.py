@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 
 from aligntune.training.ppo_math import Tensor
-from aligntune.training.ppo_model import Sequences
+from aligntune.training.scoring import Sequences
 
 RewardFunc = Callable[..., list[float | None]]
 """``f(prompts, completions, completion_ids, **columns)``: a reward a completion, or None."""
@@ -139,19 +138,6 @@ class Sample:
 
 def _std(values: Tensor) -> float:
     return float(values.std()) if len(values) > 1 else 0.0
-
-
-@contextmanager
-def seeded(seed: int, device: Any) -> Iterator[None]:
-    """Random numbers of torch as a function of ``seed``; what was there before is put back.
-
-    So sampling is a function of the run's seed and the rollout's number, and a resumed run repeats
-    it, whatever else has drawn random numbers.
-    """
-    gpus = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(seed)
-        yield
 
 
 def prompts_of(rollout: int, size: int, rows: int, seed: int) -> list[int]:

@@ -31,14 +31,20 @@ from aligntune.settings import nearest
 from aligntune.spec import RunSpec, is_local
 from aligntune.tasks import evaluation_set
 from aligntune.training import data
-from aligntune.training.arguments import Device, refuse_owned, rounds, trainer_arguments
+from aligntune.training.arguments import (
+    Device,
+    refuse_owned,
+    rounds,
+    save_steps,
+    trainer_arguments,
+)
 from aligntune.training.backend import Backend, installed
 from aligntune.training.card import model_card
 from aligntune.training.evaluation import Measurement, measured
 from aligntune.training.failures import first_line, foreseen, tell
 from aligntune.training.families import Setup, family, trainer_classes
-from aligntune.training.fetch import fetch_missing, fetched
-from aligntune.training.fingerprint import of_model, of_rows
+from aligntune.training.fetch import at, fetch_missing, fetched
+from aligntune.training.fingerprint import of_file, of_model, of_rows
 from aligntune.training.loading import (
     find_device,
     load_config,
@@ -113,11 +119,12 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         chat = tokenizer.chat_template is not None
         train_rows, eval_rows = load_rows(spec, run, chat)
         parts = {"train": train_rows} | ({"evaluation": eval_rows} if eval_rows else {})
-        rewards = load_rewards(spec, run, events, device, train_rows)
+        rewards = load_rewards(spec, run, events, device, *parts.values())
         setup = Setup(spec, tokenizer, max_length, rewards, backend.inference)
         encoded = {}
         inputs: dict[str, Any] = {
-            "model": {"source": spec.model.name, "fingerprint": of_model(path)}
+            "model": {"source": spec.model.name, "fingerprint": of_model(path)},
+            **_other_inputs(spec, run),
         }
         for part, rows in parts.items():
             events(
@@ -145,6 +152,8 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
             spec, device, run.checkpoints, "evaluation" in encoded, max_length
         )
         arguments |= _of_backend(spec, backend)
+        if (every := save_steps(spec)) != spec.training.save_steps:
+            events("note", message=f"checkpoints are written every {every} steps, see save_steps")
         try:
             made_of = untouched(trainer_class) if kind.PREPARED else trainer_class
             ours = measured(seeded_order(made_of), measure)
@@ -181,15 +190,19 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
     }
     # Accelerate wraps forward in autocast; the saved weights are judged without it.
     plain = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    with clock.phase("save"):  # before the evaluation, which so cannot lose what was learned
+        save(trainer, tokenizer, run)
     if "evaluation" in encoded:
         with clock.phase("evaluate"):
-            found = measure(plain, encoded["evaluation"])
+            # With what the trainer has added to rows that are left to it, such as a reference's.
+            rows = trainer.eval_dataset if kind.PREPARED else encoded["evaluation"]
+            found = measure(plain, rows)
             events("evaluate", step=trainer.state.global_step, **found.metrics)
             result |= {f"eval_{name}": value for name, value in found.metrics.items()}
             result |= {"samples": list(found.samples)} if found.samples else {}
     versions = stack_versions()
-    with clock.phase("save"):
-        save(trainer, tokenizer, model_card(spec, result, versions), run)
+    card = model_card(spec, result, versions)
+    (run.model / "README.md").write_text(card, encoding="utf-8")
 
     seconds = clock.seconds
     result |= {
@@ -274,35 +287,58 @@ def _source(name: str, spec: RunSpec, run: RunDir, split: str) -> Source:
     return Source(name, arrow_files=tuple(Path(file) for file in files))
 
 
+def _other_inputs(spec: RunSpec, run: RunDir) -> dict[str, Any]:
+    """What else a run reads, by what it is: adapter, chat template, rewards."""
+    found: dict[str, Any] = {}
+    if spec.adapter.path:
+        name = spec.adapter.path
+        path = locate(name) if is_local(name) else Path(fetched(run)["adapter"]["path"])
+        found["adapter"] = {"source": name, "fingerprint": of_model(path)}
+    if spec.model.chat_template:
+        name = spec.model.chat_template
+        found["chat_template"] = {"source": name, "sha256": of_file(locate(name))}
+    rewards: list[dict[str, str]] = []
+    for reward in spec.rewards:
+        if reward.file:
+            rewards.append({"source": str(reward.name), "sha256": of_file(locate(reward.file))})
+        elif reward.model:
+            folder = _folder(reward.model, reward.revision, run)
+            rewards.append({"source": reward.model, "fingerprint": of_model(folder)})
+    return {**found, "rewards": rewards} if rewards else found
+
+
+def _folder(name: str, revision: str | None, run: RunDir) -> Path:
+    """Where a reward model is here."""
+    if is_local(name):
+        return locate(name)
+    return Path(fetched(run)["rewards"][at(name, revision)]["path"])
+
+
 def load_rewards(
-    spec: RunSpec, run: RunDir, events: EventWriter, device: Device, rows: data.Rows
+    spec: RunSpec, run: RunDir, events: EventWriter, device: Device, *parts: data.Rows
 ) -> tuple[Reward, ...]:
     """The reward functions of a request, guarded.
 
     Raises:
         DataError: a reward reads a column that the data does not have.
     """
-    for label, column in columns(spec.rewards).items():
-        if column not in rows.dataset.column_names:
-            there = [name for name in rows.dataset.column_names if name != "prompt"]
-            raise DataError(
-                f"reward {label} reads a column {column!r}, which {rows.source} does not have; "
-                f"it has {', '.join(there) or 'none beside the prompt'}",
-                "Set the reward's args.column, or map one with dataset.columns",
-            )
-
-    def folder(reward: Any) -> Path:
-        if is_local(reward.model):
-            return locate(reward.model)
-        return Path(fetched(run)["rewards"][reward.model]["path"])
+    for rows in parts:
+        for label, column in columns(spec.rewards).items():
+            if column not in rows.dataset.column_names:
+                there = [name for name in rows.dataset.column_names if name != "prompt"]
+                raise DataError(
+                    f"reward {label} reads a column {column!r}, which {rows.source} does not have; "
+                    f"it has {', '.join(there) or 'none beside the prompt'}",
+                    "Set the reward's args.column, or map one with dataset.columns",
+                )
 
     return tuple(
         build(
             spec.rewards,
             locate,
             "cuda" if device.cuda else "cpu",
-            find_model=folder,
-            chat=is_chat(rows.dataset),
+            find_model=lambda reward: _folder(str(reward.model), reward.revision, run),
+            chat=is_chat(parts[0].dataset),
             tell=lambda error: tell(error, run, events),
         )
     )
@@ -392,13 +428,12 @@ def _last(history: list[dict[str, Any]], key: str) -> float | None:
     return next((float(entry[key]) for entry in reversed(history) if key in entry), None)
 
 
-def save(trainer: Any, tokenizer: Any, card: str, run: RunDir) -> None:
-    """Write ``model/`` whole or not at all: weights (safetensors), tokenizer and card."""
+def save(trainer: Any, tokenizer: Any, run: RunDir) -> None:
+    """Write ``model/`` whole or not at all: weights (safetensors) and tokenizer."""
     beside = run.path / "model.part"
     shutil.rmtree(beside, ignore_errors=True)
     trainer.save_model(str(beside))
     tokenizer.save_pretrained(str(beside))
-    (beside / "README.md").write_text(card, encoding="utf-8")
     (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle of paths nobody needs
     shutil.rmtree(beside / REFERENCE_ADAPTER, ignore_errors=True)  # of the training alone
     for path in beside.iterdir():

@@ -19,7 +19,9 @@ from tests.containers.ppo.parts import (
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from aligntune.errors import TrainingError
-from aligntune.training.ppo_model import Sequences, plain_generating, score
+from aligntune.training.generation import plain_generating, up_to_end
+from aligntune.training.ppo_model import Critic, decoder
+from aligntune.training.scoring import Sequences, score
 
 
 def check_padding_changes_nothing() -> None:
@@ -48,6 +50,27 @@ def check_padding_changes_nothing() -> None:
             for name in ("log_probs", "entropy", "hidden"):
                 one, two = getattr(told, name)[row, :length], getattr(other, name)[row, :length]
                 assert torch.equal(one, two), f"{name} of row {row} depends on padding"
+
+
+def check_a_critic_of_its_own_values_the_state_before_a_token() -> None:
+    prompts, completions = [[4], [5, 6, 7]], [[3, 5, END], [2]]
+    batch = Sequences.of(prompts, completions, PAD, "cpu")
+    body = policy(spread=0.3)
+    critic = Critic(body.config.hidden_size, decoder(body))
+    torch.nn.init.normal_(critic.head.weight)
+    told = critic(batch, None).detach()
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        for place in range(len(completion)):
+            before = torch.tensor([prompt + completion[:place]])
+            state = body(before, output_hidden_states=True).hidden_states[-1][0, -1]
+            near(told[row, place], (critic.head.weight @ state).detach()[0])
+
+
+def check_a_completion_is_what_comes_up_to_its_end() -> None:
+    assert up_to_end([5, END, 6, END], [END]) == [5, END]
+    assert up_to_end([END, 6], [END]) == [END]
+    assert up_to_end([5, PAD, 6], [END]) == [5, PAD, 6]
+    assert up_to_end([5, 9, END], [END, 9]) == [5, 9]
 
 
 def check_samples_are_of_the_distribution_they_are_scored_by() -> None:

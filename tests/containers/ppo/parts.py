@@ -61,7 +61,8 @@ def adapted(model: Any) -> Any:
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
-    return get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "up_proj"]))
+    targets = ["q_proj", "v_proj", "up_proj"]
+    return get_peft_model(model, LoraConfig(r=4, lora_dropout=0.5, target_modules=targets))
 
 
 def share(completion_ids: list[list[int]], **_: Any) -> list[float | None]:

@@ -26,6 +26,8 @@ from tests.containers.ppo.parts import (
 )
 from transformers import AutoModelForCausalLM
 
+from aligntune.training.ppo_rollout import prompts_of
+
 
 def steps_by_plain_transformers(
     model: Any,
@@ -150,6 +152,7 @@ def check_the_first_ratio_is_exactly_one() -> None:
         (False, {"critic": "model", "temperature": 0.7}),
         (True, {"critic": "head"}),
         (False, {"bf16": True}),
+        (True, {"critic": "model", "gradient_checkpointing": True}),
     ]
     for lora, named in kinds:
         model, logs = policy(spread=0.2, attention_dropout=0.5), Logs()
@@ -391,6 +394,17 @@ def check_rewards_are_given_what_trl_gives_them() -> None:
     assert logs.of("reward")[-1] == 1.0
 
 
+def check_a_pass_takes_every_prompt_in_an_order_of_its_own() -> None:
+    passes = [[prompts_of(3 * number + part, 8, 20, 5) for part in range(3)] for number in (0, 1)]
+    for parts in passes:
+        taken = [row for part in parts for row in part]
+        assert sorted(taken[:20]) == list(range(20))
+        assert taken[20:] == taken[:4]  # the last rollout is filled up
+    assert passes[0] != passes[1]
+    assert passes[0][0] != prompts_of(0, 8, 20, 6)
+    assert sorted(prompts_of(0, 8, 3, 0))[:3] == [0, 0, 0]  # fewer prompts than a rollout takes
+
+
 def check_a_policy_that_moves_too_far_is_sampled_anew() -> None:
     rollouts: list[int] = []
 
@@ -451,3 +465,17 @@ def check_what_cannot_be_meant_is_refused() -> None:
         refuses(ValueError, word, lambda named=named: trainer(policy(), **named))  # type: ignore[misc]
     one = trainer(policy(), lambda completions, **_: [1.0])
     refuses(ValueError, "returned 1 rewards for 16", one.train)
+
+
+def check_gradients_of_policy_and_critic_are_clipped() -> None:
+    """Each by itself, to the norm that was asked for."""
+    for critic in ("head", "model"):
+        model = policy(spread=0.15)
+        made = trainer(
+            model, critic=critic, optim="sgd", learning_rate=1.0, max_grad_norm=1e-3, max_steps=1
+        )
+        before = [[each.detach().clone() for each in m.parameters()] for m in (model, made.critic)]
+        made.train()
+        for module, weights in zip((model, made.critic), before, strict=True):
+            moved = [one - two for one, two in zip(module.parameters(), weights, strict=True)]
+            near(torch.stack([each.norm() for each in moved]).norm().detach(), 1e-3, 2e-5)

@@ -49,7 +49,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         "beta": spec.preference.beta,
         "desirable_weight": 1.0,
         "undesirable_weight": 1.0,
-        "disable_dropout": True,
+        "disable_dropout": not spec.adapter.dropout,  # it would take the adapter's too
         "sync_ref_model": False,
         "activation_offloading": False,
     }
@@ -92,7 +92,9 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
 
     def rotate(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         answers = batch["completion_ids"]
-        return {"KL_completion_ids": answers[-1:] + answers[:-1]}
+        others = zip(batch["prompt_ids"], answers[-1:] + answers[:-1], strict=True)
+        room = [(None if limit is None else limit - len(prompt), other) for prompt, other in others]
+        return {"KL_completion_ids": [other[:most] for most, other in room]}
 
     useful = useful.map(
         rotate, batched=True, batch_size=training.batch_size, keep_in_memory=True

@@ -9,7 +9,7 @@ from aligntune.spec import RunSpec
 from aligntune.training.evaluation import Measurement
 from aligntune.training.families import Setup
 from aligntune.training.generation import complete
-from aligntune.training.logprobs import completion_logprobs, reference
+from aligntune.training.logprobs import REFERENCE_ADAPTER, completion_logprobs, reference
 from aligntune.training.tokenization import (
     Tokenized,
     encode_prompt,
@@ -45,6 +45,8 @@ BEST = ("reward", True)
 HEAD = "causal"
 PREPARED = False
 SAMPLES = 4
+HEAD_FACTOR = 10
+"""Learning rate of PPO's value head over the policy's, see docs/ppo.md."""
 
 
 def longest(spec: RunSpec) -> int | None:
@@ -68,12 +70,16 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         "top_p": rl.top_p,
         "top_k": rl.top_k,
         "reward_weights": [reward.weight for reward in spec.rewards],
-        "disable_dropout": True,
+        "disable_dropout": not spec.adapter.dropout,  # it would take the adapter's too
     }
     if spec.row.trainer == "PPOTrainer":
         return {
             **common,
+            "include_num_input_tokens_seen": "non_padding",  # ours hands them in
             **spec.ppo.model_dump(),
+            # A head that begins at 0 has to learn faster than what it sits on.
+            "critic_learning_rate": spec.training.learning_rate
+            * (HEAD_FACTOR if spec.ppo.critic == "head" else 1),
             "num_ppo_epochs": rl.num_iterations,
             "kl_coef": rl.beta,
             "cliprange": rl.epsilon,
@@ -95,6 +101,8 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         "num_iterations": rl.num_iterations,
         "epsilon": rl.epsilon,
         "epsilon_high": rl.epsilon_high,
+        "scale_rewards": "group",
+        "mask_truncated_completions": False,
         "delta": None,
         "normalize_advantages": False,
         "reward_clip_range": None,
@@ -163,9 +171,9 @@ def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurem
     ended = [tokens[-1:] == [tokenizer.eos_token_id] for tokens in completions]
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
     answers = [[{"role": "assistant", "content": text}] for text in texts]
-    columns = {name: rows[name] for name in rows.column_names if name != "prompt"}
+    columns = {name: list(rows[name]) for name in rows.column_names if name != "prompt"}
     given = {
-        "prompts": rows["prompt"],
+        "prompts": list(rows["prompt"]),
         "completions": answers if is_chat(rows) else texts,
         "completion_ids": completions,
         **columns,
@@ -207,6 +215,8 @@ def _kl(
 ) -> float | None:
     tokens = sum(map(len, completions))
     spec = setup.spec
+    if spec.adapter.path and REFERENCE_ADAPTER not in getattr(model, "peft_config", {}):
+        return None  # of the adapter that was gone on with nothing is left to compare with
     with reference(model, frozen) as base:
         if base is None or not tokens:
             return None

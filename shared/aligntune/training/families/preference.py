@@ -31,6 +31,8 @@ HEAD = "causal"
 PREPARED = True
 SIDES = ("chosen", "rejected")
 SAMPLES = 4
+CHANGES_LOSS = {"f_divergence_type", "ld_alpha", "loss_weights", "use_weighting"}
+"""Trainer arguments with which the loss is not the one that is measured here."""
 
 
 def longest(spec: RunSpec) -> int | None:
@@ -55,7 +57,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         "label_smoothing": spec.preference.label_smoothing,
         "beta": spec.preference.beta,
         "use_weighting": False,
-        "disable_dropout": True,
+        "disable_dropout": not spec.adapter.dropout,  # it would take the adapter's too
         "sync_ref_model": False,
         "activation_offloading": False,
     }
@@ -128,8 +130,12 @@ def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurem
         }
 
     policy = scored(model)
-    with reference(model, frozen) as base:
-        before = scored(base) if base is not None else {side: [0.0] * len(rows) for side in SIDES}
+    if "ref_chosen_logps" in rows.column_names:  # precompute_ref_log_probs
+        before = {side: list(rows[f"ref_{side}_logps"]) for side in SIDES}
+    else:
+        with reference(model, frozen) as base:
+            none = {side: [0.0] * len(rows) for side in SIDES}
+            before = scored(base) if base is not None else none
     beta = setup.spec.preference.beta
     rewards = {
         side: [beta * (now - then) for now, then in zip(policy[side], before[side], strict=True)]
@@ -143,7 +149,8 @@ def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurem
         "reward_rejected": sum(rewards["rejected"]) / len(margins),
         "pairs": len(margins),
     }
-    if setup.spec.preference.loss_type == "sigmoid" and not setup.spec.preference.label_smoothing:
+    preference, changed = setup.spec.preference, CHANGES_LOSS & set(setup.spec.trainer_args)
+    if preference.loss_type == "sigmoid" and not preference.label_smoothing and not changed:
         metrics = {"loss": sum(map(_log1pexp, margins)) / len(margins), **metrics}
     samples = tuple(
         {

@@ -35,7 +35,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         "remove_unused_columns": False,  # rows hold what is used, and their length
         "pad_to_multiple_of": None,
         "center_rewards_coefficient": None,
-        "disable_dropout": True,
+        "disable_dropout": not spec.adapter.dropout,  # it would take the adapter's too
         "activation_offloading": False,
         "eos_token": None,
         "pad_token": None,

@@ -23,7 +23,8 @@ def load_model(
 ) -> Callable[..., list[float | None]]:
     """The reward that a model gives: its output for prompt and completion, as one text.
 
-    A conversation is put into the reward model's own chat template. What is longer than the model
+    A conversation is put into the reward model's own chat template; a text ends in its
+    end-of-sequence token, off which training has read its score. What is longer than the model
     takes loses its beginning, since the completion is what is judged.
 
     Args:
@@ -52,7 +53,8 @@ def load_model(
 
     def text(prompt: Any, completion: Any) -> str:
         if isinstance(prompt, str):
-            return f"{prompt}{completion}"
+            whole, end = f"{prompt}{completion}", tokenizer.eos_token or ""
+            return whole if whole.endswith(end) else whole + end
         return str(tokenizer.apply_chat_template([*prompt, *completion], tokenize=False))
 
     def score(samples: list[tuple[Any, Any]]) -> list[float]:
@@ -82,6 +84,11 @@ def load_model(
 def _config(folder: Path, name: str) -> Any:
     from transformers import AutoConfig
 
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"the reward model {name} is an adapter",
+            "Merge it into its base (peft's merge_and_unload), or train it without an adapter",
+        )
     if not (folder / "config.json").is_file():
         raise ModelError(f"no reward model in {name}: there is no config.json")
     try:

@@ -1,0 +1,76 @@
+"""Toys (tests/toys.py) in real runs: the command where TRL trains, a bare container for Unsloth."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from docker import DockerClient
+from tests.containers.runs import ROOT, Bench, Ended, bare, in_image
+from tests.toys import REWARD, TOYS, Toy, rows, spec_of
+
+from aligntune.algorithms import ALGORITHMS
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Trains toys on either backend."""
+
+    engine: DockerClient
+    image: Callable[[str, str], str]
+    bench: Bench
+
+    @property
+    def model(self) -> Path:
+        return self.bench.models / "toy"
+
+    @property
+    def reward(self) -> Path:
+        """The file of the reward function ``good``."""
+        return self.bench.folder / "data" / "good.py"
+
+    def prepare(self) -> None:
+        """Make the model, the data and the reward."""
+        for name in ("tiny.py", "toys.py"):
+            script = Path(shutil.copy(ROOT / "tests" / name, self.bench.folder))
+        in_image(self.engine, self.image("trl", "cpu"), script, self.bench, self.model)
+        self.bench.write(self.reward.name, REWARD)
+        for name in {toy.data for toy in TOYS.values()}:
+            for part, made in zip(("train", "held-out"), rows(name), strict=True):
+                self.bench.write(f"{name}-{part}.jsonl", made)
+
+    def data(self, algorithm: str, part: str = "train") -> Path:
+        return self.bench.folder / "data" / f"{self.toy(algorithm).data}-{part}.jsonl"
+
+    @staticmethod
+    def toy(algorithm: str) -> Toy:
+        return TOYS[ALGORITHMS[algorithm].family]
+
+    def spec(self, algorithm: str, *, adapter: bool = False, **training: Any) -> dict[str, Any]:
+        """A toy's whole spec; ``training`` instead of its own."""
+        held_out = str(self.data(algorithm, "held-out"))
+        spec = {
+            **spec_of(algorithm, adapter, **training),
+            "model": {"name": str(self.model)},
+            "dataset": {"name": str(self.data(algorithm)), "eval_name": held_out},
+        }
+        if "rewards" in ALGORITHMS[algorithm].needs:
+            spec["rewards"] = [f"{self.reward}:good"]
+        return spec
+
+    def train(self, spec: Mapping[str, Any], backend: str = "trl") -> Ended:
+        """The same spec, by the command or in a bare container."""
+        if backend == "unsloth":
+            return bare(self.engine, self.image("unsloth", "cuda"), self.bench, spec)
+        run = self.bench.output()
+        return self.bench.run(*self.words(spec, run), run=run)
+
+    def words(self, spec: Mapping[str, Any], run: Path) -> list[str | Path]:
+        """What comes after ``aligntune-run``."""
+        path = self.bench.write(f"spec-{run.name}.yaml", json.dumps(spec))
+        fixed = ["--backend", "trl", "--gpus", "0", "--engine", "docker", "--pull", "never"]
+        return ["-c", path, "--output", run, *fixed]
