@@ -1,6 +1,6 @@
 """Our PPO against TRL's last one, side by side.
 
-    python benchmarks/ppo.py [--seeds 5] [--rate 1e-3] [--kl 1e-3] [--episodes 6400] [--threads 2]
+    python benchmarks/ppo.py [--seeds 5] [--rate 1e-3] [--kl 1e-3] [--episodes 1600] [--threads 2]
 
 A tiny Llama learns to say one word: the reward is that word's share of a completion. Both sides
 get the same model, prompts, number of episodes and settings, and run in turn, seed by seed, in the
@@ -53,7 +53,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
     parser.add_argument("--kl", type=float, default=1e-3, help="kl_coef")
-    parser.add_argument("--episodes", type=int, default=6400)
+    parser.add_argument("--episodes", type=int, default=1600)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
