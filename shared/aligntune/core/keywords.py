@@ -14,7 +14,6 @@ from typing import Any, Literal, TypedDict, get_args
 
 from aligntune.core.functions import named_function
 from aligntune.errors import SpecError
-from aligntune.sections import CANONICAL_COLUMNS
 from aligntune.settings import (
     Layer,
     Settings,
@@ -284,18 +283,10 @@ def _quantization(value: Any) -> dict[str, Any]:
 
 
 def _columns(value: Any) -> dict[str, Any]:
-    """Canonical name -> name in the data; the other way round too, where only that can be meant."""
+    """Canonical name -> name in the data, and never guessed to be the other way round."""
     if not isinstance(value, Mapping):
         raise SpecError(f"column_mapping is a mapping, not {value!r}")
-    ours = {*CANONICAL_COLUMNS}
-    keys, names = set(value) <= ours, {str(name) for name in value.values()} <= ours
-    if keys and names and dict(value) != {name: key for key, name in value.items()}:
-        raise SpecError(
-            f"column_mapping {dict(value)!r} can be read in both directions",
-            "Say dataset={'columns': {canonical: name in the data}}",
-        )
-    turned = {name: key for key, name in value.items()} if names and not keys else dict(value)
-    return nested("dataset.columns", turned)
+    return nested("dataset.columns", dict(value))
 
 
 def _report_to(value: Any) -> dict[str, Any]:
