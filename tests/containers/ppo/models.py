@@ -10,6 +10,7 @@ from tests.containers.ppo.parts import (
     PAD,
     PROMPTS,
     WORDS,
+    adapted,
     near,
     policy,
     refuses,
@@ -20,6 +21,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from aligntune.errors import TrainingError
 from aligntune.training.generation import plain_generating, up_to_end
+from aligntune.training.logprobs import reference
 from aligntune.training.ppo_model import Critic, decoder
 from aligntune.training.scoring import Sequences, score
 
@@ -148,3 +150,27 @@ def check_generation_is_in_sorted_batches_within_the_context() -> None:
     assert made.model.training
     assert widths == [(4, width) for width in (5, 4, 3, 2, 1)]
     assert inside == [made.model]
+
+
+def check_an_adapter_that_is_gone_on_with_is_its_own_reference() -> None:
+    """Not the base model: a policy that has learned by an adapter is held to what it learned."""
+    model = adapted(policy(spread=0.5))
+    batch = Sequences.of([[4, 5], [6]], [[7, END], [8, 9]], PAD, "cpu")
+    model.eval()
+    base = score(model, batch, 1.0).log_probs
+    for name, weight in model.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(weight, std=0.5)
+    begun = score(model, batch, 1.0).log_probs
+    assert not torch.allclose(begun, base, atol=1e-3)
+
+    started = trainer(model, max_steps=1, kl_coef=0.1)
+    learned = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert learned
+    assert not any(".ref." in name for name in learned)
+    started.train()
+    model.eval()
+    assert not torch.allclose(score(model, batch, 1.0).log_probs, begun, atol=1e-6)
+    with reference(model, None) as kept:
+        near(score(kept, batch, 1.0).log_probs, begun)
+    assert {name for name, weight in model.named_parameters() if weight.requires_grad} == learned
