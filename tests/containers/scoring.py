@@ -69,7 +69,7 @@ def plain_scores(folder: Path, samples: list[tuple[Any, Any]]) -> list[float]:
     found = []
     for prompt, completion in samples:
         if isinstance(prompt, str):
-            ids = tokenizer(prompt + completion)["input_ids"]
+            ids = tokenizer(prompt + completion + tokenizer.eos_token)["input_ids"]
         else:
             text = tokenizer.apply_chat_template(prompt + completion, tokenize=False)
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
