@@ -23,7 +23,8 @@ from aligntune.errors import (
 )
 from aligntune.settings import nearest
 from aligntune.spec import RunSpec
-from aligntune_run.host import Gpu, Host, ImageState
+from aligntune_run.gpus import Gpu
+from aligntune_run.host import Host, ImageState
 from aligntune_run.models import ModelFacts
 from aligntune_run.plan import Choice, Image, Verdict
 
@@ -192,7 +193,7 @@ def choose_gpus(wanted: str, host: Host, engine: str) -> tuple[Gpu, ...]:
         raise HardwareError(
             f"--gpus {wanted}: training on several GPUs is not supported yet", "Use --gpus 1"
         )
-    if chosen and engine == "docker" and not host.engine.passes_gpus:
+    if chosen and engine == "docker" and host.engine.gpu_way == "none":
         raise HardwareError(
             f"the engine cannot pass {chosen[0].name} to a container",
             "Install the NVIDIA Container Toolkit, or use --engine process, or --gpus 0",
@@ -236,7 +237,9 @@ def judge(situation: Situation) -> tuple[Verdict, ...]:
     for name, (rule, _, _) in RULES.items():
         outcome = rule(situation)
         if outcome is not None:
-            said.append(Verdict(name, situation.backend, *outcome))
+            passed, evidence = outcome
+            level: Literal["pass", "fail"] = "pass" if passed else "fail"
+            said.append(Verdict(name, situation.backend, level, evidence))
     return tuple(said)
 
 

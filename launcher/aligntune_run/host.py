@@ -1,7 +1,7 @@
 """What is here: GPUs, driver, engine, images, caches. Probed once, then plain data.
 
 A failure while probing is a fact with a reason in words, never an exception; only a caller without
-a home to keep caches in is told so.
+a home to keep caches in is told so. GPUs are asked for in :mod:`aligntune_run.gpus`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from aligntune.errors import EngineError
+from aligntune_run.caches import cache_dir, hub_caches, token_file
+from aligntune_run.gpus import Gpu, probe_gpus
 
 HUB_VARIABLES = (
     "HF_ENDPOINT",
@@ -32,27 +32,32 @@ HUB_VARIABLES = (
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """One NVIDIA GPU; ``capability`` is its compute capability, ``memory`` is in bytes."""
-
-    index: int
-    uuid: str
-    name: str
-    capability: tuple[int, int]
-    memory: int
-
-
-@dataclass(frozen=True)
 class Engine:
-    """A container engine, or why there is none; ``memory`` in bytes is what it can give."""
+    """A container engine, or why there is none.
+
+    Attributes:
+        kind: ``docker`` or ``podman``.
+        gpu_way: how a container gets a GPU: by NVIDIA's container runtime or its hook, by the
+            engine's own CDI devices, or not at all.
+        cdi_devices: names of the CDI devices of NVIDIA's that the engine knows.
+        cgroup_driver: ``systemd`` or ``cgroupfs``; empty where it does not say.
+        memory: bytes that it can give.
+        root: where it keeps images.
+        storage_free: bytes free there; None where that cannot be told.
+    """
 
     reachable: bool
     reason: str = ""
+    kind: Literal["docker", "podman"] = "docker"
     address: str = ""
     version: str = ""
     rootless: bool = False
-    passes_gpus: bool = False
+    gpu_way: Literal["none", "nvidia", "cdi"] = "none"
+    cdi_devices: tuple[str, ...] = ()
+    cgroup_driver: str = ""
     memory: int = 0
+    root: str = ""
+    storage_free: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,16 @@ class ImageState:
 
 @dataclass(frozen=True)
 class Host:
-    """Everything that choosing may look at. Paths are absolute, sizes in bytes."""
+    """Everything that choosing may look at. Paths are absolute, sizes in bytes.
+
+    Attributes:
+        gpus: those that a program may use, see :class:`~aligntune_run.gpus.Gpus`.
+        gpu_note: why there are none, or what about them could not be read.
+        driver: the NVIDIA driver's version; ``driver_cuda`` the newest CUDA that it runs.
+        other_gpu: the vendor of a GPU that no image supports.
+        bf16: whether the CPU computes in bf16.
+        cache_free: bytes free where ``cache`` is; None where that cannot be told.
+    """
 
     system: str
     machine: str
@@ -93,110 +107,9 @@ class Host:
     datasets_cache: Path
     token: Path | None
     environment: dict[str, str]
-
-
-def home() -> Path:
-    """The caller's home.
-
-    Raises:
-        EngineError: there is none, as where a container is given a uid that nobody has.
-    """
-    try:
-        return Path.home()
-    except RuntimeError as error:
-        raise EngineError(
-            f"uid {os.getuid()} has no home folder to keep caches in",
-            "Set HOME, or XDG_CACHE_HOME",
-        ) from error
-
-
-def cache_dir(environment: Mapping[str, str]) -> Path:
-    """Where this program keeps venvs, compile caches and processed data."""
-    if named := environment.get("ALIGNTUNE_CACHE_DIR"):
-        return _absolute(named)
-    return _caches(environment) / "aligntune"
-
-
-def hub_caches(environment: Mapping[str, str]) -> tuple[Path, Path]:
-    """The caller's own Hugging Face caches, as huggingface_hub finds them: hub and datasets."""
-    hub, datasets = environment.get("HF_HUB_CACHE"), environment.get("HF_DATASETS_CACHE")
-    return (
-        _absolute(hub) if hub else _hub_home(environment) / "hub",
-        _absolute(datasets) if datasets else _hub_home(environment) / "datasets",
-    )
-
-
-def token_file(environment: Mapping[str, str]) -> Path | None:
-    """The file with the caller's hub token, if there is one (``HF_TOKEN`` is handled apart)."""
-    named = environment.get("HF_TOKEN_PATH")
-    path = _absolute(named) if named else _hub_home(environment) / "token"
-    return path if path.is_file() else None
-
-
-def _hub_home(environment: Mapping[str, str]) -> Path:
-    if named := environment.get("HF_HOME"):
-        return _absolute(named)
-    return _caches(environment) / "huggingface"
-
-
-def _caches(environment: Mapping[str, str]) -> Path:
-    named = environment.get("XDG_CACHE_HOME")
-    return _absolute(named) if named else home() / ".cache"
-
-
-def _absolute(path: str) -> Path:
-    return Path(os.path.expanduser(path)).absolute()
-
-
-def probe_gpus() -> tuple[tuple[Gpu, ...], str | None, str]:
-    """NVIDIA GPUs through NVML, the driver's version, and a note on why there are none."""
-    import ctypes
-
-    try:
-        ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return (), None, "no NVIDIA driver, as there is no libnvidia-ml.so.1"
-    import pynvml as nvml
-
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError as error:
-        return (), None, f"NVML does not start: {error}"
-    try:
-        driver = _text(nvml.nvmlSystemGetDriverVersion())
-        gpus = []
-        for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            gpus.append(
-                Gpu(
-                    index=index,
-                    uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
-                    name=_text(nvml.nvmlDeviceGetName(handle)),
-                    capability=tuple(nvml.nvmlDeviceGetCudaComputeCapability(handle)),
-                    memory=int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
-                )
-            )
-    except nvml.NVMLError as error:
-        return (), None, f"NVML fails: {error}"
-    finally:
-        nvml.nvmlShutdown()
-    visible = _visible(tuple(gpus), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    if gpus and not visible:
-        return (), driver, "CUDA_VISIBLE_DEVICES hides every GPU"
-    return visible, driver, "" if gpus else "NVML finds no GPU"
-
-
-def _visible(gpus: tuple[Gpu, ...], wanted: str | None) -> tuple[Gpu, ...]:
-    """The GPUs CUDA_VISIBLE_DEVICES leaves, in its order; CUDA stops at the first bad entry."""
-    if wanted is None:
-        return gpus
-    kept: list[Gpu] = []
-    for entry in filter(None, (part.strip() for part in wanted.split(","))):
-        found = [gpu for gpu in gpus if entry == str(gpu.index) or gpu.uuid.startswith(entry)]
-        if not found:
-            break
-        kept += found[:1]
-    return tuple(kept)
+    driver_cuda: str | None = None
+    bf16: bool = False
+    cache_free: int | None = None
 
 
 def other_gpu() -> str | None:
@@ -227,9 +140,11 @@ def probe_engine(client: Any | None, reason: str) -> Engine:
         address=client.api.base_url,
         version=info.get("ServerVersion", ""),
         rootless=any("name=rootless" in option for option in security),
-        passes_gpus="nvidia" in (info.get("Runtimes") or {})
-        or bool(info.get("DiscoveredDevices"))
-        or shutil.which("nvidia-container-runtime-hook") is not None,
+        gpu_way="nvidia"
+        if "nvidia" in (info.get("Runtimes") or {})
+        or shutil.which("nvidia-container-runtime-hook") is not None
+        else "none",
+        cgroup_driver=info.get("CgroupDriver", ""),
         memory=info.get("MemTotal", 0),
     )
 
@@ -241,7 +156,7 @@ def memory_total() -> int:
 
 def probe(engine: Engine, images: tuple[ImageState, ...]) -> Host:
     """This machine as plain data; the engine and its images are asked by those who talk to it."""
-    gpus, driver, note = probe_gpus()
+    gpus = probe_gpus()
     hub, datasets = hub_caches(os.environ)
     return Host(
         system=platform.system(),
@@ -250,10 +165,10 @@ def probe(engine: Engine, images: tuple[ImageState, ...]) -> Host:
         gid=os.getgid(),
         cpus=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
         memory=memory_total(),
-        gpus=gpus,
-        gpu_note=note,
-        driver=driver,
-        other_gpu=None if gpus else other_gpu(),
+        gpus=gpus.found,
+        gpu_note=gpus.note,
+        driver=gpus.driver,
+        other_gpu=None if gpus.found else other_gpu(),
         engine=engine,
         images=images,
         cache=cache_dir(os.environ),
@@ -261,8 +176,5 @@ def probe(engine: Engine, images: tuple[ImageState, ...]) -> Host:
         datasets_cache=datasets,
         token=token_file(os.environ),
         environment={name: os.environ[name] for name in HUB_VARIABLES if name in os.environ},
+        driver_cuda=gpus.cuda,
     )
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

@@ -20,11 +20,60 @@ WEIGHTS = ("*.safetensors", "*.bin")
 
 
 @dataclass(frozen=True)
+class Shape:
+    """The numbers of a decoder that its size in memory follows from, as in ``config.json``.
+
+    Attributes:
+        hidden: width of the residual stream.
+        layers: decoder layers.
+        heads: attention heads; ``kv_heads`` those of keys and values, each ``head_dim`` wide.
+        intermediate: width between the two halves of a feed-forward block.
+        vocabulary: rows of the embedding.
+        tied: whether the output matrix is the embedding itself.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    tied: bool
+
+
+@dataclass(frozen=True)
 class ModelFacts:
-    """``model_type`` as in ``config.json``; ``vision`` where the model takes images too."""
+    """What a model's own files say; None for what they do not, or where they are not here.
+
+    Attributes:
+        model_type: as in ``config.json``.
+        vision: whether it takes images too.
+        parameters: numbers in its weights' files, tied ones once.
+        dtype: of most of them, in torch's names (``bfloat16``).
+        context: tokens it takes at most.
+        shape: None for a model that is no plain decoder.
+        linear: by module name (``q_proj``), the sum of inputs and outputs of its linear layers,
+            embedding and output matrix left out: what an adapter's size follows from.
+        quantized: the method that the weights are quantized by already, as ``gptq``.
+        custom_code: whether its repository carries code of its own (``auto_map``).
+        gated: whether the hub gives it only to those who were granted access.
+        granted: whether the caller's token opens it; None where nobody asked.
+        note: why something is not known, in words.
+    """
 
     model_type: str | None = None
     vision: bool = False
+    parameters: int | None = None
+    dtype: str | None = None
+    context: int | None = None
+    shape: Shape | None = None
+    linear: tuple[tuple[str, int], ...] = ()
+    quantized: str | None = None
+    custom_code: bool = False
+    gated: bool = False
+    granted: bool | None = None
+    note: str = ""
 
 
 def read_model(name: str) -> ModelFacts:

@@ -16,12 +16,23 @@ ONLINE: tuple[Phase, ...] = ("fetch", "push")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one rule says of one backend, and the evidence for it."""
+    """What one rule says, and the evidence for it.
+
+    Attributes:
+        backend: the one that it is said of; empty for what holds whichever is chosen.
+        level: ``warn`` is told and does not stand in the way.
+        remedy: what to do about a failure or a warning.
+    """
 
     rule: str
     backend: str
-    passed: bool
+    level: Literal["pass", "warn", "fail"]
     evidence: str
+    remedy: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.level != "fail"
 
 
 @dataclass(frozen=True)

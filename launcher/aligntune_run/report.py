@@ -52,8 +52,7 @@ def plan(prepared: Prepared, as_json: bool) -> None:
         return
     choice(prepared, sys.stdout)
     for verdict in prepared.plan.choice.verdicts:
-        word = "pass" if verdict.passed else "FAIL"
-        print(f"  {word}  {verdict.backend:8} {verdict.rule}: {verdict.evidence}")
+        print(f"  {verdict.level}  {verdict.backend:8} {verdict.rule}: {verdict.evidence}")
     print(yaml.safe_dump(json.loads(json.dumps(told)), sort_keys=False, allow_unicode=True), end="")
 
 

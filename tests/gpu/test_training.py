@@ -16,7 +16,7 @@ from tests.toys import REWARD, TOYS, rows, spec_of
 
 from aligntune.algorithms import ALGORITHMS
 from aligntune.training.backend import installed
-from aligntune_run.host import probe_gpus
+from aligntune_run.gpus import probe_gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,11 +62,11 @@ def losses(run: Path) -> list[float]:
 def test_nvml_finds_what_torch_finds() -> None:
     import torch
 
-    gpus, driver, note = probe_gpus()
-    assert len(gpus) == torch.cuda.device_count() > 0, note
-    assert driver
-    assert gpus[0].name == torch.cuda.get_device_name(0)
-    assert gpus[0].capability == torch.cuda.get_device_capability(0)
+    seen = probe_gpus()
+    assert len(seen.found) == torch.cuda.device_count() > 0, seen.note
+    assert seen.driver
+    assert seen.found[0].name == torch.cuda.get_device_name(0)
+    assert seen.found[0].capability == torch.cuda.get_device_capability(0)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gpt2"])

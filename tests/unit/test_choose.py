@@ -25,7 +25,8 @@ from aligntune.settings import Layer, from_assignment, resolve
 from aligntune.spec import RunSpec
 from aligntune.training.arguments import refuse_owned
 from aligntune_run.choose import RULES, choose
-from aligntune_run.host import Engine, Gpu, Host, ImageState
+from aligntune_run.gpus import Gpu
+from aligntune_run.host import Engine, Host, ImageState
 from aligntune_run.models import ModelFacts
 from aligntune_run.plan import Choice
 
@@ -51,9 +52,9 @@ FACTS: dict[str, dict[str, Any]] = {
     },
 }
 
-H200 = Gpu(0, "GPU-aaaa", "NVIDIA H200", (9, 0), 141 * 2**30)
-SECOND = Gpu(1, "GPU-bbbb", "NVIDIA H200", (9, 0), 141 * 2**30)
-V100 = Gpu(0, "GPU-cccc", "Tesla V100", (7, 0), 16 * 2**30)
+H200 = Gpu(0, "GPU-aaaa", "NVIDIA H200", (9, 0), 141 * 2**30, 141 * 2**30)
+SECOND = Gpu(1, "GPU-bbbb", "NVIDIA H200", (9, 0), 141 * 2**30, 141 * 2**30)
+V100 = Gpu(0, "GPU-cccc", "Tesla V100", (7, 0), 16 * 2**30, 16 * 2**30)
 
 
 def image(backend: str, flavour: str, how: Any = "present", reason: str = "") -> ImageState:
@@ -75,7 +76,7 @@ CPU_MACHINE = Host(
     gpu_note="NVML finds no GPU",
     driver=None,
     other_gpu=None,
-    engine=Engine(True, passes_gpus=True),
+    engine=Engine(True, gpu_way="nvidia"),
     images=(TRL_CPU, TRL_CUDA, UNSLOTH),
     cache=Path("/home/u/.cache/aligntune"),
     hub_cache=Path("/home/u/.cache/huggingface/hub"),
@@ -197,7 +198,7 @@ CASES = [
         "an engine that cannot pass the GPU",
         HardwareError,
         "the engine cannot pass NVIDIA H200 to a container",
-        replace(GPU_MACHINE, engine=Engine(True, passes_gpus=False)),
+        replace(GPU_MACHINE, engine=Engine(True, gpu_way="none")),
     ),
     # backends asked for
     Case("--backend trl with a GPU", "trl/cuda/docker", "as asked", GPU_MACHINE, ("backend=trl",)),
@@ -437,7 +438,12 @@ hosts = st.builds(
     gpus=gpus,
     driver=st.sampled_from([None, "550.1", "580.65.06", "590.1"]),
     other_gpu=st.sampled_from([None, None, "AMD"]),
-    engine=st.builds(Engine, st.booleans(), st.just("no engine"), passes_gpus=st.booleans()),
+    engine=st.builds(
+        Engine,
+        st.booleans(),
+        st.just("no engine"),
+        gpu_way=st.sampled_from(["none", "nvidia", "cdi"]),
+    ),
     images=images,
 )
 requests = st.builds(

@@ -435,7 +435,7 @@ def test_a_dry_run_in_words_says_the_choice_and_every_verdict(
     assert done.returncode == 0, done.stderr
     first = done.stdout.splitlines()[0]
     assert first.startswith("sft with TRL on the CPU (not Unsloth: it needs an NVIDIA GPU")
-    assert "FAIL  unsloth" in done.stdout
+    assert "fail  unsloth" in done.stdout
     assert "pass  trl" in done.stdout
 
 

@@ -77,7 +77,7 @@ def test_a_plan_is_json_and_carries_every_rule_s_verdict() -> None:
         gpus=(),
         reason="TRL on the CPU",
         warnings=("mind this",),
-        verdicts=(Verdict("gpu", "unsloth", False, "it needs an NVIDIA GPU"),),
+        verdicts=(Verdict("gpu", "unsloth", "fail", "it needs an NVIDIA GPU"),),
     )
     plan = Plan("id", "/runs/id", spec_of(), {"model.name": "--model"}, choice, GIB, ("model m",))
     values = json.loads(json.dumps(plan.to_dict()))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from aligntune.errors import EngineError
-from aligntune_run.host import home
+from aligntune_run.caches import home
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -24,7 +24,7 @@ class BackendStatus(TypedDict):
     Attributes:
         available: whether it can.
         reason: what it would run with, or what is in its way.
-        verdicts: what each rule said: ``rule``, ``passed``, ``evidence``.
+        verdicts: what each rule said: ``rule``, ``level`` (pass, warn or fail), ``evidence``.
     """
 
     available: bool

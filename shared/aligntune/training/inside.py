@@ -96,7 +96,7 @@ class InsideRunner:
             reason = f"installed: {told}"
         else:
             reason = f"this is the image of {TITLES[self._name]}; {TITLES[name]} has its own"
-        verdict = {"rule": "image", "passed": here, "evidence": reason}
+        verdict = {"rule": "image", "level": "pass" if here else "fail", "evidence": reason}
         return {"available": here, "reason": reason, "verdicts": [verdict]}
 
     def select(self, spec: RunSpec, model: bool) -> Selection:
