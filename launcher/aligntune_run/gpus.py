@@ -43,7 +43,7 @@ class Gpus:
         note: why there are none, or what about them could not be read.
         driver: the driver's version.
         cuda: the newest CUDA version that the driver runs, as ``13.0``.
-        source: ``NVML`` or ``nvidia-smi``; empty where neither answers.
+        source: ``NVML``; empty where it does not answer.
     """
 
     found: tuple[Gpu, ...] = ()
@@ -54,7 +54,7 @@ class Gpus:
 
 
 def probe_gpus(environment: Mapping[str, str] = os.environ) -> Gpus:
-    """The GPUs that ``CUDA_VISIBLE_DEVICES`` leaves, through NVML, else through ``nvidia-smi``."""
+    """The GPUs that ``CUDA_VISIBLE_DEVICES`` leaves, through NVML."""
     import ctypes
 
     try:

@@ -140,13 +140,17 @@ def probe_engine(client: Any | None, reason: str) -> Engine:
         address=client.api.base_url,
         version=info.get("ServerVersion", ""),
         rootless=any("name=rootless" in option for option in security),
-        gpu_way="nvidia"
-        if "nvidia" in (info.get("Runtimes") or {})
-        or shutil.which("nvidia-container-runtime-hook") is not None
-        else "none",
+        gpu_way=_gpu_way(info),
         cgroup_driver=info.get("CgroupDriver", ""),
         memory=info.get("MemTotal", 0),
     )
+
+
+def _gpu_way(info: dict[str, Any]) -> Literal["none", "nvidia", "cdi"]:
+    hook = shutil.which("nvidia-container-runtime-hook") is not None
+    if hook or "nvidia" in (info.get("Runtimes") or {}):
+        return "nvidia"
+    return "cdi" if info.get("DiscoveredDevices") else "none"
 
 
 def memory_total() -> int:
