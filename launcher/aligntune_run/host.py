@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from aligntune_run.caches import cache_dir, hub_caches, token_file
 from aligntune_run.gpus import Gpu, probe_gpus
@@ -119,34 +118,6 @@ def other_gpu() -> str | None:
     if platform.system() == "Darwin":
         return "Apple"
     return None
-
-
-def probe_engine(client: Any | None, reason: str) -> Engine:
-    """What a connected Docker client says of its engine.
-
-    Args:
-        client: a ``docker.DockerClient``, or None where there is no connection.
-        reason: why there is none.
-    """
-    if client is None:
-        return Engine(False, reason)
-    try:
-        info = client.info()
-    except Exception as error:  # the SDK raises requests' and its own errors alike
-        return Engine(False, f"the engine does not answer: {error}")
-    security = info.get("SecurityOptions") or []
-    return Engine(
-        reachable=True,
-        address=client.api.base_url,
-        version=info.get("ServerVersion", ""),
-        rootless=any("name=rootless" in option for option in security),
-        gpu_way="nvidia"
-        if "nvidia" in (info.get("Runtimes") or {})
-        or shutil.which("nvidia-container-runtime-hook") is not None
-        else "none",
-        cgroup_driver=info.get("CgroupDriver", ""),
-        memory=info.get("MemTotal", 0),
-    )
 
 
 def memory_total() -> int:

@@ -18,7 +18,8 @@ from aligntune_run import images, jobs, report, run
 from aligntune_run.choose import Situation, choose_engine, choose_gpus, choose_image, judge
 from aligntune_run.choose import require_supported as require_platform
 from aligntune_run.engines.connect import connect
-from aligntune_run.host import probe, probe_engine
+from aligntune_run.engines.facts import probe_engine
+from aligntune_run.host import probe
 from aligntune_run.run import Obtaining, Prepared
 from aligntune_run.terminal import agree, carry_out
 
