@@ -70,7 +70,7 @@ def prepare(
         fetched=wanted.record.get("fetched"),
     )
     _require_inputs(plan)
-    return Prepared(plan, decided.host, decided.engine)
+    return decided.prepared(plan, obtaining)
 
 
 def _before(wanted: Job) -> dict[str, Any]:

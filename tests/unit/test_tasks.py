@@ -284,7 +284,8 @@ class Machine:
         if spec.backend in self.lacks:
             raise BackendError(f"--strict: {spec.backend} cannot be had: no GPU")
         engine: Any = None
-        return Decided(choice(self.lock), self.host, engine, 2**33)
+        chosen = choice(self.lock)
+        return Decided(chosen, self.host, engine, 2**33, lambda: self.host, lambda host: chosen)
 
 
 def prepared(
