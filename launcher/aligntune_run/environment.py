@@ -24,7 +24,8 @@ from aligntune_run.engines.container import (
     device_requests,
 )
 from aligntune_run.engines.mounts import Bind
-from aligntune_run.host import Host, memory_total, probe, probe_engine
+from aligntune_run.host import Host, probe, probe_engine
+from aligntune_run.machine import memory_total
 from aligntune_run.plan import memory_limit
 from aligntune_run.programs import passthrough
 from aligntune_run.run import Obtaining
