@@ -87,6 +87,7 @@ def ask(argv: Sequence[str | Path], *, timeout: float, limit: int = 1 << 20) -> 
         try:
             out = process.stdout.read(limit + 1)
         except BaseException:
+            alarm.cancel()
             kill("interrupted")
             raise
         if len(out) > limit:
