@@ -260,6 +260,28 @@ def test_cuda_visible_devices_chooses_and_orders(probe: Probe) -> None:
     assert hidden.note == "CUDA_VISIBLE_DEVICES hides every GPU"
 
 
+@pytest.mark.parametrize(("driver", "new_enough"), [("580.65.06", True), ("470.57.02", False)])
+def test_the_whole_command_judges_the_driver_that_it_finds(
+    driver: str, new_enough: bool, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "llama"}')
+    (model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (tmp_path / "data.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    command = f"--algo sft --model {model} --dataset {tmp_path}/data.jsonl --engine process"
+    paths = os.pathsep.join(str(ROOT / room) for room in ("launcher", "shared"))
+    done = subprocess.run(
+        [sys.executable, "-m", "aligntune_run", *command.split(), "--dry-run"],
+        env={**os.environ, **nvml.stand_in(tmp_path, driver=driver), "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert f"driver {driver}; the image's CUDA needs" in done.stdout + done.stderr
+    assert (done.returncode == 0) is new_enough, done.stdout + done.stderr
+
+
 def gpu(index: int, uuid: str, parent: str | None = None) -> Gpu:
     return Gpu(index, uuid, "H100", (9, 0), 80 * GIB, 79 * GIB, parent=parent)
 
