@@ -25,7 +25,8 @@ from aligntune_run.engines.container import (
 )
 from aligntune_run.engines.facts import probe_engine
 from aligntune_run.engines.mounts import Bind
-from aligntune_run.host import Host, memory_total, probe
+from aligntune_run.host import Host, probe
+from aligntune_run.machine import memory_total
 from aligntune_run.plan import memory_limit
 from aligntune_run.programs import passthrough
 from aligntune_run.run import Obtaining

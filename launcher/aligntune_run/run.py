@@ -35,8 +35,9 @@ from aligntune_run.choose import choose
 from aligntune_run.engines import Engine, Exit, Say, Worker
 from aligntune_run.engines.connect import connect
 from aligntune_run.engines.facts import probe_engine
-from aligntune_run.host import Host, ImageState, memory_total, probe
+from aligntune_run.host import Host, ImageState, probe
 from aligntune_run.interrupt import Interrupt
+from aligntune_run.machine import memory_total
 from aligntune_run.models import read_hub_model, read_model
 from aligntune_run.plan import Choice, Plan, hub_ids, memory_limit
 from aligntune_run.start import start

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from aligntune_run.host import Engine
+from aligntune_run.machine import disk_free
 
 GPU_HOOK = "nvidia-container-runtime-hook"
 """Where this is on dockerd's path when it starts, dockerd passes GPUs by running it."""
@@ -50,7 +51,8 @@ def probe_engine(client: Any | None, reason: str) -> Engine:
         cgroup_driver=info.get("CgroupDriver") or "",
         memory=info.get("MemTotal") or 0,
         root=root,
-        storage_free=_free(root),
+        # An engine in a VM of its own keeps images in a folder that is not on this machine.
+        storage_free=disk_free(Path(root)) if os.path.isdir(root) else None,
     )
 
 
@@ -106,12 +108,3 @@ def _specifications(folders: Iterable[str]) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(values, dict):
                 yield values
-
-
-def _free(folder: str) -> int | None:
-    """Bytes free where a folder is; None where it is not on this machine, as in a VM's engine."""
-    try:
-        disk = os.statvfs(folder)
-    except OSError:
-        return None
-    return disk.f_bavail * disk.f_frsize
