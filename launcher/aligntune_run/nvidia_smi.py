@@ -22,10 +22,11 @@ TIMEOUT = 20.0
 
 QUERY = "index,uuid,name,compute_cap,memory.total,memory.free,driver_version,mig.mode.current"
 
+SIZE = r"\d{1,9}|\[N/A\]|\[Not Supported\]"
 LINE = re.compile(
-    r"(?P<index>\d{1,4}), (?P<uuid>GPU-[\w-]{1,80}), (?P<name>[^,]{1,96}),"
-    r" (?P<major>\d{1,3})\.(?P<minor>\d{1,3}), (?P<memory>\d{1,9}|\[[\w/ ]+\]),"
-    r" (?P<free>\d{1,9}|\[[\w/ ]+\]), (?P<driver>[\d.]{1,40}), (?P<mig>[\w/\[\] ]+)",
+    r"(?P<index>\d{1,4}), (?P<uuid>GPU-[\w-]{1,80}), (?P<name>[^,\x00-\x1f\x7f]{1,96}),"
+    rf" (?P<major>\d{{1,3}})\.(?P<minor>\d{{1,3}}), (?P<memory>{SIZE}), (?P<free>{SIZE}),"
+    r" (?P<driver>[\d.]{1,40}), (?P<mig>Enabled|Disabled|\[N/A\]|\[Not Supported\])",
     re.ASCII,
 )
 """One GPU: sizes in MiB, or ``[N/A]`` where it has no memory of its own."""
