@@ -88,9 +88,9 @@ class GpuEngine:
         return [json.loads(line) for line in lines]
 
     def container_of(self, run: Path) -> dict[str, Any]:
-        """What the engine says of a run's container."""
+        """What the engine says of a run's container, which may be at work before it says so."""
         label = f"{contract.LABEL_RUN_DIR}={run}"
-        (found,) = self.client.api.containers(filters={"label": label})
+        (found,) = self.client.api.containers(all=True, filters={"label": label})
         return dict(self.client.api.inspect_container(found["Id"]))
 
 

@@ -24,6 +24,7 @@ from aligntune.errors import AligntuneError, EngineError, HardwareError, Stopped
 from aligntune.events import Event
 from aligntune.rundir import RunDir
 from aligntune_run import leases, start
+from aligntune_run.choose import choose_gpus
 from aligntune_run.engines.process import ProcessWorker
 from aligntune_run.gpus import Gpu
 from aligntune_run.host import Host
@@ -342,6 +343,30 @@ class TestContainers:
     def test_where_no_gpu_is_there_no_engine_is_asked(self, tmp_path: Path) -> None:
         nothing = make_host(tmp_path)
         assert marked(nothing, SimpleNamespace()) is nothing
+
+
+class TestChoosing:
+    """With what :func:`aligntune_run.leases.marked` tells, choosing takes what is free."""
+
+    @pytest.mark.parametrize("wanted", ["auto", "1", "GPU-bbbb"])
+    def test_a_gpu_that_a_run_has_is_passed_over(self, tmp_path: Path, wanted: str) -> None:
+        machine = host(tmp_path, replace(FIRST, leased="a-run (pid 1)"), SECOND)
+        assert [gpu.uuid for gpu in choose_gpus(wanted, machine, "process")] == ["GPU-bbbb"]
+
+    @pytest.mark.parametrize("wanted", ["auto", "1", "all", "GPU-aaaa", "0,1"])
+    def test_where_all_are_had_it_says_by_whom(self, tmp_path: Path, wanted: str) -> None:
+        runs = [replace(gpu, leased=f"{gpu.uuid}-run") for gpu in (FIRST, SECOND)]
+        with pytest.raises(HardwareError, match="GPU-aaaa is in use by GPU-aaaa-run") as refused:
+            choose_gpus(wanted, host(tmp_path, *runs), "process")
+        assert "--wait" in refused.value.remedy
+
+    def test_the_cpu_is_always_free(self, tmp_path: Path) -> None:
+        runs = [replace(gpu, leased="a-run") for gpu in (FIRST, SECOND)]
+        assert choose_gpus("0", host(tmp_path, *runs), "process") == ()
+
+    def test_released_is_how_it_will_be(self, tmp_path: Path) -> None:
+        machine = host(tmp_path, replace(FIRST, leased="a-run"), SECOND)
+        assert leases.released(machine) == host(tmp_path)
 
 
 def picking(host: Host) -> Choice:
