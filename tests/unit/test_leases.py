@@ -25,7 +25,8 @@ from aligntune.events import Event
 from aligntune.rundir import RunDir
 from aligntune_run import leases, start
 from aligntune_run.choose import choose_gpus
-from aligntune_run.engines.process import ProcessWorker
+from aligntune_run.engines import Command
+from aligntune_run.engines.process import ProcessEngine, ProcessWorker
 from aligntune_run.gpus import Gpu
 from aligntune_run.host import Host
 from aligntune_run.leases import Lease, choosing, marked
@@ -282,7 +283,7 @@ worker.wait(60)
 
     def test_children_that_go_on_computing_keep_it(self, tmp_path: Path) -> None:
         lease = Lease.take([FIRST])
-        worker = self.worker("sleep 60 & exit 0", lease.descriptors)
+        worker = self.worker(tmp_path, "sleep 60 & exit 0", lease.descriptors)
         lease.end()
         worker._process.wait()
         assert held(tmp_path) == ["another run", None]
@@ -291,16 +292,17 @@ worker.wait(60)
 
     def test_a_worker_without_gpus_inherits_nothing(self, tmp_path: Path) -> None:
         lease = Lease.take([FIRST])
-        worker = self.worker("sleep 60", ())
+        worker = self.worker(tmp_path, "sleep 60", ())
         lease.end()
         assert held(tmp_path) == [None, None]
         worker.kill()
         worker.wait(5)
 
-    def worker(self, script: str, descriptors: Sequence[int]) -> ProcessWorker:
+    def worker(self, tmp_path: Path, script: str, descriptors: Sequence[int]) -> ProcessWorker:
         words = ["sh", "-c", script]
         values = {"command": words, "environment": {}, "without": [], "working_dir": "/"}
-        return ProcessWorker(values, {"PATH": os.environ["PATH"]}, descriptors)
+        engine = ProcessEngine(make_host(tmp_path), {"PATH": os.environ["PATH"]})
+        return engine.start(Command("train", values), descriptors)
 
 
 def client(*containers: tuple[str, str]) -> Any:
