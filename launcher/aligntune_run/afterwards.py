@@ -26,6 +26,7 @@ def everywhere(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--gpus", help="As for training; the run's own if left out."),
             click.option("--find-links", multiple=True, help="Folder or page with wheels."),
             click.option("--yes", is_flag=True, help="Obtain an image without asking."),
+            click.option("--wait", is_flag=True, help="Wait for a GPU that another run has."),
             click.option("--dry-run", is_flag=True, help="Print the plan, change nothing."),
             click.option("--json", "as_json", is_flag=True, help="Print the record as JSON."),
         )
@@ -142,6 +143,7 @@ def _do(
     gpus: str | None,
     find_links: tuple[str, ...],
     yes: bool,
+    wait: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool = False,
@@ -150,7 +152,7 @@ def _do(
     from aligntune_run import jobs, report
     from aligntune_run.run import Obtaining
 
-    obtaining = Obtaining(find_links, agree if not yes else lambda question: True)
+    obtaining = Obtaining(find_links, agree if not yes else lambda question: True, wait)
     prepared = jobs.prepare(task, obtaining, gpus=gpus, engine=engine)
     if dry_run:
         with outliving(sys.stdout):

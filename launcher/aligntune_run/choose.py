@@ -25,6 +25,7 @@ from aligntune.settings import nearest
 from aligntune.spec import RunSpec
 from aligntune_run.gpus import Gpu
 from aligntune_run.host import Host, ImageState
+from aligntune_run.leases import in_use
 from aligntune_run.models import ModelFacts
 from aligntune_run.plan import Choice, Image, Verdict
 
@@ -202,19 +203,27 @@ def choose_gpus(wanted: str, host: Host, engine: str) -> tuple[Gpu, ...]:
 
 
 def _pick_gpus(wanted: str, host: Host) -> tuple[Gpu, ...]:
+    free = tuple(gpu for gpu in host.gpus if not gpu.leased)
+    leased = [gpu for gpu in host.gpus if gpu.leased]
     if wanted == "auto":
-        return host.gpus[:1]
+        if leased and not free:
+            raise in_use(leased)
+        return free[:1]
     have = f"this machine has {len(host.gpus)}" + (f" ({host.gpu_note})" if host.gpu_note else "")
     if wanted == "all" or wanted.isdigit():
         count = max(len(host.gpus), 1) if wanted == "all" else int(wanted)
         if count > len(host.gpus):
             raise HardwareError(f"--gpus {wanted}: {have}", "Ask for fewer; --gpus 0 is the CPU")
-        return host.gpus[:count]
+        if count > len(free):
+            raise in_use(leased)
+        return free[:count]
     found = []
     for entry in wanted.split(","):
         match = [gpu for gpu in host.gpus if entry in (str(gpu.index), gpu.uuid)]
         if not match:
             raise HardwareError(f"--gpus: no GPU {entry}; {have}", "nvidia-smi -L lists them")
+        if match[0].leased:
+            raise in_use(match)
         found += match
     return tuple(dict.fromkeys(found))
 

@@ -139,6 +139,7 @@ def spec_flags(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with a stopped run.")
 @click.option("--find-links", multiple=True, help="Folder or page with wheels, for a first build.")
 @click.option("--yes", is_flag=True, help="Obtain an image without asking.")
+@click.option("--wait", is_flag=True, help="Wait for a GPU that another run has.")
 @click.option("--dry-run", is_flag=True, help="Print the plan, change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the result as JSON.")
 @click.version_option(__version__, prog_name=PROGRAM)
@@ -151,6 +152,7 @@ def cli(
     resume: Path | None,
     find_links: tuple[str, ...],
     yes: bool,
+    wait: bool,
     dry_run: bool,
     as_json: bool,
     **flags: Any,
@@ -172,7 +174,7 @@ def cli(
         return
     from aligntune_run import report, run
 
-    obtaining = run.Obtaining(find_links, agree if not yes else lambda question: True)
+    obtaining = run.Obtaining(find_links, agree if not yes else lambda question: True, wait)
     if resume is not None:
         given = [flag.name for flag in FLAGS if flags[_name(flag)] not in (None, ())]
         if config or assignments or given:

@@ -23,8 +23,10 @@ from aligntune_run.engines.container import (
     confinement,
     device_requests,
 )
+from aligntune_run.engines.facts import probe_engine
 from aligntune_run.engines.mounts import Bind
-from aligntune_run.host import Host, memory_total, probe, probe_engine
+from aligntune_run.host import Host, probe
+from aligntune_run.machine import memory_total
 from aligntune_run.plan import memory_limit
 from aligntune_run.programs import passthrough
 from aligntune_run.run import Obtaining
@@ -118,7 +120,7 @@ def _in_container(
         **confinement(host, caller_groups(host), memory),
         "network_mode": "none",
         "mounts": [mount.to_dict() for mount in mounts],
-        "device_requests": device_requests(environment.gpus),
+        "device_requests": device_requests(environment.gpus, host),
     }
     with engine_errors():
         container = client.containers.create(**for_sdk(arguments))

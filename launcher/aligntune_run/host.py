@@ -1,21 +1,21 @@
 """What is here: GPUs, driver, engine, images, caches. Probed once, then plain data.
 
 A failure while probing is a fact with a reason in words, never an exception; only a caller without
-a home to keep caches in is told so. GPUs are asked for in :mod:`aligntune_run.gpus`.
+a home to keep caches in is told so. GPUs are asked for in :mod:`aligntune_run.gpus`, the rest of
+the hardware in :mod:`aligntune_run.machine`.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from aligntune_run.caches import cache_dir, hub_caches, token_file
 from aligntune_run.gpus import Gpu, probe_gpus
+from aligntune_run.machine import computes_bf16, cpu_count, disk_free, memory_total
 
 HUB_VARIABLES = (
     "HF_ENDPOINT",
@@ -82,6 +82,7 @@ class Host:
     """Everything that choosing may look at. Paths are absolute, sizes in bytes.
 
     Attributes:
+        cpus: those that we may use; as ``memory``, as far as our cgroup lets us have it.
         gpus: those that a program may use, see :class:`~aligntune_run.gpus.Gpus`.
         gpu_note: why there are none, or what about them could not be read.
         driver: the NVIDIA driver's version; ``driver_cuda`` the newest CUDA that it runs.
@@ -121,53 +122,17 @@ def other_gpu() -> str | None:
     return None
 
 
-def probe_engine(client: Any | None, reason: str) -> Engine:
-    """What a connected Docker client says of its engine.
-
-    Args:
-        client: a ``docker.DockerClient``, or None where there is no connection.
-        reason: why there is none.
-    """
-    if client is None:
-        return Engine(False, reason)
-    try:
-        info = client.info()
-    except Exception as error:  # the SDK raises requests' and its own errors alike
-        return Engine(False, f"the engine does not answer: {error}")
-    security = info.get("SecurityOptions") or []
-    return Engine(
-        reachable=True,
-        address=client.api.base_url,
-        version=info.get("ServerVersion", ""),
-        rootless=any("name=rootless" in option for option in security),
-        gpu_way=_gpu_way(info),
-        cgroup_driver=info.get("CgroupDriver", ""),
-        memory=info.get("MemTotal", 0),
-    )
-
-
-def _gpu_way(info: dict[str, Any]) -> Literal["none", "nvidia", "cdi"]:
-    hook = shutil.which("nvidia-container-runtime-hook") is not None
-    if hook or "nvidia" in (info.get("Runtimes") or {}):
-        return "nvidia"
-    return "cdi" if info.get("DiscoveredDevices") else "none"
-
-
-def memory_total() -> int:
-    """Physical memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def probe(engine: Engine, images: tuple[ImageState, ...]) -> Host:
     """This machine as plain data; the engine and its images are asked by those who talk to it."""
     gpus = probe_gpus()
+    cache = cache_dir(os.environ)
     hub, datasets = hub_caches(os.environ)
     return Host(
         system=platform.system(),
         machine=platform.machine(),
         uid=os.getuid(),
         gid=os.getgid(),
-        cpus=len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        cpus=cpu_count(),
         memory=memory_total(),
         gpus=gpus.found,
         gpu_note=gpus.note,
@@ -175,10 +140,12 @@ def probe(engine: Engine, images: tuple[ImageState, ...]) -> Host:
         other_gpu=None if gpus.found else other_gpu(),
         engine=engine,
         images=images,
-        cache=cache_dir(os.environ),
+        cache=cache,
         hub_cache=hub,
         datasets_cache=datasets,
         token=token_file(os.environ),
         environment={name: os.environ[name] for name in HUB_VARIABLES if name in os.environ},
         driver_cuda=gpus.cuda,
+        bf16=computes_bf16(),
+        cache_free=disk_free(cache),
     )

@@ -70,7 +70,7 @@ def prepare(
         fetched=wanted.record.get("fetched"),
     )
     _require_inputs(plan)
-    return Prepared(plan, decided.host, decided.engine)
+    return decided.prepared(plan, obtaining)
 
 
 def _before(wanted: Job) -> dict[str, Any]:
@@ -88,6 +88,8 @@ def _decide(
     """What will do it, and what the user must not miss about that."""
     model = _loaded(wanted)
     of = wanted.task.of
+    if isinstance(wanted.task, Push):
+        obtaining = replace(obtaining, wait=True)  # it gets no GPU: whoever has them is no matter
     warnings = []
     try:
         decided = decide(spec, obtaining, model)

@@ -109,6 +109,11 @@ class Plan:
             named += [reward.file for reward in self.spec.rewards if reward.file]
         return tuple(dict.fromkeys([*named, *self.inputs]))
 
+    @property
+    def again(self) -> str:
+        """What the user can do where it was stopped."""
+        return "Try again" if self.task else f"Go on with: aligntune-run --resume {self.run_dir}"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without the spec: the record and ``--json`` carry that beside the plan."""
         names = ("run_id", "run_dir", "attempt", "memory", "fetch")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +46,56 @@ def capture(
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finished(words, 127, "", str(error))
     return Finished(words, done.returncode, done.stdout, done.stderr)
+
+
+def ask(argv: Sequence[str | Path], *, timeout: float, limit: int = 1 << 20) -> Finished:
+    """Run a short program that may misbehave, and everything that it starts, to its end.
+
+    Args:
+        argv: the program and its arguments.
+        timeout: seconds after which it is killed.
+        limit: bytes of output, both kinds together, after which it is killed.
+
+    Returns:
+        How it ended. ``out`` has both kinds of output; ``err`` says why there is none, where it
+        was killed or could not be started.
+    """
+    words = tuple(map(str, argv))
+    try:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        return Finished(words, 127, "", str(error))
+    killed: list[str] = []
+
+    def kill(why: str) -> None:
+        killed.append(why)
+        # Its own session, so that a child that holds the pipe open goes with it.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    alarm = threading.Timer(timeout, kill, [f"no end after {timeout:g} s"])
+    alarm.daemon = True
+    alarm.start()
+    with process:
+        assert process.stdout
+        try:
+            out = process.stdout.read(limit + 1)
+        except BaseException:
+            alarm.cancel()
+            kill("interrupted")
+            raise
+        if len(out) > limit:
+            kill(f"more than {limit} bytes of output")
+    alarm.cancel()
+    if killed:
+        return Finished(words, 127, "", killed[0])
+    return Finished(words, process.returncode, out.decode(errors="replace"))
 
 
 def passthrough(argv: Sequence[str], *, env: Mapping[str, str]) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 from aligntune.errors import (
     KINDS,
     AligntuneError,
+    HardwareError,
     ImageError,
     OutOfMemoryError,
     OutputError,
@@ -29,14 +30,17 @@ from aligntune.spec import RunSpec, is_local
 from aligntune.tasks import TASK_FILE
 from aligntune.training.arguments import refuse_owned
 from aligntune.training.rewards import check
-from aligntune_run import images
+from aligntune_run import images, leases
 from aligntune_run.choose import choose
-from aligntune_run.engines import Command, Engine, Exit, Say
+from aligntune_run.engines import Engine, Exit, Say, Worker
 from aligntune_run.engines.connect import connect
-from aligntune_run.host import Host, ImageState, memory_total, probe, probe_engine
+from aligntune_run.engines.facts import probe_engine
+from aligntune_run.host import Host, ImageState, probe
 from aligntune_run.interrupt import Interrupt
+from aligntune_run.machine import memory_total
 from aligntune_run.models import read_hub_model, read_model
 from aligntune_run.plan import Choice, Plan, hub_ids, memory_limit
+from aligntune_run.start import start
 
 TICK_SECONDS = 0.1
 
@@ -51,19 +55,30 @@ class Obtaining:
     Attributes:
         find_links: folders or pages with wheels that no index has.
         agree: is asked before gigabytes are fetched, with their size in the question.
+        wait: for a GPU that another run has, instead of refusing.
     """
 
     find_links: tuple[str, ...] = ()
     agree: Callable[[str], bool] = lambda question: True
+    wait: bool = False
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan, and the engine that can carry it out on this host."""
+    """A plan, and the engine that can carry it out on this host.
+
+    Attributes:
+        look: the host as it is now, by what other runs have of it.
+        choose: what would be chosen for the same request on the host as it is then.
+        wait: for a GPU that another run has, instead of refusing.
+    """
 
     plan: Plan
     host: Host
     engine: Engine
+    look: Callable[[], Host]
+    choose: Callable[[Host], Choice]
+    wait: bool = False
 
 
 def prepare(settings: Settings, obtaining: Obtaining = Obtaining()) -> Prepared:
@@ -138,17 +153,26 @@ def _prepare(
         memory=memory_limit(spec.memory, decided.memory),
         fetch=hub_ids(spec),
     )
-    return Prepared(plan, decided.host, decided.engine)
+    return decided.prepared(plan, obtaining)
 
 
 @dataclass(frozen=True)
 class Decided:
-    """What will run a request; ``memory`` is what there is, in bytes."""
+    """What will run a request; ``memory`` is what there is, in bytes.
+
+    ``look`` and ``choose`` are those of :class:`Prepared`.
+    """
 
     choice: Choice
     host: Host
     engine: Engine
     memory: int
+    look: Callable[[], Host]
+    choose: Callable[[Host], Choice]
+
+    def prepared(self, plan: Plan, obtaining: Obtaining) -> Prepared:
+        """The plan that was made of this, ready to be carried out."""
+        return Prepared(plan, self.host, self.engine, self.look, self.choose, obtaining.wait)
 
 
 def decide(spec: RunSpec, obtaining: Obtaining, model: str | None) -> Decided:
@@ -170,9 +194,25 @@ def decide(spec: RunSpec, obtaining: Obtaining, model: str | None) -> Decided:
         # Only the choice between backends needs to know, and it is only open on a GPU.
         revision = spec.model.revision
         known = read_hub_model(model, revision, host.hub_cache, os.environ, host.token)
-    choice = choose(spec, host, known, images.facts())
+    # A process is not to take what a container has: where there is an engine, it is asked.
+    seen = connect()[0] if client is None and host.gpus else client
+
+    def look() -> Host:
+        return leases.marked(host, seen)
+
+    def choose_on(host: Host) -> Choice:
+        return choose(spec, host, known, images.facts())
+
+    now = look()
+    try:
+        choice = choose_on(now)
+    except HardwareError:
+        if not (obtaining.wait and any(gpu.leased for gpu in now.gpus)):
+            raise
+        choice = choose_on(leases.released(now))  # what it waits for
     total = min(filter(None, (engine.memory, memory_total())))
-    return Decided(choice, host, _engine(choice.engine, host, client, obtaining), total)
+    carried_out_by = _engine(choice.engine, now, client, obtaining)
+    return Decided(choice, now, carried_out_by, total, look, choose_on)
 
 
 def obtain(prepared: Prepared, say: Say) -> Prepared:
@@ -201,9 +241,21 @@ def execute(prepared: Prepared, watch: Watch) -> Record:
     else:
         _create(run, plan)
     reader = EventReader(run.events, skip=resumed)
+
+    def keep(changed: Plan) -> None:
+        with run.writing("Mend that, and try again"):
+            run.update(plan=changed.to_dict())
+
     with Interrupt() as interrupt:
         for command in prepared.engine.commands(plan):
-            left, told = _follow(prepared.engine, command, reader, watch, interrupt)
+            try:
+                started = start(prepared, command, keep, watch, interrupt)
+            except AligntuneError as refused:
+                with run.writing(f"The run itself failed: {refused}"):
+                    run.update(**_ending(refused))
+                raise
+            with started.lease:
+                left, told = _follow(started.worker, reader, watch, interrupt)
             failure = _failure(left, told, plan)
             if failure is not None:
                 _add_exit(run, left, failure)
@@ -250,11 +302,10 @@ def _create(run: RunDir, plan: Plan) -> None:
 
 
 def _follow(
-    engine: Engine, command: Command, reader: EventReader, watch: Watch, interrupt: Interrupt
+    worker: Worker, reader: EventReader, watch: Watch, interrupt: Interrupt
 ) -> tuple[Exit, Event | None]:
-    """Start a worker and tell its events until it ends; how it ended, and the error it told."""
+    """Tell a worker's events until it ends; how it ended, and the error it told."""
     told: Event | None = None
-    worker = engine.start(command)
     interrupt.attach(worker)
     left: Exit | None = None
     while left is None:
@@ -268,7 +319,6 @@ def _follow(
 
 def _failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | None:
     """The error a worker ended with: the one it told, or what its end says."""
-    again = "Try again" if plan.task else f"Go on with: aligntune-run --resume {plan.run_dir}"
     if left.oom and left.code != 0:  # a helper process may have been killed, and the run gone on
         return OutOfMemoryError(
             f"out of memory: the run was killed at its limit of {plan.memory / 2**30:.1f} GiB",
@@ -279,7 +329,7 @@ def _failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | Non
     if left.killed:
         return StoppedError(
             "ended at once, without a checkpoint of its own",
-            again.replace("Go on with", "Go on from the last one with"),
+            plan.again.replace("Go on with", "Go on from the last one with"),
         )
     if told is not None:
         error = KINDS.get(told["kind"], AligntuneError)(told["what"], told["remedy"])
@@ -295,7 +345,7 @@ def _failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | Non
     if left.code == 128 + signal.SIGTERM:
         return StoppedError(
             "stopped without a checkpoint, as before the worker was ready to write one",
-            again,
+            plan.again,
         )
     if left.code in (125, 126, 127):
         return ImageError(f"the image does not start a worker{last}", "Build it again")
@@ -319,10 +369,15 @@ def _add_exit(run: RunDir, left: Exit, failure: AligntuneError | None) -> None:
     values: dict[str, Any] = {"exit": {"code": left.code, "oom": left.oom}}
     record = run.record()
     if failure is not None and record.get("status") not in ("failed", "stopped"):
-        told = {"kind": type(failure).__name__, "what": failure.what, "remedy": failure.remedy}
-        stopped = isinstance(failure, StoppedError)
-        values |= {"status": "stopped" if stopped else "failed", "error": told}
+        values |= _ending(failure)
     if not run.path.exists():
         raise OutputError(f"{run.path} was removed or renamed while its run was at work")
     with run.writing(f"Mend that, then: aligntune-run --resume {run.path}"):
         run.update(**values)
+
+
+def _ending(failure: AligntuneError) -> dict[str, Any]:
+    """What a failure is in the record."""
+    told = {"kind": type(failure).__name__, "what": failure.what, "remedy": failure.remedy}
+    stopped = isinstance(failure, StoppedError)
+    return {"status": "stopped" if stopped else "failed", "error": told}

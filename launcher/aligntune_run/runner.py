@@ -14,11 +14,12 @@ from aligntune.rundir import Record
 from aligntune.settings import Settings
 from aligntune.spec import RunSpec
 from aligntune.tasks import Task
-from aligntune_run import images, jobs, report, run
+from aligntune_run import images, jobs, leases, report, run
 from aligntune_run.choose import Situation, choose_engine, choose_gpus, choose_image, judge
 from aligntune_run.choose import require_supported as require_platform
 from aligntune_run.engines.connect import connect
-from aligntune_run.host import probe, probe_engine
+from aligntune_run.engines.facts import probe_engine
+from aligntune_run.host import probe
 from aligntune_run.run import Obtaining, Prepared
 from aligntune_run.terminal import agree, carry_out
 
@@ -51,7 +52,8 @@ class HostRunner:
     def status(self) -> dict[str, BackendStatus]:
         """See :class:`~aligntune.core.runner.Runner`."""
         client, reason = connect()
-        host = probe(probe_engine(client, reason), images.states(client, "missing"))
+        found = images.states(client, "missing")
+        host = leases.marked(probe(probe_engine(client, reason), found), client)
         anything = RunSpec.model_validate(
             {"algorithm": next(iter(ALGORITHMS)), "model": {"name": "m"}, "dataset": {"name": "d"}}
         )
@@ -65,19 +67,19 @@ class HostRunner:
                 for name in BACKENDS
             }
         facts = images.facts()
-        found: dict[str, BackendStatus] = {}
+        told: dict[str, BackendStatus] = {}
         for name in BACKENDS:
             image = choose_image(host, name, gpus)
             at = Situation(anything, host, None, name, facts[name], image, gpus, engine)
             said = [one for one in judge(at) if one.rule in OF_THE_MACHINE]
             missed = next((one for one in said if not one.passed), None)
             evidence = missed.evidence if missed else said[-1].evidence
-            found[name] = {
+            told[name] = {
                 "available": missed is None,
                 "reason": evidence,
                 "verdicts": [asdict(one) for one in said],
             }
-        return found
+        return told
 
     def select(self, spec: RunSpec, model: bool) -> Selection:
         """See :class:`~aligntune.core.runner.Runner`."""

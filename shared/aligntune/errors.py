@@ -65,7 +65,7 @@ class ImageError(AligntuneError):
 
 
 class HardwareError(AligntuneError):
-    """The machine cannot do this: too few GPUs, an unsupported platform or GPU vendor."""
+    """The machine cannot do this: too few GPUs, none that is free, an unsupported platform."""
 
     exit_code = 8
 

@@ -26,7 +26,8 @@ from aligntune_run.caches import cache_dir
 from aligntune_run.engines import Command, Exit, container, docker
 from aligntune_run.engines.connect import connect
 from aligntune_run.engines.docker import ContainerWorker, DockerEngine
-from aligntune_run.host import Host, probe_engine
+from aligntune_run.engines.facts import probe_engine
+from aligntune_run.host import Host
 from aligntune_run.plan import Choice, Image, Phase, Plan, hub_ids
 
 TOKEN = "hf_thisIsNobodysToken"

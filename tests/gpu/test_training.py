@@ -16,7 +16,6 @@ from tests.toys import REWARD, TOYS, rows, spec_of
 
 from aligntune.algorithms import ALGORITHMS
 from aligntune.training.backend import installed
-from aligntune_run.gpus import probe_gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,16 +56,6 @@ def work(run: Path, spec: dict[str, Any]) -> dict[str, Any]:
 def losses(run: Path) -> list[float]:
     events = map(json.loads, (run / "events.jsonl").read_text().splitlines())
     return [event["loss"] for event in events if event["event"] == "step" and "loss" in event]
-
-
-def test_nvml_finds_what_torch_finds() -> None:
-    import torch
-
-    seen = probe_gpus()
-    assert len(seen.found) == torch.cuda.device_count() > 0, seen.note
-    assert seen.driver
-    assert seen.found[0].name == torch.cuda.get_device_name(0)
-    assert seen.found[0].capability == torch.cuda.get_device_capability(0)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gpt2"])

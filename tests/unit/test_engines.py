@@ -142,6 +142,7 @@ class TestContainerArguments:
         assert given["device_requests"] == [
             {"device_ids": [GPU], "capabilities": [["gpu", "compute", "utility"]]}
         ]
+        assert given["labels"][contract.LABEL_GPUS] == GPU
         assert given["environment"]["UNSLOTH_DISABLE_CPU_FALLBACK"] == "1"
         assert "CUDA_VISIBLE_DEVICES" not in given["environment"]
 
@@ -166,6 +167,7 @@ class TestContainerArguments:
         assert given["command"][-1] == "--fetch"
         assert not [target for target in targets(given) if target.startswith("/in")]
         assert given["device_requests"] == []
+        assert contract.LABEL_GPUS not in given["labels"]
         assert "HF_HUB_OFFLINE" not in given["environment"]
 
     @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,10 @@ class ScriptedWorker:
     def wait(self, seconds: float) -> Exit | None:
         return self.script(self)
 
+    @property
+    def title(self) -> str:
+        return "script"
+
     def stop(self) -> None:
         self.asked += ("stop",)
 
@@ -65,7 +69,7 @@ class ScriptedEngine:
     def commands(self, plan: Plan) -> list[Command]:
         return [Command(phase, {"run_dir": plan.run_dir}) for phase in self.scripts]  # type: ignore[arg-type]
 
-    def start(self, command: Command) -> ScriptedWorker:
+    def start(self, command: Command, descriptors: Sequence[int] = ()) -> ScriptedWorker:
         return ScriptedWorker(
             RunDir(Path(command.arguments["run_dir"])), self.scripts[command.phase]
         )
@@ -96,7 +100,7 @@ def prepared(folder: Path, resumed: bool = False, **scripts: Script) -> Prepared
         environment={},
     )
     plan = replace(plan, attempt=2 if resumed else 1)
-    return Prepared(plan, host, ScriptedEngine(scripts))
+    return Prepared(plan, host, ScriptedEngine(scripts), lambda: host, lambda host: choice)
 
 
 def finish(worker: ScriptedWorker) -> Exit:

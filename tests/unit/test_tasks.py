@@ -277,14 +277,17 @@ class Machine:
         self.host, self.lock, self.lacks = host, lock, lacks
         self.asked: list[RunSpec] = []
         self.models: list[str | None] = []
+        self.waits: list[bool] = []
 
     def __call__(self, spec: RunSpec, obtaining: Obtaining, model: str | None) -> Decided:
         self.asked.append(spec)
         self.models.append(model)
+        self.waits.append(obtaining.wait)
         if spec.backend in self.lacks:
             raise BackendError(f"--strict: {spec.backend} cannot be had: no GPU")
         engine: Any = None
-        return Decided(choice(self.lock), self.host, engine, 2**33)
+        chosen = choice(self.lock)
+        return Decided(chosen, self.host, engine, 2**33, lambda: self.host, lambda host: chosen)
 
 
 def prepared(
@@ -349,6 +352,7 @@ def test_a_run_of_no_launcher_is_worked_on_as_its_spec_says(
     assert machine.models == ["org/model"], "an adapter's base is what a backend has to know"
     prepared(Push(of=str(run.path), repository="a/b"), machine, monkeypatch)
     assert machine.models[-1] is None
+    assert machine.waits == [False, True], "who has the GPUs does not matter to a push"
 
 
 def test_what_is_gone_and_needed_is_named(

@@ -6,7 +6,7 @@ What ``--dry-run`` prints is those commands; what runs is those commands.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,6 +46,10 @@ class Exit:
 class Worker(Protocol):
     """A started command."""
 
+    @property
+    def title(self) -> str:
+        """What the user finds it by: ``container NAME`` or ``pid 4711``."""
+
     def wait(self, seconds: float) -> Exit | None:
         """How it ended, or None if it still runs after so many seconds."""
 
@@ -65,5 +69,5 @@ class Engine(Protocol):
     def commands(self, plan: Plan) -> list[Command]:
         """What :meth:`start` will be given, in order. Pure: nothing is looked up or changed."""
 
-    def start(self, command: Command) -> Worker:
-        """Start one command."""
+    def start(self, command: Command, descriptors: Sequence[int] = ()) -> Worker:
+        """Start one command; a process inherits the open files, a container has its label."""

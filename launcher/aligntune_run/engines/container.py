@@ -11,6 +11,7 @@ from typing import Any
 from aligntune import contract
 from aligntune.tasks import TASK_FILE
 from aligntune_run.engines.connect import address_parts, is_loopback
+from aligntune_run.engines.facts import NVIDIA_DEVICES
 from aligntune_run.engines.mounts import Bind, input_mounts
 from aligntune_run.host import Host
 from aligntune_run.images.packages import ca_bundle
@@ -77,10 +78,34 @@ def confinement(host: Host, groups: tuple[int, ...], memory: int) -> dict[str, A
     }
 
 
-def device_requests(gpus: tuple[str, ...]) -> list[dict[str, Any]]:
-    """How an engine is asked for GPUs, by UUID."""
-    wanted = {"device_ids": list(gpus), "capabilities": [["gpu", "compute", "utility"]]}
-    return [wanted] if gpus else []
+def device_requests(gpus: tuple[str, ...], host: Host) -> list[dict[str, Any]]:
+    """How an engine is asked for GPUs: in the one way that it passes them.
+
+    Args:
+        gpus: UUIDs, of whole GPUs or of MIG slices.
+        host: whose engine it is.
+    """
+    if not gpus:
+        return []
+    if host.engine.gpu_way == "cdi":
+        names = [cdi_name(uuid, host) for uuid in gpus]
+        return [{"driver": "cdi", "device_ids": names}]
+    return [{"device_ids": list(gpus), "capabilities": [["gpu", "compute", "utility"]]}]
+
+
+def cdi_name(uuid: str, host: Host) -> str:
+    """The engine's name of a GPU: by UUID, unless it only knows it by number.
+
+    The number in a CDI name is the driver's. That of a slice is made of two, of which the driver's
+    UUID tells none, so a slice goes by its UUID.
+    """
+    by_uuid = f"{NVIDIA_DEVICES}={uuid}"
+    gpu = next((gpu for gpu in host.gpus if gpu.uuid == uuid), None)
+    if by_uuid not in host.engine.cdi_devices and gpu is not None and gpu.parent is None:
+        by_number = f"{NVIDIA_DEVICES}={gpu.index}"
+        if by_number in host.engine.cdi_devices:
+            return by_number
+    return by_uuid
 
 
 def container_arguments(
@@ -127,11 +152,12 @@ def container_arguments(
         **confinement(host, around.groups, plan.memory),
         "network_mode": network,
         "mounts": [bind.to_dict() for bind in mounts],
-        "device_requests": device_requests(gpus),
+        "device_requests": device_requests(gpus, host),
         "labels": {
             contract.LABEL_RUN_ID: plan.run_id,
             contract.LABEL_RUN_DIR: plan.run_dir,
             contract.LABEL_PHASE: phase,
+            **({contract.LABEL_GPUS: ",".join(gpus)} if gpus else {}),
         },
     }
 

@@ -101,8 +101,8 @@ class DockerEngine:
             for phase in plan.phases
         ]
 
-    def start(self, command: Command) -> ContainerWorker:
-        """Create and start a container.
+    def start(self, command: Command, descriptors: Sequence[int] = ()) -> ContainerWorker:
+        """Create and start a container; it inherits no open files, its label tells its GPUs.
 
         A secret that is only in the caller's environment lies in a private file while the container
         starts, and no longer: the container's mount outlives the file's name.
@@ -263,6 +263,11 @@ class ContainerWorker:
     @property
     def name(self) -> str:
         return str(self._container.name)
+
+    @property
+    def title(self) -> str:
+        """What the user finds it by."""
+        return f"container {self.name}"
 
     def wait(self, seconds: float) -> Exit | None:
         """How it ended, or None if it still runs after so many seconds.

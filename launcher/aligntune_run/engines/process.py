@@ -88,14 +88,18 @@ class ProcessEngine:
         """The processes of a run, in order; ``environment`` is what is added to the caller's."""
         return [Command(phase, self._arguments(plan, phase)) for phase in plan.phases]
 
-    def start(self, command: Command) -> ProcessWorker:
+    def start(self, command: Command, descriptors: Sequence[int] = ()) -> ProcessWorker:
         """Start a worker in a session of its own: it outlives this program, and Ctrl-C in the
         terminal reaches this program only, which passes it on.
+
+        Args:
+            command: what to start.
+            descriptors: open files that it inherits, as are the locks on its GPUs.
 
         Raises:
             EngineError: it cannot be started.
         """
-        return ProcessWorker(command.arguments, self._environment)
+        return ProcessWorker(command.arguments, self._environment, descriptors)
 
     def variables(self, made_of: Recipe) -> dict[str, str]:
         """What makes a program of ours run in a recipe's venv; added to the caller's variables."""
@@ -165,7 +169,12 @@ class ProcessEngine:
 class ProcessWorker:
     """A started worker, the leader of its own session; what it prints goes to an unnamed file."""
 
-    def __init__(self, arguments: Mapping[str, Any], caller: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        arguments: Mapping[str, Any],
+        caller: Mapping[str, str],
+        descriptors: Sequence[int] = (),
+    ) -> None:
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this
         self._kill_at = float("inf")
         self._killed = False
@@ -180,6 +189,7 @@ class ProcessWorker:
                 stdout=self._output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=tuple(descriptors),
             )
         except OSError as error:
             self._output.close()
@@ -190,6 +200,11 @@ class ProcessWorker:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def title(self) -> str:
+        """What the user finds it by."""
+        return f"pid {self.pid}"
 
     def wait(self, seconds: float) -> Exit | None:
         """How it ended, or None if it still runs after so many seconds."""
