@@ -34,8 +34,9 @@ from aligntune_run.choose import choose
 from aligntune_run.engines import Command, Engine, Exit, Say
 from aligntune_run.engines.connect import connect
 from aligntune_run.host import Host, ImageState, memory_total, probe, probe_engine
+from aligntune_run.hub_models import read_hub_model
 from aligntune_run.interrupt import Interrupt
-from aligntune_run.models import read_hub_model, read_model
+from aligntune_run.models import read_model
 from aligntune_run.plan import Choice, Plan, hub_ids, memory_limit
 
 TICK_SECONDS = 0.1

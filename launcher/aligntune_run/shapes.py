@@ -35,11 +35,13 @@ NAMES: dict[str, tuple[str, ...]] = {
 """What transformers' configuration classes call each number."""
 
 TIED = frozenset(
-    """
-    bloom cohere cohere2 ernie4_5 falcon falcon_mamba gemma gemma2 gemma3 gemma3_text gemma3n
-    gemma3n_text gemma4 gemma4_text gpt2 gpt-sw3 gpt_bigcode gpt_neo lfm2 lfm2_moe mamba minicpm3
-    mpt openai-gpt opt recurrent_gemma smollm3 starcoder2 vaultgemma xglm zamba zamba2
-    """.split()
+    (
+        *("bloom", "cohere", "cohere2", "ernie4_5", "falcon", "falcon_mamba", "gemma", "gemma2"),
+        *("gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "gemma4", "gemma4_text", "gpt2"),
+        *("gpt-sw3", "gpt_bigcode", "gpt_neo", "lfm2", "lfm2_moe", "mamba", "minicpm3", "mpt"),
+        *("openai-gpt", "opt", "recurrent_gemma", "smollm3", "starcoder2", "vaultgemma", "xglm"),
+        *("zamba", "zamba2"),
+    )
 )
 """Types whose embedding is also the output matrix unless ``config.json`` says otherwise."""
 

@@ -111,9 +111,7 @@ def weight_names(index: dict[str, Any], name: str) -> dict[str, str]:
         raise ModelError(f"{name} names no weights (weight_map)", AGAIN)
     for file in found.values():
         if not isinstance(file, str) or os.path.basename(file) != file or file in ("", ".", ".."):
-            raise ModelError(
-                f"{name} names weights outside its folder: {str(file)[:80]!r}", AGAIN
-            )
+            raise ModelError(f"{name} names weights outside its folder: {str(file)[:80]!r}", AGAIN)
     return found
 
 
@@ -176,21 +174,24 @@ def _tensor(key: str, value: Any, room: int | None, name: str) -> Tensor:
     wrong = ModelError(f"{name} is broken: its header does not fit its tensor {key[:80]!r}", AGAIN)
     if not isinstance(value, dict) or not isinstance(value.get("dtype"), str):
         raise wrong
-    shape, offsets = value.get("shape"), value.get("data_offsets")
-    if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
+    shape, offsets = _sizes(value.get("shape")), _sizes(value.get("data_offsets"))
+    if shape is None or len(shape) > MOST_DIMENSIONS or offsets is None or len(offsets) != 2:
         raise wrong
     begin, end = offsets
-    dtype, bits = DTYPES.get(value["dtype"], (value["dtype"].lower(), None))
-    if len(shape) > MOST_DIMENSIONS or begin > end or (room is not None and end > room):
+    if begin > end or (room is not None and end > room):
         raise wrong
+    dtype, bits = DTYPES.get(value["dtype"], (value["dtype"].lower(), None))
     if bits is not None and prod(shape) * bits != (end - begin) * 8:
         raise wrong
-    return Tensor(key, dtype, tuple(shape))
+    return Tensor(key, dtype, shape)
 
 
-def _sizes(value: Any) -> bool:
-    """Whether it is a list of sizes."""
-    return isinstance(value, list) and all(type(one) is int and 0 <= one < 2**63 for one in value)
+def _sizes(value: Any) -> tuple[int, ...] | None:
+    """A list of sizes; None for anything else."""
+    if not isinstance(value, list):
+        return None
+    good = all(type(one) is int and 0 <= one < 2**63 for one in value)
+    return tuple(value) if good else None
 
 
 def only_weights(tensors: Iterable[Tensor], tied: bool) -> list[Tensor]:
