@@ -55,10 +55,10 @@ def run(
 
 
 def model_folder(folder: Path, model_type: str = "llama") -> Path:
-    """What looks like a model to the launcher, which reads no weights."""
+    """What looks like a model to the launcher, which reads the headers of weights."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
-    (folder / "model.safetensors").touch()
+    write_safetensors(folder / "model.safetensors")
     return folder
 
 
