@@ -63,8 +63,9 @@ def header(tensors: Tensors) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def write_safetensors(path: Path, tensors: Tensors = {}) -> Path:
+def write_safetensors(path: Path, tensors: Tensors | None = None) -> Path:
     """A safetensors file of zeros, which take no room on a disk that knows holes."""
+    tensors = tensors or {}
     start = header(tensors)
     path.write_bytes(start)
     with path.open("r+b") as file:
@@ -84,7 +85,7 @@ def write_model(
         write_safetensors(folder / "model.safetensors", held)
         return folder
     names = list(held)
-    where = {}
+    where: dict[str, str] = {}
     for number in range(shards):
         file = f"model-{number + 1:05}-of-{shards:05}.safetensors"
         part = {name: held[name] for name in names[number::shards]}

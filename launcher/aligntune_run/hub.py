@@ -214,7 +214,7 @@ def snapshot(cache: Path, name: str, revision: str | None) -> Path | None:
     folder = cache / f"models--{name.replace('/', '--')}"
     try:
         commit = (folder / "refs" / wanted).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):  # no such branch, or no name that a file can have
         commit = wanted
     found = folder / "snapshots" / os.path.basename(commit)
     return found if commit and found.is_dir() else None

@@ -154,5 +154,5 @@ def of_tensors(config: Mapping[str, Any], tensors: list[Tensor]) -> ModelFacts:
     if count is None:
         notes.append(f"how many parameters {known.quantized} has packed is not known")
     return replace(
-        known, parameters=count, dtype=main_dtype(own), linear=linear, note="; ".join(notes)
+        known, parameters=count or None, dtype=main_dtype(own), linear=linear, note="; ".join(notes)
     )

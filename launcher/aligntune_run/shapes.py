@@ -135,7 +135,7 @@ def number(config: Mapping[str, Any], what: str) -> int | None:
         values = value if isinstance(value, list) and value else [value]
         for one in values:
             if not isinstance(one, int) or isinstance(one, bool) or not 0 < one < LARGEST:
-                raise UnknownShapeError(f"config.json: {name} is {str(one)[:40]}")
+                raise UnknownShapeError(f"config.json: {name} is {repr(one)[:40]}")
         return int(max(values))
     return None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.checkpoints import write_safetensors
 
 from aligntune.algorithms import ALGORITHMS
 from aligntune.events import EventWriter

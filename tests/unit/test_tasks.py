@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.checkpoints import write_safetensors
 
 from aligntune.errors import BackendError, DataError, ModelError, OutputError, SpecError
 from aligntune.rundir import RunDir
