@@ -206,12 +206,12 @@ def reason(error: OSError) -> str:
     return str(inner).splitlines()[0] if str(inner) else type(error).__name__
 
 
-def snapshot(cache: Path, name: str, revision: str | None) -> Path | None:
-    """A model's folder in the hub's cache, if it was ever fetched at that revision."""
+def snapshot(cache: Path, name: str, revision: str | None, kind: str = "model") -> Path | None:
+    """A repository's folder in the hub's cache, if it was ever fetched at that revision."""
     wanted = revision or "main"
     if ".." in Path(wanted).parts or Path(wanted).is_absolute():
         return None
-    folder = cache / f"models--{name.replace('/', '--')}"
+    folder = cache / f"{kind}s--{name.replace('/', '--')}"
     try:
         commit = (folder / "refs" / wanted).read_text(encoding="utf-8").strip()
     except (OSError, ValueError):  # no such branch, or no name that a file can have

@@ -74,7 +74,7 @@ def is_saved(folder: Path) -> bool:
 
 
 def _files_rows(files: Iterable[tuple[Path, str]]) -> Iterator[Row]:
-    reader = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    reader = {".jsonl": _jsonl, ".json": json_rows, ".csv": _csv, ".parquet": _parquet}
     for path, name in files:
         with reading(path, name):
             yield from reader[path.suffix.lower()](path, name)
@@ -118,7 +118,8 @@ def jsonl_rows(lines: Iterable[str], name: str) -> Iterator[Row]:
             yield where, as_row(_parse(line, where), where)
 
 
-def _json(path: Path, name: str) -> Iterator[Row]:
+def json_rows(path: Path, name: str) -> Iterator[Row]:
+    """The rows of a list, or of one object a line; the file is read whole."""
     text = path.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):
         if _is_object(text) and "\n" in text.strip():
