@@ -97,7 +97,7 @@ def require_writable(path: Path) -> None:
         OutputError: the nearest folder above it that is there may not be written.
     """
     above = nearest_folder(path)
-    if not os.access(above, os.W_OK | os.X_OK):
+    if not os.access(above, os.W_OK | os.X_OK, effective_ids=True):
         raise OutputError(
             f"cannot write to {above}", "Name another folder with --output, or change its owner"
         )
