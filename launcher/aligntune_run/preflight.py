@@ -253,7 +253,8 @@ def _data(spec: RunSpec) -> Iterator[Finding]:
         except DataError as error:
             yield Finding(rule, "fail", error.what, error)
             continue
-        rows = f"its first {seen.rows} rows are good" if seen.rows else "only the worker reads it"
+        first = "its first row is" if seen.rows == 1 else f"its first {seen.rows} rows are"
+        rows = f"{first} good" if seen.rows else "only the worker reads its rows"
         told = f"{seen.format.replace('_', '-')} data; {rows}" if seen.format else rows
         yield Finding(rule, "pass", f"{name}: {told}")
 

@@ -181,7 +181,7 @@ def is_tied(config: Mapping[str, Any], found: bool | None) -> bool:
     for part in (text_part(config), config):
         if isinstance(told := part.get("tie_word_embeddings"), bool):
             return told
-    return found if found is not None else config.get("model_type") in TIED
+    return found if found is not None else str(config.get("model_type")) in TIED
 
 
 def widths(module: str, shape: Shape) -> tuple[int, int] | None:

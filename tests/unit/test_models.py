@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.checkpoints import LLAMA, header, llama, write_model, write_safetensors
 
@@ -400,6 +400,7 @@ def test_any_configuration_is_facts_or_an_error_of_ours(
 
 
 @given(st.dictionaries(st.sampled_from(list(LLAMA)), JSON, max_size=4))
+@example({"model_type": [], "tie_word_embeddings": None})
 def test_any_value_of_a_known_key_is_a_shape_or_a_reason(values: dict[str, Any]) -> None:
     with suppress(UnknownShapeError):
         assert shape_of(changed(**values)).vocabulary > 0

@@ -288,7 +288,7 @@ def test_a_good_request_passes_every_rule_and_tells_its_model(looked: Looked, mo
     assert inputs.model == read_model(str(model))
     evidence = " | ".join(finding.evidence for finding in inputs.findings)
     assert "parameters in bfloat16" in evidence
-    assert "prompt-completion data; its first 1 rows are good" in evidence
+    assert "prompt-completion data; its first row is good" in evidence
 
 
 def test_everything_that_is_wrong_is_found_at_once(looked: Looked, model: Path, data: Path) -> None:
