@@ -36,10 +36,12 @@ from aligntune_run.engines import Engine, Exit, Say, Worker
 from aligntune_run.engines.connect import connect
 from aligntune_run.engines.facts import probe_engine
 from aligntune_run.host import Host, ImageState, probe
+from aligntune_run.hub_models import read_hub_model
 from aligntune_run.interrupt import Interrupt
 from aligntune_run.machine import memory_total
-from aligntune_run.models import read_hub_model, read_model
+from aligntune_run.models import read_model
 from aligntune_run.plan import Choice, Plan, hub_ids, memory_limit
+from aligntune_run.preflight import require_writable
 from aligntune_run.start import start
 
 TICK_SECONDS = 0.1
@@ -280,14 +282,6 @@ def _engine(kind: str, host: Host, client: Any, obtaining: Obtaining) -> Engine:
     from aligntune_run.engines.process import ProcessEngine
 
     return ProcessEngine(host, find_links=find_links, agree=obtaining.agree)
-
-
-def require_writable(path: Path) -> None:
-    above = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise OutputError(
-            f"cannot write to {above}", "Name another folder with --output, or change its owner"
-        )
 
 
 def _create(run: RunDir, plan: Plan) -> None:
