@@ -37,6 +37,7 @@ from aligntune_run.host import Host, ImageState, memory_total, probe, probe_engi
 from aligntune_run.interrupt import Interrupt
 from aligntune_run.models import read_hub_model, read_model
 from aligntune_run.plan import Choice, Plan, hub_ids, memory_limit
+from aligntune_run.symptoms import explained, tail
 
 TICK_SECONDS = 0.1
 
@@ -201,11 +202,13 @@ def execute(prepared: Prepared, watch: Watch) -> Record:
     else:
         _create(run, plan)
     reader = EventReader(run.events, skip=resumed)
+    begins = run.log.stat().st_size if run.log.exists() else 0
     with Interrupt() as interrupt:
         for command in prepared.engine.commands(plan):
             left, told = _follow(prepared.engine, command, reader, watch, interrupt)
             failure = _failure(left, told, plan)
             if failure is not None:
+                failure = explained(failure, f"{left.output}\n{tail(run.log, begins)}")
                 _add_exit(run, left, failure)
                 raise failure
     _add_exit(run, left, None)
@@ -318,10 +321,14 @@ def _add_exit(run: RunDir, left: Exit, failure: AligntuneError | None) -> None:
     """The launcher's one addition to the record, after the worker is gone."""
     values: dict[str, Any] = {"exit": {"code": left.code, "oom": left.oom}}
     record = run.record()
-    if failure is not None and record.get("status") not in ("failed", "stopped"):
+    if failure is not None:
         told = {"kind": type(failure).__name__, "what": failure.what, "remedy": failure.remedy}
-        stopped = isinstance(failure, StoppedError)
-        values |= {"status": "stopped" if stopped else "failed", "error": told}
+        before = record.get("error") or {}
+        if record.get("status") not in ("failed", "stopped"):
+            stopped = isinstance(failure, StoppedError)
+            values |= {"status": "stopped" if stopped else "failed", "error": told}
+        elif before.get("kind") == told["kind"]:
+            values |= {"error": told}  # the worker's own, and what its log explains of it
     if not run.path.exists():
         raise OutputError(f"{run.path} was removed or renamed while its run was at work")
     with run.writing(f"Mend that, then: aligntune-run --resume {run.path}"):

@@ -13,8 +13,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from aligntune.errors import AligntuneError, EngineError, ImageError, TrainingError
+
 LIMIT = 2**20
 """How much of the end of a log is looked at, in bytes or characters."""
+
+VAGUE = (AligntuneError, TrainingError, ImageError, EngineError)
+"""Failures of which a log may tell more than they do; all others already say what to do."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,27 @@ def explain(log: str) -> tuple[Symptom, ...]:
     """The known failures that the end of a log shows, the most telling first."""
     end = log[-LIMIT:]
     return tuple(symptom for symptom in SYMPTOMS if symptom.pattern.search(end))
+
+
+def explained(failure: AligntuneError, log: str) -> AligntuneError:
+    """A failure that says little, with what the log says it is; any other as it is.
+
+    Class and exit code stay: the log explains what happened, and does not judge whose fault it was.
+
+    Args:
+        failure: what the run failed of.
+        log: the end of everything that was printed.
+    """
+    if type(failure) not in VAGUE:
+        return failure
+    found = explain(failure.what) or explain(log)
+    if not found:
+        return failure
+    told = type(failure)(
+        f"{failure.what} ({found[0].means})", f"{found[0].mend}. All of it is in train.log"
+    )
+    told.exit_code = failure.exit_code
+    return told
 
 
 def tail(log: Path, since: int = 0) -> str:
@@ -142,7 +168,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     Symptom(
         "flash-attention",
         (
-            r"flash_attn\w{0,40}\.so: undefined symbol",
+            r"flash_attn[\w.-]{0,80}\.so: undefined symbol",
             r"FlashAttention only supports? ",
             r"package for FlashAttention\d? doesn't seem to be installed",
             r"FlashAttention\d? is not available on",
@@ -282,7 +308,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     ),
     Symptom(
         "unsloth-needs-gpu",
-        (r"Unsloth(?: \(CPU\))?: .{0,60}needs a GPU",),
+        (r"NotImplementedError: Unsloth.{0,80}needs a GPU",),
         "what was asked of Unsloth works on a GPU only",
         "Use --backend trl, or leave the option out",
     ),
