@@ -178,8 +178,8 @@ SYMPTOMS: tuple[Symptom, ...] = (
         ),
         "Flash Attention was asked for and is not there, is built for another torch, or does not "
         "take this GPU, model or precision",
-        "Leave out attn_implementation (the images use PyTorch's own attention), or take "
-        "flash-attn out of the derived image",
+        "Leave model.attention at auto, which is PyTorch's own, or take flash-attn out of the "
+        "derived image",
     ),
     Symptom(
         "no-compiler",

@@ -129,11 +129,10 @@ def look(environment: Mapping[str, str] = os.environ, network: bool = True) -> F
     try:
         states = images.states(client)
         if client is not None:
-            listed, containers, said = (
-                images.list_images(client),
-                our_containers(client),
-                _says(client),
-            )
+            listed = images.list_images(client)
+            containers = our_containers(client)
+            said = _says(client)
+            bridge = "" if engine.rootless else _lost_bridge(client, said)
     except EngineError as error:
         engine = replace(engine, reachable=False, reason=error.what)
         states = images.states(None)
