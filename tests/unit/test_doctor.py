@@ -456,6 +456,8 @@ def test_how_a_run_ended_is_not_the_exit_code(tmp_path: Path) -> None:
 def test_the_hub_is_asked_without_a_token_and_any_answer_will_do() -> None:
     with Hub() as hub:
         assert ask_hub({"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": SECRET}) == ""
+        assert hub.requests
+        assert not hub.tokens
 
 
 def test_a_hub_that_is_not_there_is_said_so() -> None:

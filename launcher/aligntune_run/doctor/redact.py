@@ -37,7 +37,10 @@ PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, instead in (
         (r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----[A-Za-z0-9+/=\s\\]*", REMOVED),
         (r"(://)[^/\s\"<>]{1,300}@", rf"\1{REMOVED}@"),
-        (r"(?i)(authorization[\"']?\s{0,3}[:=]\s{0,3}[\"']?)[^\r\n\"']{1,500}", rf"\1{REMOVED}"),
+        (
+            r"(?i)(authorization[\"']?\s{0,3}[:=]\s{0,3}[\"']?)(?:\w{1,20} )?[^\s\"',]{1,500}",
+            rf"\1{REMOVED}",
+        ),
         (r"(?i)\b(bearer\s{1,3})[\w.~+/=-]{4,}", rf"\1{REMOVED}"),
         (r"hf_(?=[a-z]{0,60}[A-Z0-9])[A-Za-z0-9]{8,}", REMOVED),
         (r"(?<![\w-])(?:sk|pk|rk|glpat|xox[abeprs])-[\w-]{12,}", REMOVED),
