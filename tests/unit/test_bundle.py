@@ -267,7 +267,7 @@ def test_what_is_no_secret_stays() -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["hf_", "://", "eyJ", "token=", "sk-", "Bearer ", "-----BEGIN PRIVATE KEY-----", "a" * 40],
+    ["hf_", "://", "eyJ", "token=", "token='\\", "sk-", "Bearer ", "-----BEGIN PRIVATE KEY-----"],
 )
 def test_a_hostile_log_is_cleaned_in_bounded_work(word: str) -> None:
     assert Redactor({}).text(word * (LIMIT // len(word))) is not None

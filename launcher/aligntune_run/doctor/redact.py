@@ -31,7 +31,12 @@ LEAST = 6
 
 WORDS = ("true", "false", "enabled", "disabled", "default")
 
-VALUE = r"(?P<value>\"(?:[^\"\\\n]|\\.){0,500}\"|'(?:[^'\\\n]|\\.){0,500}'|[^\s\"',;&}\])]{4,500})"
+VALUE = (
+    r"(?P<value>\\{1,3}[\"'][^\"'\n]{0,500}[\"']|\"(?:[^\"\\\n]|\\.){0,500}\""
+    r"|'(?:[^'\\\n]|\\.){0,500}'|[^\s\"',;&}\])]{4,500})"
+)
+"""What stands after a name: quoted, in quotes that a text in quotes escapes, or a word."""
+
 PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), instead)
     for pattern, instead in (
@@ -56,7 +61,7 @@ PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 NAMED = re.compile(
     r"(?i)(?P<name>(?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)token"
     r"|secret|passw(?:or)?d|passphrase|credentials?|api_?key|access_?key|signature)"
-    rf"(?P<is>[\"']?\s{{0,3}}[:=]\s{{0,3}}){VALUE}"
+    rf"(?P<is>(?:\\{{0,3}}[\"'])?\s{{0,3}}[:=]\s{{0,3}}){VALUE}"
 )
 HARMLESS = re.compile(r"[\"']?(?:[\d.,%]+|none|null|true|false)[\"']?", re.IGNORECASE)
 HOMES = re.compile(r"(?<=/home/|Users/)[^/\s\"':,;]{1,64}")
@@ -156,5 +161,6 @@ def _forms(secret: str) -> set[str]:
 def _unnamed(match: re.Match[str]) -> str:
     if HARMLESS.fullmatch(match["value"]):
         return match[0]
-    mark = match["value"][0] if match["value"][0] in "\"'" else ""
+    value = match["value"]
+    mark = value[: len(value) - len(value.lstrip("\\\"'"))]
     return f"{match['name']}{match['is']}{mark}{REMOVED}{mark}"
