@@ -277,7 +277,7 @@ def test_the_command_lists_what_is_in_it(
     environment: dict[str, str], failed: Path, tmp_path: Path
 ) -> None:
     archive = tmp_path / "report.tar.gz"
-    words = ["doctor", failed, "--offline", "--bundle", archive]
+    words: list[str | Path] = ["doctor", failed, "--offline", "--bundle", archive]
     done = run(*words, environment=environment | ENVIRONMENT)
     assert TRACEBACK not in done.stderr
     listed = [line.split()[-1] for line in done.stdout.splitlines() if line.startswith("   ")]

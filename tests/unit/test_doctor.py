@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -495,11 +494,3 @@ def test_an_offline_caller_is_not_sent_to_the_hub(environment: dict[str, str]) -
 def test_the_docs_name_every_check() -> None:
     text = DOCUMENTED.read_text("utf-8")
     assert [name for name in CHECKS if f"`{name}`" not in text] == []
-
-
-def test_without_a_home_the_command_says_so(environment: dict[str, str]) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to become somebody without a home")
-    homeless = {name: environment[name] for name in environment if name != "HOME"}
-    del homeless["XDG_CACHE_HOME"]
-    assert TRACEBACK not in run("doctor", "--offline", environment=homeless).stderr
