@@ -19,6 +19,7 @@ from aligntune import __version__
 from aligntune.algorithms import ALGORITHMS
 from aligntune.errors import AligntuneError, OutputError, SpecError, StoppedError
 from aligntune_run import afterwards
+from aligntune_run.doctor.command import doctor
 from aligntune_run.terminal import agree, carry_out, outliving, silence
 
 if TYPE_CHECKING:
@@ -292,7 +293,7 @@ def execute(
     raise Exit(run_program(words, environment, folders))
 
 
-for command in afterwards.COMMANDS:
+for command in (*afterwards.COMMANDS, doctor):
     cli.add_command(command)
 
 

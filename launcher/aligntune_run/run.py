@@ -43,6 +43,7 @@ from aligntune_run.models import read_model
 from aligntune_run.plan import Choice, Plan, hub_ids, memory_limit
 from aligntune_run.preflight import require_writable
 from aligntune_run.start import start
+from aligntune_run.symptoms import explained, tail
 
 TICK_SECONDS = 0.1
 
@@ -248,6 +249,7 @@ def execute(prepared: Prepared, watch: Watch) -> Record:
         with run.writing("Mend that, and try again"):
             run.update(plan=changed.to_dict())
 
+    begins = run.log.stat().st_size if run.log.exists() else 0
     with Interrupt() as interrupt:
         for command in prepared.engine.commands(plan):
             try:
@@ -260,6 +262,7 @@ def execute(prepared: Prepared, watch: Watch) -> Record:
                 left, told = _follow(started.worker, reader, watch, interrupt)
             failure = _failure(left, told, plan)
             if failure is not None:
+                failure = explained(failure, f"{left.output}\n{tail(run.log, begins)}")
                 _add_exit(run, left, failure)
                 raise failure
     _add_exit(run, left, None)
@@ -362,8 +365,12 @@ def _add_exit(run: RunDir, left: Exit, failure: AligntuneError | None) -> None:
     """The launcher's one addition to the record, after the worker is gone."""
     values: dict[str, Any] = {"exit": {"code": left.code, "oom": left.oom}}
     record = run.record()
-    if failure is not None and record.get("status") not in ("failed", "stopped"):
-        values |= _ending(failure)
+    if failure is not None:
+        before = record.get("error") or {}
+        if record.get("status") not in ("failed", "stopped"):
+            values |= _ending(failure)
+        elif before.get("kind") == type(failure).__name__:
+            values |= {"error": _told(failure)}  # the worker's own, and what its log explains of it
     if not run.path.exists():
         raise OutputError(f"{run.path} was removed or renamed while its run was at work")
     with run.writing(f"Mend that, then: aligntune-run --resume {run.path}"):
@@ -372,6 +379,9 @@ def _add_exit(run: RunDir, left: Exit, failure: AligntuneError | None) -> None:
 
 def _ending(failure: AligntuneError) -> dict[str, Any]:
     """What a failure is in the record."""
-    told = {"kind": type(failure).__name__, "what": failure.what, "remedy": failure.remedy}
     stopped = isinstance(failure, StoppedError)
-    return {"status": "stopped" if stopped else "failed", "error": told}
+    return {"status": "stopped" if stopped else "failed", "error": _told(failure)}
+
+
+def _told(failure: AligntuneError) -> dict[str, str]:
+    return {"kind": type(failure).__name__, "what": failure.what, "remedy": failure.remedy}

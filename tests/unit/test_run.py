@@ -201,6 +201,35 @@ def test_a_worker_that_ends_without_a_word_is_explained_by_how_it_ended(
     assert record["error"]["kind"] == kind.__name__
 
 
+def test_a_known_failure_in_the_log_explains_an_error_that_says_little(tmp_path: Path) -> None:
+    def script(worker: ScriptedWorker) -> Exit:
+        worker.run.log.write_text("RuntimeError: Failed to find C compiler. Please specify\n")
+        return fail(TrainingError("the trainer failed: RuntimeError: 1", "See train.log"))(worker)
+
+    with pytest.raises(TrainingError, match="Triton compiles kernels") as caught:
+        execute(prepared(tmp_path / "run", train=script), lambda event: None)
+    assert caught.value.exit_code == TrainingError.exit_code
+    record = RunDir(tmp_path / "run").record()
+    assert record["status"] == "failed"
+    assert record["error"]["what"] == caught.value.what
+    assert record["error"]["remedy"].startswith("Install them")
+
+
+def test_what_an_earlier_attempt_logged_explains_nothing_of_this_one(tmp_path: Path) -> None:
+    def first(worker: ScriptedWorker) -> Exit:
+        worker.run.log.write_text("CUDA out of memory\n")
+        return fail(TrainingError("first"))(worker)
+
+    run = tmp_path / "run"
+    with pytest.raises(TrainingError, match="the GPU has too little memory"):
+        execute(prepared(run, train=first), lambda event: None)
+    with pytest.raises(TrainingError) as caught:
+        execute(
+            prepared(run, resumed=True, train=fail(TrainingError("second"))), lambda event: None
+        )
+    assert caught.value.what == "second"
+
+
 def test_a_run_that_finished_has_finished_although_a_helper_was_killed(tmp_path: Path) -> None:
     def finish_with_kill(worker: ScriptedWorker) -> Exit:
         finish(worker)
