@@ -25,8 +25,9 @@ from aligntune.errors import (
 from aligntune.rundir import RunDir
 from aligntune.spec import RunSpec, is_local
 from aligntune.tasks import Job, Push, Task, job, repositories
+from aligntune_run.decide import Decided, Obtaining, decide
 from aligntune_run.plan import Plan, hub_ids, memory_limit
-from aligntune_run.run import Decided, Obtaining, Prepared, decide, require_writable
+from aligntune_run.run import Prepared, require_writable
 
 
 def prepare(
@@ -56,7 +57,7 @@ def prepare(
     spec = wanted.spec.model_copy(update={**before, **changes})
     decided, warnings = _decide(wanted, spec, set(changes), obtaining)
     require_writable(run.path)
-    choice = decided.choice
+    choice = decided.outcome.require()
     plan = Plan(
         run_id=f"{wanted.record['id']}-{run.path.name}" if "id" in wanted.record else run.path.name,
         run_dir=str(run.path),
@@ -70,7 +71,7 @@ def prepare(
         fetched=wanted.record.get("fetched"),
     )
     _require_inputs(plan)
-    return Prepared(plan, decided.host, decided.engine)
+    return Prepared(plan, decided.host, decided.engine(choice.engine))
 
 
 def _before(wanted: Job) -> dict[str, Any]:
@@ -91,20 +92,22 @@ def _decide(
     warnings = []
     try:
         decided = decide(spec, obtaining, model)
+        choice = decided.outcome.require()
     except (BackendError, EngineError, HardwareError, ImageError) as error:
         free = {"backend": "auto", "engine": "auto", "gpus": "auto", "strict": False}
         changed = {name: value for name, value in free.items() if name not in said}
         decided = decide(spec.model_copy(update=changed), obtaining, model)
+        choice = decided.outcome.require()
         warnings.append(
             f"what {of} was trained with cannot be had: {error.what.removeprefix('--strict: ')}. "
-            f"{TITLES[decided.choice.backend]} takes its place"
+            f"{TITLES[choice.backend]} takes its place"
         )
     before = wanted.record.get("plan", {}).get("choice", {})
-    lock, now = before.get("lock_hash"), decided.choice
-    if lock and now.backend == before.get("backend") and now.lock_hash != lock:
+    lock = before.get("lock_hash")
+    if lock and choice.backend == before.get("backend") and choice.lock_hash != lock:
         warnings.append(
-            f"{of} was trained on another lock ({lock[:12]}) than {TITLES[now.backend]} "
-            f"{now.flavour} has now ({now.lock_hash[:12]}): figures may differ a little"
+            f"{of} was trained on another lock ({lock[:12]}) than {TITLES[choice.backend]} "
+            f"{choice.flavour} has now ({choice.lock_hash[:12]}): figures may differ a little"
         )
     return decided, warnings
 

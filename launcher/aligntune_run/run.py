@@ -25,36 +25,19 @@ from aligntune.errors import (
 from aligntune.events import Event, EventReader
 from aligntune.rundir import Record, RunDir, new_run_id
 from aligntune.settings import Settings, from_file, resolve
-from aligntune.spec import RunSpec, is_local
 from aligntune.tasks import TASK_FILE
 from aligntune.training.arguments import refuse_owned
 from aligntune.training.rewards import check
-from aligntune_run import images
-from aligntune_run.choose import choose
+from aligntune_run.decide import Obtaining, decide
 from aligntune_run.engines import Command, Engine, Exit, Say
-from aligntune_run.engines.connect import connect
-from aligntune_run.host import Host, ImageState, memory_total, probe, probe_engine
+from aligntune_run.host import Host
 from aligntune_run.interrupt import Interrupt
-from aligntune_run.models import read_hub_model, read_model
-from aligntune_run.plan import Choice, Plan, hub_ids, memory_limit
+from aligntune_run.plan import Plan, hub_ids, memory_limit
 
 TICK_SECONDS = 0.1
 
 Watch = Callable[[Event], None]
 """Is told every event of a run as it happens."""
-
-
-@dataclass(frozen=True)
-class Obtaining:
-    """How what is missing may be had.
-
-    Attributes:
-        find_links: folders or pages with wheels that no index has.
-        agree: is asked before gigabytes are fetched, with their size in the question.
-    """
-
-    find_links: tuple[str, ...] = ()
-    agree: Callable[[str], bool] = lambda question: True
 
 
 @dataclass(frozen=True)
@@ -66,7 +49,7 @@ class Prepared:
     engine: Engine
 
 
-def prepare(settings: Settings, obtaining: Obtaining = Obtaining()) -> Prepared:
+def prepare(settings: Settings, obtaining: Obtaining) -> Prepared:
     """Look at the machine and decide; nothing is changed, obtained or written.
 
     Args:
@@ -83,7 +66,7 @@ def prepare(settings: Settings, obtaining: Obtaining = Obtaining()) -> Prepared:
     return _prepare(settings, obtaining, run, run_id, attempt=1)
 
 
-def prepare_resume(path: Path, obtaining: Obtaining = Obtaining()) -> Prepared:
+def prepare_resume(path: Path, obtaining: Obtaining) -> Prepared:
     """Go on with a run that did not finish, from its newest checkpoint, in its own folder.
 
     Backend and engine stay what they were, whatever ``auto`` would choose now, and so must the
@@ -127,6 +110,7 @@ def _prepare(
     refuse_owned(spec)
     check(spec.rewards)
     decided = decide(spec, obtaining, spec.model.name)
+    choice = decided.outcome.require()
     require_writable(run.path)
     plan = Plan(
         run_id=run_id,
@@ -134,45 +118,11 @@ def _prepare(
         attempt=attempt,
         spec=spec,
         origins=settings.origins,
-        choice=decided.choice,
+        choice=choice,
         memory=memory_limit(spec.memory, decided.memory),
         fetch=hub_ids(spec),
     )
-    return Prepared(plan, decided.host, decided.engine)
-
-
-@dataclass(frozen=True)
-class Decided:
-    """What will run a request; ``memory`` is what there is, in bytes."""
-
-    choice: Choice
-    host: Host
-    engine: Engine
-    memory: int
-
-
-def decide(spec: RunSpec, obtaining: Obtaining, model: str | None) -> Decided:
-    """Look at the machine and choose.
-
-    Args:
-        spec: the request.
-        obtaining: how an image or venv that is missing may be had.
-        model: folder or hub id that is loaded; None where none is.
-
-    Raises:
-        AligntuneError: nothing can run this.
-    """
-    known = None if model is None else read_model(model)
-    client, reason = (None, "--engine process") if spec.engine == "process" else connect()
-    engine = probe_engine(client, reason)
-    host = probe(engine, _images(spec, client, obtaining))
-    if model and host.gpus and spec.backend != "trl" and not is_local(model):
-        # Only the choice between backends needs to know, and it is only open on a GPU.
-        revision = spec.model.revision
-        known = read_hub_model(model, revision, host.hub_cache, os.environ, host.token)
-    choice = choose(spec, host, known, images.facts())
-    total = min(filter(None, (engine.memory, memory_total())))
-    return Decided(choice, host, _engine(choice.engine, host, client, obtaining), total)
+    return Prepared(plan, decided.host, decided.engine(choice.engine))
 
 
 def obtain(prepared: Prepared, say: Say) -> Prepared:
@@ -210,24 +160,6 @@ def execute(prepared: Prepared, watch: Watch) -> Record:
                 raise failure
     _add_exit(run, left, None)
     return run.record()
-
-
-def _images(spec: RunSpec, client: Any | None, obtaining: Obtaining) -> tuple[ImageState, ...]:
-    """The images there are to choose from: the user's own if one is named, else the pinned."""
-    if client is not None and spec.image:
-        return (images.derived_state(client, spec.image),)
-    return images.states(client, spec.pull, obtaining.find_links)
-
-
-def _engine(kind: str, host: Host, client: Any, obtaining: Obtaining) -> Engine:
-    find_links = obtaining.find_links
-    if kind == "docker":
-        from aligntune_run.engines.docker import DockerEngine
-
-        return DockerEngine(client, host, find_links=find_links, agree=obtaining.agree)
-    from aligntune_run.engines.process import ProcessEngine
-
-    return ProcessEngine(host, find_links=find_links, agree=obtaining.agree)
 
 
 def require_writable(path: Path) -> None:
