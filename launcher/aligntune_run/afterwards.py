@@ -150,7 +150,7 @@ def _do(
 ) -> None:
     """Do a task and tell its result; ``quiet`` leaves stdout to the result alone."""
     from aligntune_run import jobs, report
-    from aligntune_run.run import Obtaining
+    from aligntune_run.decide import Obtaining
 
     obtaining = Obtaining(find_links, agree if not yes else lambda question: True, wait)
     prepared = jobs.prepare(task, obtaining, gpus=gpus, engine=engine)

@@ -6,8 +6,6 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +14,13 @@ from click.core import ParameterSource
 from click.exceptions import Exit
 
 from aligntune import __version__
-from aligntune.algorithms import ALGORITHMS
 from aligntune.errors import AligntuneError, OutputError, SpecError, StoppedError
-from aligntune_run import afterwards
+from aligntune_run import afterwards, beforehand
 from aligntune_run.doctor.command import doctor
+from aligntune_run.flags import FLAGS, settings, spec_flags
 from aligntune_run.terminal import agree, carry_out, outliving, silence
 
 if TYPE_CHECKING:
-    from aligntune.settings import Settings
     from aligntune_run.run import Prepared
 
 PROGRAM = "aligntune-run"
@@ -32,111 +29,11 @@ READER_LEFT = 128 + signal.SIGPIPE
 """The exit code where nobody reads our output any more and so the work was left undone."""
 
 
-@dataclass(frozen=True)
-class Flag:
-    """A key of the RunSpec that has a flag of its own; every other key is reached by ``--set``."""
-
-    name: str
-    key: str
-    help: str
-    type: Any = str
-    value: Any = None
-    """What a flag without an argument sets."""
-    metavar: str | None = None
-    many: bool = False
-    """Whether it may stand several times, which makes a list."""
-
-
-FLAGS = (
-    Flag(
-        "--algo",
-        "algorithm",
-        f"How to train: {', '.join(ALGORITHMS)}.",
-        click.Choice(list(ALGORITHMS)),
-        metavar="NAME",
-    ),
-    Flag("--model", "model", "Local folder or hub id of the model."),
-    Flag("--dataset", "dataset", "File, folder or hub id of the data."),
-    Flag(
-        "--backend",
-        "backend",
-        "auto takes the fastest that runs here.",
-        click.Choice(["auto", "trl", "unsloth"]),
-    ),
-    Flag("--output", "output", "Run directory; a new one below runs/ if left out.", click.Path()),
-    Flag("--epochs", "training.epochs", "Passes over the data.", float),
-    Flag("--max-steps", "training.max_steps", "Optimizer steps, instead of epochs.", int),
-    Flag("--batch-size", "training.batch_size", "Sequences a device and step.", int),
-    Flag("--lr", "training.learning_rate", "Peak learning rate.", float),
-    Flag("--max-length", "training.max_length", "Tokens a sequence is cut to.", int),
-    Flag("--lora-rank", "adapter.rank", "Train a LoRA adapter of this rank.", int),
-    Flag(
-        "--load-in-4bit", "model.quantization", "Hold the weights in 4 bits (QLoRA).", value="4bit"
-    ),
-    Flag(
-        "--reward",
-        "rewards",
-        "For RL: a built-in reward, or path.py:function; NAME=WEIGHT, several times.",
-        many=True,
-    ),
-    Flag("--reward-model", "rewards", "For RL: a reward model, folder or hub id.", many=True),
-    Flag("--num-generations", "rl.num_generations", "For GRPO: completions a prompt.", int),
-    Flag("--max-completion-length", "rl.max_completion_length", "For RL: tokens.", int),
-    Flag("--seed", "training.seed", "Of every random choice.", int),
-    Flag("--engine", "engine", "Where it runs.", click.Choice(["auto", "docker", "process"])),
-    Flag(
-        "--gpus",
-        "gpus",
-        "auto, all, a number of GPUs (0 is the CPU), or UUIDs; more than one is refused so far.",
-    ),
-    Flag("--image", "image", "Run this derived image instead of the pinned one."),
-    Flag(
-        "--pull",
-        "pull",
-        "When to obtain the image.",
-        click.Choice(["missing", "never", "always"]),
-    ),
-    Flag("--strict", "strict", "A backend that cannot be had is an error.", value=True),
-)
-
-
-def spec_flags(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a click command every flag of :data:`FLAGS`."""
-    for flag in reversed(FLAGS):
-        name = flag.name.removeprefix("--").replace("-", "_")
-        if flag.value is None:
-            option = click.option(
-                flag.name,
-                name,
-                type=flag.type,
-                default=None,
-                help=flag.help,
-                metavar=flag.metavar,
-                multiple=flag.many,
-            )
-        else:
-            option = click.option(
-                flag.name,
-                name,
-                flag_value=flag.value,
-                type=type(flag.value),
-                default=None,
-                is_flag=True,
-                help=flag.help,
-            )
-        command = option(command)
-    return command
-
-
 @click.group(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @spec_flags
-@click.option("-c", "--config", multiple=True, type=click.Path(path_type=Path), help="YAML spec.")
-@click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any key of the spec."
-)
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with a stopped run.")
 @click.option("--find-links", multiple=True, help="Folder or page with wheels, for a first build.")
 @click.option("--yes", is_flag=True, help="Obtain an image without asking.")
@@ -174,10 +71,11 @@ def cli(
         click.echo(context.get_help())
         return
     from aligntune_run import report, run
+    from aligntune_run.decide import Obtaining
 
-    obtaining = run.Obtaining(find_links, agree if not yes else lambda question: True, wait)
+    obtaining = Obtaining(find_links, agree if not yes else lambda question: True, wait)
     if resume is not None:
-        given = [flag.name for flag in FLAGS if flags[_name(flag)] not in (None, ())]
+        given = [flag.name for flag in FLAGS if flags[flag.parameter] not in (None, ())]
         if config or assignments or given:
             raise click.UsageError("--resume goes on with the run's own spec; leave other keys out")
         prepared = run.prepare_resume(resume, obtaining)
@@ -218,50 +116,6 @@ def _train(prepared: Prepared, as_json: bool) -> None:
             report.summary(record, stream)
 
 
-def settings(
-    config: tuple[Path, ...], flags: dict[str, Any], assignments: tuple[str, ...]
-) -> Settings:
-    """Lay default, files, environment and command line over each other, in this order."""
-    from aligntune.settings import (
-        Layer,
-        from_assignment,
-        from_environment,
-        from_file,
-        nested,
-        resolve,
-    )
-
-    layers = [from_file(path) for path in config]
-    layers += from_environment(os.environ)
-    rewards: list[Any] = []
-    for flag in FLAGS:
-        value = flags[_name(flag)]
-        if flag.key == "rewards":
-            rewards += [_reward(flag.name, word) for word in value or ()]
-        elif value is not None:
-            layers.append(Layer(flag.name, nested(flag.key, value)))
-    if rewards:
-        layers.append(Layer("--reward", {"rewards": rewards}))
-    layers += map(from_assignment, assignments)
-    return resolve(layers, Path.cwd())
-
-
-def _reward(flag: str, word: str) -> dict[str, Any]:
-    """``NAME`` or ``NAME=WEIGHT`` as a reward."""
-    name, equals, weight = word.rpartition("=")
-    value: dict[str, Any] = {"model" if flag == "--reward-model" else "name": name or word}
-    if equals:
-        try:
-            value["weight"] = float(weight)
-        except ValueError:
-            raise SpecError(f"{flag} {word}: {weight!r} is no weight", "Use NAME=WEIGHT") from None
-    return value
-
-
-def _name(flag: Flag) -> str:
-    return flag.name.removeprefix("--").replace("-", "_")
-
-
 @cli.command("exec", context_settings={"ignore_unknown_options": True})
 @click.option("--backend", type=click.Choice(["trl", "unsloth"]), default="trl", help="Whose.")
 @click.option("--engine", type=click.Choice(["auto", "docker", "process"]), default="auto")
@@ -283,9 +137,9 @@ def execute(
     and has no network. In a venv (--engine process) it sees what you see, network included, but
     for the variables with a hub token.
     """
+    from aligntune_run.decide import Obtaining
     from aligntune_run.environment import obtain, run_program
     from aligntune_run.progress import obtaining
-    from aligntune_run.run import Obtaining
 
     how = Obtaining(find_links, agree if not yes else lambda question: True)
     with obtaining(sys.stderr) as say:
@@ -293,7 +147,7 @@ def execute(
     raise Exit(run_program(words, environment, folders))
 
 
-for command in (*afterwards.COMMANDS, doctor):
+for command in (*beforehand.COMMANDS, doctor, *afterwards.COMMANDS):
     cli.add_command(command)
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from aligntune import contract
 from aligntune.errors import ImageError
 from aligntune_run import images
-from aligntune_run.choose import choose_engine, choose_gpus, choose_image, require_supported
+from aligntune_run.choose import bare_request, pick_image, require, situate
+from aligntune_run.decide import Obtaining
 from aligntune_run.engines import Say
 from aligntune_run.engines.connect import connect, engine_errors
 from aligntune_run.engines.container import (
@@ -26,10 +27,9 @@ from aligntune_run.engines.container import (
 from aligntune_run.engines.facts import probe_engine
 from aligntune_run.engines.mounts import Bind
 from aligntune_run.host import Host, probe
-from aligntune_run.machine import memory_total
 from aligntune_run.plan import memory_limit
 from aligntune_run.programs import passthrough
-from aligntune_run.run import Obtaining
+from aligntune_run.rules import OF_THE_MACHINE, judge
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -60,10 +60,10 @@ def obtain(backend: str, engine: str, obtaining: Obtaining, say: Say) -> Environ
     client, reason = (None, "--engine process") if engine == "process" else connect()
     found = images.states(client, "missing", obtaining.find_links)
     host = probe(probe_engine(client, reason), found)
-    require_supported(host)
-    chosen = choose_engine(engine, None, host)
-    gpus = choose_gpus("auto", host, chosen)
-    state = choose_image(host, backend, gpus)
+    at = situate(bare_request(backend=backend, engine=engine), host)
+    require(judge(OF_THE_MACHINE, at))
+    chosen, gpus = at.engine, at.gpus
+    state = pick_image(host.images, backend, gpus)
     if state is None or state.how is None:
         raise ImageError(f"no environment of {backend}: {state.reason if state else 'unknown'}")
     uuids = tuple(gpu.uuid for gpu in gpus)
@@ -105,7 +105,7 @@ def _in_container(
     from aligntune_run.engines.docker import for_sdk
 
     host = environment.host
-    memory = memory_limit(None, min(filter(None, (host.engine.memory, memory_total()))))
+    memory = memory_limit(None, host.memory_usable)
     seen = dict.fromkeys(str(folder.absolute()) for folder in (Path.cwd(), *folders))
     cache = host.cache / "worker"
     cache.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def _in_container(
         **confinement(host, caller_groups(host), memory),
         "network_mode": "none",
         "mounts": [mount.to_dict() for mount in mounts],
-        "device_requests": device_requests(environment.gpus, host),
+        "device_requests": device_requests(environment.gpus),
     }
     with engine_errors():
         container = client.containers.create(**for_sdk(arguments))

@@ -112,6 +112,11 @@ class Host:
     bf16: bool = False
     cache_free: int | None = None
 
+    @property
+    def memory_usable(self) -> int:
+        """Bytes of main memory that the engine can give a run."""
+        return min(filter(None, (self.engine.memory, self.memory)))
+
 
 def other_gpu() -> str | None:
     """The name of a GPU that no image supports, if the machine has one."""

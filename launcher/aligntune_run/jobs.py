@@ -25,9 +25,9 @@ from aligntune.errors import (
 from aligntune.rundir import RunDir
 from aligntune.spec import RunSpec, is_local
 from aligntune.tasks import Job, Push, Task, job, repositories
+from aligntune_run.decide import Decided, Obtaining, Prepared, decide
 from aligntune_run.plan import Plan, hub_ids, memory_limit
 from aligntune_run.preflight import require_writable
-from aligntune_run.run import Decided, Obtaining, Prepared, decide
 
 
 def prepare(
@@ -57,21 +57,21 @@ def prepare(
     spec = wanted.spec.model_copy(update={**before, **changes})
     decided, warnings = _decide(wanted, spec, set(changes), obtaining)
     require_writable(run.path)
-    choice = decided.choice
+    choice = decided.outcome.require()
     plan = Plan(
         run_id=f"{wanted.record['id']}-{run.path.name}" if "id" in wanted.record else run.path.name,
         run_dir=str(run.path),
         spec=spec,
         origins={},
         choice=replace(choice, warnings=(*warnings, *choice.warnings)),
-        memory=memory_limit(spec.memory, decided.memory),
+        memory=memory_limit(spec.memory, decided.host.memory_usable),
         fetch=hub_ids(spec, wanted.task),
         task=wanted.task,
         inputs=(str(Path(task.of, "model")),),
         fetched=wanted.record.get("fetched"),
     )
     _require_inputs(plan)
-    return decided.prepared(plan, obtaining)
+    return decided.prepared(plan)
 
 
 def _before(wanted: Job) -> dict[str, Any]:
@@ -89,25 +89,25 @@ def _decide(
     """What will do it, and what the user must not miss about that."""
     model = _loaded(wanted)
     of = wanted.task.of
-    if isinstance(wanted.task, Push):
-        obtaining = replace(obtaining, wait=True)  # it gets no GPU: whoever has them is no matter
     warnings = []
     try:
         decided = decide(spec, obtaining, model)
+        choice = decided.outcome.require()
     except (BackendError, EngineError, HardwareError, ImageError) as error:
         free = {"backend": "auto", "engine": "auto", "gpus": "auto", "strict": False}
         changed = {name: value for name, value in free.items() if name not in said}
         decided = decide(spec.model_copy(update=changed), obtaining, model)
+        choice = decided.outcome.require()
         warnings.append(
             f"what {of} was trained with cannot be had: {error.what.removeprefix('--strict: ')}. "
-            f"{TITLES[decided.choice.backend]} takes its place"
+            f"{TITLES[choice.backend]} takes its place"
         )
     before = wanted.record.get("plan", {}).get("choice", {})
-    lock, now = before.get("lock_hash"), decided.choice
-    if lock and now.backend == before.get("backend") and now.lock_hash != lock:
+    lock = before.get("lock_hash")
+    if lock and choice.backend == before.get("backend") and choice.lock_hash != lock:
         warnings.append(
-            f"{of} was trained on another lock ({lock[:12]}) than {TITLES[now.backend]} "
-            f"{now.flavour} has now ({now.lock_hash[:12]}): figures may differ a little"
+            f"{of} was trained on another lock ({lock[:12]}) than {TITLES[choice.backend]} "
+            f"{choice.flavour} has now ({choice.lock_hash[:12]}): figures may differ a little"
         )
     return decided, warnings
 

@@ -62,7 +62,8 @@ def marked(host: Host, client: Any | None) -> Host:
 
 def released(host: Host) -> Host:
     """The host as it will be once no run has a GPU any more."""
-    return replace(host, gpus=tuple(replace(gpu, leased=None) for gpu in host.gpus))
+    gpus = (replace(gpu, leased=None, free=gpu.memory) if gpu.leased else gpu for gpu in host.gpus)
+    return replace(host, gpus=tuple(gpus))
 
 
 def in_use(gpus: Sequence[Gpu]) -> HardwareError:

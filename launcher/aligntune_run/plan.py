@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from aligntune.spec import RunSpec, is_local
 from aligntune.tasks import Task, repositories
+from aligntune_run.memory import Estimate
 
 Phase = Literal["fetch", "train", "evaluate", "predict", "push"]
 """What one container or process does; fetching and pushing have the network and the token."""
@@ -54,6 +55,8 @@ class Choice:
         warnings: what the user must not miss, such as a backend that was asked for and not had.
         gpus: UUIDs of the GPUs that training gets; empty trains on the CPU.
         image: None in the process engine, which makes a venv from the lock instead.
+        rule: the one that decided; empty where none stood in the way of what was wanted most.
+        estimate: of the memory that training takes; None where that is not known.
     """
 
     backend: str
@@ -65,6 +68,8 @@ class Choice:
     reason: str
     warnings: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
+    rule: str = ""
+    estimate: Estimate | None = None
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from aligntune.training.sources import Source
 from aligntune_run import hub
 from aligntune_run.hub_models import read_hub_model
 from aligntune_run.models import ModelFacts, read_folder, read_model
+from aligntune_run.plan import Verdict
 from aligntune_run.shapes import CONFIG_BYTES, read_object
 
 TEXT_BYTES = 2**22
@@ -52,6 +53,11 @@ class Finding:
     level: Literal["pass", "warn", "fail"]
     evidence: str
     error: AligntuneError | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        remedy = self.error.remedy if self.error else ""
+        return Verdict(self.rule, "", self.level, self.evidence, remedy)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,12 @@ import yaml
 
 from aligntune.events import headline
 from aligntune.rundir import Record
+from aligntune_run.decide import Decided
+from aligntune_run.gpus import Gpu
 from aligntune_run.images import Listed
+from aligntune_run.plan import Verdict
 from aligntune_run.run import Prepared
+from aligntune_run.status import Status
 
 
 def choice(prepared: Prepared, stream: TextIO) -> None:
@@ -51,9 +55,79 @@ def plan(prepared: Prepared, as_json: bool) -> None:
         json_line(told)
         return
     choice(prepared, sys.stdout)
-    for verdict in prepared.plan.choice.verdicts:
-        print(f"  {verdict.level}  {verdict.backend:8} {verdict.rule}: {verdict.evidence}")
+    verdicts(prepared.plan.choice.verdicts)
     print(yaml.safe_dump(json.loads(json.dumps(told)), sort_keys=False, allow_unicode=True), end="")
+
+
+def verdicts(said: Sequence[Verdict]) -> None:
+    """What each rule says, one line a rule, and what to do where it does not pass."""
+    for one in said:
+        print(f"  {one.level}  {one.backend or 'both':8} {one.rule:13} {one.evidence}")
+        if one.remedy:
+            print(f"{'':30}-> {one.remedy}")
+
+
+def explanation(decided: Decided, as_json: bool) -> None:
+    """What a request comes to here, with every rule's verdict."""
+    outcome = decided.outcome
+    refusal = outcome.refusal
+    if as_json:
+        json_line(
+            {
+                "choice": outcome.choice and asdict(outcome.choice),
+                "refusal": refusal
+                and {
+                    "kind": type(refusal).__name__,
+                    "exit_code": refusal.exit_code,
+                    "what": refusal.what,
+                    "remedy": refusal.remedy,
+                },
+                "rule": outcome.rule,
+                "estimate": outcome.estimate and asdict(outcome.estimate),
+                "verdicts": [asdict(one) for one in outcome.verdicts],
+                "model": decided.model and asdict(decided.model),
+                "gpus": [asdict(gpu) for gpu in decided.host.gpus],
+            }
+        )
+        return
+    for gpu in decided.host.gpus:
+        print(f"GPU: {_gpu(gpu)}")
+    verdicts(outcome.verdicts)
+    print(outcome.choice.reason if outcome.choice else f"refused by the rule {outcome.rule!r}")
+
+
+def status(found: Status, as_json: bool) -> None:
+    """Which backends can be had here, and what there is to run them on."""
+    if as_json:
+        json_line(found.to_dict())
+        return
+    for name, backend in found.backends.items():
+        print(f"{name:8} {'available' if backend['available'] else 'not here'}: {backend['reason']}")
+    host = found.host
+    for gpu in host.gpus:
+        print(f"GPU      {_gpu(gpu)}")
+    if not host.gpus:
+        print(f"GPU      none: {host.gpu_note}")
+    if host.driver:
+        print(f"driver   {host.driver}{f', CUDA {host.driver_cuda}' if host.driver_cuda else ''}")
+    engine = host.engine
+    told = f"{engine.kind} {engine.version}" if engine.reachable else f"none: {engine.reason}"
+    print(f"engine   {told}")
+    print(f"machine  {host.cpus} CPUs, {host.memory / 2**30:.1f} GiB")
+
+
+def _gpu(gpu: Gpu) -> str:
+    """One GPU in words."""
+    told = [
+        f"{gpu.index} {gpu.name} ({gpu.uuid})",
+        f"compute capability {gpu.capability[0]}.{gpu.capability[1]}",
+        f"{gpu.free / 2**30:.1f} of {gpu.memory / 2**30:.1f} GiB free",
+    ]
+    if gpu.leased:
+        told.append(f"taken by {gpu.leased}")
+    if gpu.users:
+        told.append(f"used by {', '.join(gpu.users)}")
+    return ", ".join(told)
 
 
 def json_line(values: Any) -> None:

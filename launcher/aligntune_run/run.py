@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 from aligntune.errors import (
     KINDS,
     AligntuneError,
-    HardwareError,
     ImageError,
     OutOfMemoryError,
     OutputError,
@@ -26,22 +25,14 @@ from aligntune.errors import (
 from aligntune.events import Event, EventReader
 from aligntune.rundir import Record, RunDir, new_run_id
 from aligntune.settings import Settings, from_file, resolve
-from aligntune.spec import RunSpec, is_local
+from aligntune.spec import RunSpec
 from aligntune.tasks import TASK_FILE
 from aligntune.training.arguments import refuse_owned
 from aligntune.training.rewards import check
-from aligntune_run import images, leases
-from aligntune_run.choose import choose
-from aligntune_run.engines import Engine, Exit, Say, Worker
-from aligntune_run.engines.connect import connect
-from aligntune_run.engines.facts import probe_engine
-from aligntune_run.host import Host, ImageState, probe
-from aligntune_run.hub_models import read_hub_model
+from aligntune_run.decide import Decided, Obtaining, Prepared, decide
+from aligntune_run.engines import Exit, Say, Worker
 from aligntune_run.interrupt import Interrupt
-from aligntune_run.machine import memory_total
-from aligntune_run.models import read_model
-from aligntune_run.plan import Choice, Plan, hub_ids, memory_limit
-from aligntune_run.preflight import require_writable
+from aligntune_run.plan import Plan, hub_ids, memory_limit
 from aligntune_run.start import start
 from aligntune_run.symptoms import explained, tail
 
@@ -49,39 +40,6 @@ TICK_SECONDS = 0.1
 
 Watch = Callable[[Event], None]
 """Is told every event of a run as it happens."""
-
-
-@dataclass(frozen=True)
-class Obtaining:
-    """How what is missing may be had.
-
-    Attributes:
-        find_links: folders or pages with wheels that no index has.
-        agree: is asked before gigabytes are fetched, with their size in the question.
-        wait: for a GPU that another run has, instead of refusing.
-    """
-
-    find_links: tuple[str, ...] = ()
-    agree: Callable[[str], bool] = lambda question: True
-    wait: bool = False
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A plan, and the engine that can carry it out on this host.
-
-    Attributes:
-        look: the host as it is now, by what other runs have of it.
-        choose: what would be chosen for the same request on the host as it is then.
-        wait: for a GPU that another run has, instead of refusing.
-    """
-
-    plan: Plan
-    host: Host
-    engine: Engine
-    look: Callable[[], Host]
-    choose: Callable[[Host], Choice]
-    wait: bool = False
 
 
 def prepare(settings: Settings, obtaining: Obtaining = Obtaining()) -> Prepared:
@@ -94,11 +52,30 @@ def prepare(settings: Settings, obtaining: Obtaining = Obtaining()) -> Prepared:
     Raises:
         AligntuneError: the request cannot be carried out here.
     """
-    spec = settings.spec
+    run_id, run = _new_run(settings.spec)
+    return _prepare(settings, obtaining, run, run_id, attempt=1)
+
+
+def consider(spec: RunSpec, obtaining: Obtaining = Obtaining()) -> Decided:
+    """What a request would come to, as :func:`prepare` would decide; a refusal is an outcome.
+
+    Raises:
+        AligntuneError: the request is at odds with itself, or its run directory is there already.
+    """
+    return _decide(spec, obtaining, _new_run(spec)[1])
+
+
+def _new_run(spec: RunSpec) -> tuple[str, RunDir]:
     run_id = new_run_id(spec.algorithm, spec.model.name, datetime.now())
     run = RunDir(Path(spec.output) if spec.output else Path("runs", run_id).absolute())
     run.require_new()
-    return _prepare(settings, obtaining, run, run_id, attempt=1)
+    return run_id, run
+
+
+def _decide(spec: RunSpec, obtaining: Obtaining, run: RunDir) -> Decided:
+    refuse_owned(spec)
+    check(spec.rewards)
+    return decide(spec, obtaining, spec.model.name, run.path)
 
 
 def prepare_resume(path: Path, obtaining: Obtaining = Obtaining()) -> Prepared:
@@ -142,80 +119,18 @@ def _prepare(
     settings: Settings, obtaining: Obtaining, run: RunDir, run_id: str, attempt: int
 ) -> Prepared:
     spec = settings.spec
-    refuse_owned(spec)
-    check(spec.rewards)
-    decided = decide(spec, obtaining, spec.model.name)
-    require_writable(run.path)
+    decided = _decide(spec, obtaining, run)
     plan = Plan(
         run_id=run_id,
         run_dir=str(run.path),
         attempt=attempt,
         spec=spec,
         origins=settings.origins,
-        choice=decided.choice,
-        memory=memory_limit(spec.memory, decided.memory),
+        choice=decided.outcome.require(),
+        memory=memory_limit(spec.memory, decided.host.memory_usable),
         fetch=hub_ids(spec),
     )
-    return decided.prepared(plan, obtaining)
-
-
-@dataclass(frozen=True)
-class Decided:
-    """What will run a request; ``memory`` is what there is, in bytes.
-
-    ``look`` and ``choose`` are those of :class:`Prepared`.
-    """
-
-    choice: Choice
-    host: Host
-    engine: Engine
-    memory: int
-    look: Callable[[], Host]
-    choose: Callable[[Host], Choice]
-
-    def prepared(self, plan: Plan, obtaining: Obtaining) -> Prepared:
-        """The plan that was made of this, ready to be carried out."""
-        return Prepared(plan, self.host, self.engine, self.look, self.choose, obtaining.wait)
-
-
-def decide(spec: RunSpec, obtaining: Obtaining, model: str | None) -> Decided:
-    """Look at the machine and choose.
-
-    Args:
-        spec: the request.
-        obtaining: how an image or venv that is missing may be had.
-        model: folder or hub id that is loaded; None where none is.
-
-    Raises:
-        AligntuneError: nothing can run this.
-    """
-    known = None if model is None else read_model(model)
-    client, reason = (None, "--engine process") if spec.engine == "process" else connect()
-    engine = probe_engine(client, reason)
-    host = probe(engine, _images(spec, client, obtaining))
-    if model and host.gpus and spec.backend != "trl" and not is_local(model):
-        # Only the choice between backends needs to know, and it is only open on a GPU.
-        revision = spec.model.revision
-        known = read_hub_model(model, revision, host.hub_cache, os.environ, host.token)
-    # A process is not to take what a container has: where there is an engine, it is asked.
-    seen = connect()[0] if client is None and host.gpus else client
-
-    def look() -> Host:
-        return leases.marked(host, seen)
-
-    def choose_on(host: Host) -> Choice:
-        return choose(spec, host, known, images.facts())
-
-    now = look()
-    try:
-        choice = choose_on(now)
-    except HardwareError:
-        if not (obtaining.wait and any(gpu.leased for gpu in now.gpus)):
-            raise
-        choice = choose_on(leases.released(now))  # what it waits for
-    total = min(filter(None, (engine.memory, memory_total())))
-    carried_out_by = _engine(choice.engine, now, client, obtaining)
-    return Decided(choice, now, carried_out_by, total, look, choose_on)
+    return decided.prepared(plan)
 
 
 def obtain(prepared: Prepared, say: Say) -> Prepared:
@@ -267,24 +182,6 @@ def execute(prepared: Prepared, watch: Watch) -> Record:
                 raise failure
     _add_exit(run, left, None)
     return run.record()
-
-
-def _images(spec: RunSpec, client: Any | None, obtaining: Obtaining) -> tuple[ImageState, ...]:
-    """The images there are to choose from: the user's own if one is named, else the pinned."""
-    if client is not None and spec.image:
-        return (images.derived_state(client, spec.image),)
-    return images.states(client, spec.pull, obtaining.find_links)
-
-
-def _engine(kind: str, host: Host, client: Any, obtaining: Obtaining) -> Engine:
-    find_links = obtaining.find_links
-    if kind == "docker":
-        from aligntune_run.engines.docker import DockerEngine
-
-        return DockerEngine(client, host, find_links=find_links, agree=obtaining.agree)
-    from aligntune_run.engines.process import ProcessEngine
-
-    return ProcessEngine(host, find_links=find_links, agree=obtaining.agree)
 
 
 def _create(run: RunDir, plan: Plan) -> None:

@@ -18,7 +18,7 @@ from aligntune_run.leases import Lease
 from aligntune_run.plan import ONLINE, Plan
 
 if TYPE_CHECKING:
-    from aligntune_run.run import Prepared
+    from aligntune_run.decide import Prepared
 
 POLL_SECONDS = 2.0
 """How often one looks whether a GPU has become free."""

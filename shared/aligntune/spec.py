@@ -57,6 +57,8 @@ class RunSpec(Section):
         image: run this derived image instead of the pinned one.
         pull: when to obtain an image.
         memory: memory limit of the container, e.g. ``16g``; null leaves the host a little.
+        fit: what to do where a training surely needs more memory than there is: ``refuse`` it, or
+            only ``warn``.
         preference: for DPO and KTO.
         rl: for PPO, the GRPO family and RLOO.
         ppo: for PPO.
@@ -79,6 +81,7 @@ class RunSpec(Section):
     image: str | None = None
     pull: Literal["missing", "never", "always"] = "missing"
     memory: str | None = None
+    fit: Literal["refuse", "warn"] = "refuse"
     preference: PreferenceSpec = PreferenceSpec()
     rl: RLSpec = RLSpec()
     ppo: PPOSpec = PPOSpec()

@@ -20,7 +20,7 @@ from aligntune_run.engines.facts import probe_engine
 from aligntune_run.engines.venv import find_python
 from aligntune_run.host import Host, probe
 from aligntune_run.images.packages import CA_VARIABLES, Wheels, ca_bundle, index_settings
-from aligntune_run.models import HUB
+from aligntune_run.hub import HUB
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -1,0 +1,58 @@
+"""What there is to run on here: each backend, and why not. Looks, and changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from aligntune.algorithms import BACKENDS
+from aligntune.core.runner import BackendStatus
+from aligntune_run import images, leases
+from aligntune_run.choose import bare_request, choose
+from aligntune_run.engines.connect import connect
+from aligntune_run.engines.facts import probe_engine
+from aligntune_run.host import Host, probe
+from aligntune_run.plan import Verdict
+
+OF_THE_PLACE = ("gpu", "driver", "capability", "image", "storage")
+"""Rules of a backend that look at the machine alone, whatever is asked for."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Every backend's, by name, and the machine that it is of."""
+
+    backends: dict[str, BackendStatus]
+    host: Host
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; of the caller's variables and token only whether there are any."""
+        host = asdict(self.host)
+        host["token"] = self.host.token is not None
+        host["environment"] = sorted(self.host.environment)
+        return {"backends": self.backends, "host": host}
+
+
+def look() -> Status:
+    """See what is here. No backend is imported, no image obtained, no container started."""
+    client, reason = connect()
+    found = images.states(client, "missing")
+    host = leases.marked(probe(probe_engine(client, reason), found), client)
+    verdicts = choose(bare_request(), host, None, images.facts()).verdicts
+    return Status({name: _of(name, verdicts) for name in BACKENDS}, host)
+
+
+def _of(name: str, verdicts: tuple[Verdict, ...]) -> BackendStatus:
+    """A backend can be had where no rule of the machine and none of its own stands in the way."""
+    said = [
+        one
+        for one in verdicts
+        if not one.backend or (one.backend == name and one.rule in OF_THE_PLACE)
+    ]
+    missed = next((one for one in said if not one.passed), None)
+    image = next(one for one in said if one.rule == "image")
+    return {
+        "available": missed is None,
+        "reason": (missed or image).evidence,
+        "verdicts": [asdict(one) for one in said],
+    }
