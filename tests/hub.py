@@ -2,8 +2,8 @@
 
 Speaks as much of its protocol as huggingface_hub and datasets need to fetch: repository info, file
 trees, and files with their headers; and, without Xet, to upload: a new repository, the way each
-file goes, large ones by LFS, and a commit. Repositories are folders; a revision is ``main`` or the
-commit.
+file goes, large ones by LFS, and a commit. Repositories are folders; a revision is a branch, by
+default ``main`` alone, or the commit.
 """
 
 from __future__ import annotations
@@ -20,10 +20,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 LARGE_SUFFIXES = (".safetensors", ".parquet", ".bin")
 """What the hub keeps in LFS, and describes by the hash of its content."""
+
+PIECE = 2**16
+
+GATED = ("resolve", "auth-check")
+"""What a gated repository gives to those alone who were granted access."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Repository:
     name: str
     folder: Path
     token: str | None = None
+    branches: tuple[str, ...] = ("main",)
 
     @property
     def files(self) -> dict[str, Path]:
@@ -65,6 +71,11 @@ class Hub:
         home: where new repositories are made.
         private: names of new ones that were asked to be so.
         summaries: the first line of every commit.
+        cdn: whether large files are elsewhere, as on the real one: at the same server under its
+            other name, ``localhost``.
+        cdn_tokens: every bearer token that came there, where none should.
+        ranges: whether parts of files can be asked for.
+        sent: bytes of content that were taken off it, as far as a server can tell.
     """
 
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
@@ -75,17 +86,30 @@ class Hub:
     private: set[str] = field(default_factory=set)
     summaries: list[str] = field(default_factory=list)
     blobs: dict[str, bytes] = field(default_factory=dict)
+    cdn: bool = False
+    cdn_tokens: set[str] = field(default_factory=set)
+    ranges: bool = True
+    sent: int = 0
 
-    def add(self, kind: str, name: str, folder: Path, token: str | None = None) -> Repository:
+    def add(
+        self,
+        kind: str,
+        name: str,
+        folder: Path,
+        token: str | None = None,
+        branches: tuple[str, ...] = ("main",),
+    ) -> Repository:
         """Serve ``folder`` as a ``models`` or ``datasets`` repository."""
-        made = self.repositories[kind, name] = Repository(kind, name, folder, token)
+        made = self.repositories[kind, name] = Repository(kind, name, folder, token, branches)
         return made
 
     def __enter__(self) -> Self:
         handler = type("Handler", (_Handler,), {"served": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.02,), daemon=True
+        )
         self._thread.start()
         return self
 
@@ -137,12 +161,17 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         self.served.requests.append(f"{self.command} {self.path}")
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
+        elsewhere = self.path.startswith("/cdn/")
         if scheme == "Bearer":
-            self.served.tokens.add(token)
+            (self.served.cdn_tokens if elsewhere else self.served.tokens).add(token)
         try:
-            path = unquote(urlsplit(self.path).path).strip("/")
-            if not self._upload(path, body, token):
-                self._route(path, body.decode(), token)
+            parts = urlsplit(self.path).path.strip("/").split("/")
+            path = "/".join(map(unquote, parts))
+            if elsewhere:
+                kind, name, inner = map(unquote, parts[1:])
+                self._send_content(self.served.repositories[kind, name].folder / inner, {})
+            elif not self._upload(path, body, token):
+                self._route(parts, body.decode(), token)
         except _Refusal as refusal:
             headers = {"X-Error-Code": refusal.code, "X-Error-Message": str(refusal)}
             self._send(
@@ -238,16 +267,14 @@ class _Handler(BaseHTTPRequestHandler):
         address = f"{self.served.endpoint}/{asked.name}/commit/{commit}"
         return {"success": True, "commitOid": commit, "commitUrl": address, "hookOutput": ""}
 
-    def _route(self, path: str, body: str, token: str) -> None:
-        if path.startswith("api/"):
-            _, kind, *rest = path.split("/")
-            repository, action, revision, inner = self._find(kind, rest, token)
+    def _route(self, parts: list[str], body: str, token: str) -> None:
+        parts = list(map(unquote, parts))  # a branch may have slashes in its one part
+        if parts[0] == "api":
+            repository, action, revision, inner = self._find(parts[1], parts[2:], token)
             self._send_json(self._api(repository, action, revision, inner, body))
             return
-        kind, _, below = (
-            path.partition("/") if path.startswith("datasets/") else ("models", "", path)
-        )
-        repository, action, revision, inner = self._find(kind, below.split("/"), token)
+        kind, below = ("datasets", parts[1:]) if parts[0] == "datasets" else ("models", parts)
+        repository, action, revision, inner = self._find(kind, below, token)
         if action != "resolve":
             raise _Refusal(HTTPStatus.NOT_FOUND, "EntryNotFound", "Not found")
         self._send_file(repository, inner)
@@ -259,12 +286,14 @@ class _Handler(BaseHTTPRequestHandler):
             if repository is not None:
                 break
         else:
-            raise _Refusal(HTTPStatus.NOT_FOUND, "RepoNotFound", "Repository not found")
+            # To whom is not logged in the hub does not tell a private one from one that is not.
+            status = HTTPStatus.NOT_FOUND if token else HTTPStatus.UNAUTHORIZED
+            raise _Refusal(status, "RepoNotFound", "Repository not found")
         action, revision, *inner = [*parts[length:], "", ""][: max(2, len(parts) - length)]
-        if repository.token is not None and token != repository.token and action == "resolve":
+        if repository.token is not None and token != repository.token and action in GATED:
             status = HTTPStatus.FORBIDDEN if token else HTTPStatus.UNAUTHORIZED
             raise _Refusal(status, "GatedRepo", f"Access to {repository.name} is restricted")
-        if revision not in ("", "main", repository.commit):
+        if revision not in ("", *repository.branches, repository.commit):
             raise _Refusal(HTTPStatus.NOT_FOUND, "RevisionNotFound", f"Invalid rev id: {revision}")
         return repository, action, revision, "/".join(inner)
 
@@ -287,6 +316,8 @@ class _Handler(BaseHTTPRequestHandler):
                 "createdAt": "2026-01-01T00:00:00.000Z",
                 "siblings": [{"rfilename": entry["path"]} for entry in entries],
             }
+        if action == "auth-check":
+            return {}
         if action == "tree":
             below = [
                 entry
@@ -321,18 +352,29 @@ class _Handler(BaseHTTPRequestHandler):
             }
             self._send(HTTPStatus.NOT_FOUND, b"Entry not found", headers)
             return
-        content = path.read_bytes()
         tag = f'"{etag(path)}"'
-        headers = {**commit, "ETag": tag, "Accept-Ranges": "bytes"}
+        headers = {**commit, "ETag": tag}
         if path.suffix in LARGE_SUFFIXES:
-            headers |= {"X-Linked-ETag": tag, "X-Linked-Size": str(len(content))}
+            headers |= {"X-Linked-ETag": tag, "X-Linked-Size": str(path.stat().st_size)}
+            if self.served.cdn:
+                port = urlsplit(self.served.endpoint).port
+                place = "/".join(
+                    quote(part, safe="") for part in (repository.kind, repository.name, name)
+                )
+                headers["Location"] = f"http://localhost:{port}/cdn/{place}"
+                self._send(HTTPStatus.FOUND, b"", headers)
+                return
+        self._send_content(path, headers)
+
+    def _send_content(self, path: Path, headers: dict[str, str]) -> None:
+        content = path.read_bytes()
         first, _, last = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
-        if first and self.command == "GET":
-            end = int(last) if last else len(content) - 1
-            headers["Content-Range"] = f"bytes {first}-{end}/{len(content)}"
+        if first and self.command == "GET" and self.served.ranges:
+            end = min(int(last) if last else len(content), len(content) - 1)
+            headers |= {"Content-Range": f"bytes {first}-{end}/{len(content)}"}
             self._send(HTTPStatus.PARTIAL_CONTENT, content[int(first) : end + 1], headers)
             return
-        self._send(HTTPStatus.OK, content, headers)
+        self._send(HTTPStatus.OK, content, headers | {"Accept-Ranges": "bytes"})
 
     def _send_json(self, value: Any) -> None:
         self._send(HTTPStatus.OK, json.dumps(value).encode(), {"Content-Type": "application/json"})
@@ -343,5 +385,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+        if self.command == "HEAD":
+            return
+        try:
+            for begin in range(0, len(content), PIECE):
+                self.wfile.write(content[begin : begin + PIECE])
+                self.served.sent += len(content[begin : begin + PIECE])
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True  # the client has seen enough

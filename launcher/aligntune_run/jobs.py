@@ -26,7 +26,8 @@ from aligntune.rundir import RunDir
 from aligntune.spec import RunSpec, is_local
 from aligntune.tasks import Job, Push, Task, job, repositories
 from aligntune_run.plan import Plan, hub_ids, memory_limit
-from aligntune_run.run import Decided, Obtaining, Prepared, decide, require_writable
+from aligntune_run.preflight import require_writable
+from aligntune_run.run import Decided, Obtaining, Prepared, decide
 
 
 def prepare(

@@ -1,45 +1,39 @@
-"""What a model's own files say, read without torch; unknown for a hub model not yet fetched."""
+"""What a model's own files say, read without torch: in a folder, in the hub's cache, on the hub."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from aligntune.errors import ModelError
+from aligntune.errors import AligntuneError, ModelError
 from aligntune.spec import is_local
+from aligntune_run.shapes import (
+    CONFIG_BYTES,
+    Shape,
+    UnknownShapeError,
+    is_tied,
+    number,
+    read_object,
+    shape_of,
+    text_part,
+)
+from aligntune_run.weights import (
+    BITS,
+    Tensor,
+    find_weights,
+    has_output,
+    linear_sums,
+    linear_sums_by_name,
+    main_dtype,
+    only_weights,
+    parameters,
+    read_header,
+)
 
-HUB = "https://huggingface.co"
-HUB_SECONDS = 3.0
-CONFIG_BYTES = 2**20
-"""More than any config.json holds; a longer answer is no config."""
-
-WEIGHTS = ("*.safetensors", "*.bin")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The numbers of a decoder that its size in memory follows from, as in ``config.json``.
-
-    Attributes:
-        hidden: width of the residual stream.
-        layers: decoder layers.
-        heads: attention heads; ``kv_heads`` those of keys and values, each ``head_dim`` wide.
-        intermediate: width between the two halves of a feed-forward block.
-        vocabulary: rows of the embedding.
-        tied: whether the output matrix is the embedding itself.
-    """
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    vocabulary: int
-    tied: bool
+__all__ = ["ModelFacts", "Shape", "read_model"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +54,7 @@ class ModelFacts:
         gated: whether the hub gives it only to those who were granted access.
         granted: whether the caller's token opens it; None where nobody asked.
         note: why something is not known, in words.
+        refused: what fetching it would end with, where the hub leaves no doubt.
     """
 
     model_type: str | None = None
@@ -74,13 +69,14 @@ class ModelFacts:
     gated: bool = False
     granted: bool | None = None
     note: str = ""
+    refused: AligntuneError | None = None
 
 
 def read_model(name: str) -> ModelFacts:
-    """The facts of a local model folder; empty ones for a hub id, see :func:`read_hub_model`.
+    """The facts of a local model folder; empty ones for a hub id.
 
     Raises:
-        ModelError: the folder is not a model, or has no weights.
+        ModelError: the folder is not a model, has no weights, or they are not whole.
     """
     if not is_local(name):
         return ModelFacts()
@@ -92,66 +88,71 @@ def read_model(name: str) -> ModelFacts:
             f"{folder} is an adapter, not a model",
             "Name its base with --model, and the adapter with --set adapter.path=...",
         )
+    return read_folder(folder)
+
+
+def read_folder(folder: Path) -> ModelFacts:
+    """The facts of a folder with ``config.json`` and weights.
+
+    Raises:
+        ModelError: it has not both, or one of them is broken.
+    """
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_object(folder / "config.json", CONFIG_BYTES)
     except FileNotFoundError:
         raise ModelError(f"{folder} is not a model folder: it has no config.json") from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {folder / 'config.json'}: {error}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+    known = of_config(config)
+    if known.model_type is None:
         raise ModelError(f"{folder / 'config.json'} names no model_type")
-    if not any(True for pattern in WEIGHTS for _ in folder.glob(pattern)):
-        raise ModelError(
-            f"{folder} has no weights (*.safetensors or *.bin)", "Save or download them there"
-        )
-    return ModelFacts(config["model_type"], "vision_config" in config)
+    files = find_weights(folder)
+    if files[0].suffix == ".safetensors":
+        return of_tensors(config, [tensor for path in files for tensor in read_header(path)])
+    bits = BITS.get(known.dtype or "float32")
+    if bits is None or known.quantized:
+        return known
+    size = sum(path.stat().st_size for path in files)
+    return replace(known, parameters=size * 8 // bits, dtype=known.dtype or "float32")
 
 
-def read_hub_model(
-    name: str, revision: str | None, cache: Path, environment: Mapping[str, str], token: Path | None
-) -> ModelFacts:
-    """The facts of a hub model: from the caller's cache, else by one small request.
-
-    Args:
-        name: hub id.
-        revision: branch, tag or commit; None is the main branch.
-        cache: the caller's hub cache.
-        environment: for HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN.
-        token: the file with the hub token, if there is one.
-
-    Returns:
-        Empty facts where neither has it: that is no error, as fetching will tell the user more.
-    """
-    revision = revision or "main"
-    folder = cache / f"models--{name.replace('/', '--')}"
+def of_config(config: Mapping[str, Any], tied: bool | None = None) -> ModelFacts:
+    """What ``config.json`` alone says; ``tied`` is what the weights say of it."""
+    kind, text = config.get("model_type"), text_part(config)
+    shape, context, notes = None, None, []
     try:
-        commit = (folder / "refs" / revision).read_text().strip()
-    except OSError:
-        commit = revision
+        shape = shape_of(config, tied)
+    except UnknownShapeError as problem:
+        notes.append(str(problem))
     try:
-        return _facts((folder / "snapshots" / commit / "config.json").read_bytes())
-    except OSError:
-        pass  # not cached
-    if environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        return ModelFacts()
-    from urllib.parse import quote
-    from urllib.request import Request, urlopen
+        context = number(text, "context")
+    except UnknownShapeError as problem:
+        notes.append(str(problem))
+    quantization = config.get("quantization_config")
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    told = (part.get(name) for part in (text, config) for name in ("dtype", "torch_dtype"))
+    return ModelFacts(
+        model_type=kind if isinstance(kind, str) else None,
+        vision="vision_config" in config,
+        dtype=next((dtype for dtype in told if isinstance(dtype, str) and dtype in BITS), None),
+        context=context,
+        shape=shape,
+        quantized=None if quantization is None else method if isinstance(method, str) else "other",
+        custom_code=bool(config.get("auto_map")),
+        note="; ".join(notes),
+    )
 
-    endpoint = environment.get("HF_ENDPOINT") or HUB
-    secret = environment.get("HF_TOKEN") or (token.read_text().strip() if token else "")
-    url = f"{endpoint.rstrip('/')}/{quote(name)}/resolve/{quote(revision, safe='')}/config.json"
-    try:
-        request = Request(url, headers={"Authorization": f"Bearer {secret}"} if secret else {})
-        with urlopen(request, timeout=HUB_SECONDS) as answer:
-            return _facts(answer.read(CONFIG_BYTES))
-    except (OSError, ValueError):
-        return ModelFacts()
 
-
-def _facts(config: bytes) -> ModelFacts:
-    try:
-        values = json.loads(config)
-    except ValueError:
-        return ModelFacts()
-    kind = values.get("model_type") if isinstance(values, dict) else None
-    return ModelFacts(kind, "vision_config" in values) if isinstance(kind, str) else ModelFacts()
+def of_tensors(config: Mapping[str, Any], tensors: list[Tensor]) -> ModelFacts:
+    """What ``config.json`` and the headers of the weights say together."""
+    tied = is_tied(config, not has_output(tensor.name for tensor in tensors))
+    known = of_config(config, tied)
+    own = only_weights(tensors, tied)
+    linear = linear_sums(own)
+    if known.quantized and known.shape:
+        linear = linear_sums_by_name((tensor.name for tensor in own), known.shape)
+    count = parameters(own, known.shape, known.quantized is not None)
+    notes = [known.note] if known.note else []
+    if count is None:
+        notes.append(f"how many parameters {known.quantized} has packed is not known")
+    return replace(
+        known, parameters=count or None, dtype=main_dtype(own), linear=linear, note="; ".join(notes)
+    )

@@ -34,9 +34,11 @@ from aligntune_run.choose import choose
 from aligntune_run.engines import Command, Engine, Exit, Say
 from aligntune_run.engines.connect import connect
 from aligntune_run.host import Host, ImageState, memory_total, probe, probe_engine
+from aligntune_run.hub_models import read_hub_model
 from aligntune_run.interrupt import Interrupt
-from aligntune_run.models import read_hub_model, read_model
+from aligntune_run.models import read_model
 from aligntune_run.plan import Choice, Plan, hub_ids, memory_limit
+from aligntune_run.preflight import require_writable
 
 TICK_SECONDS = 0.1
 
@@ -228,14 +230,6 @@ def _engine(kind: str, host: Host, client: Any, obtaining: Obtaining) -> Engine:
     from aligntune_run.engines.process import ProcessEngine
 
     return ProcessEngine(host, find_links=find_links, agree=obtaining.agree)
-
-
-def require_writable(path: Path) -> None:
-    above = next(folder for folder in (path, *path.parents) if os.path.exists(folder))
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise OutputError(
-            f"cannot write to {above}", "Name another folder with --output, or change its owner"
-        )
 
 
 def _create(run: RunDir, plan: Plan) -> None:

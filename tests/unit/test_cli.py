@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.checkpoints import write_safetensors
 
 from aligntune.algorithms import ALGORITHMS
 from aligntune.events import EventWriter
@@ -55,10 +56,10 @@ def run(
 
 
 def model_folder(folder: Path, model_type: str = "llama") -> Path:
-    """What looks like a model to the launcher, which reads no weights."""
+    """What looks like a model to the launcher, which reads the headers of weights."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
-    (folder / "model.safetensors").touch()
+    write_safetensors(folder / "model.safetensors")
     return folder
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.checkpoints import write_safetensors
 
 from aligntune.errors import BackendError, DataError, ModelError, OutputError, SpecError
 from aligntune.rundir import RunDir
@@ -49,7 +50,7 @@ def finished(folder: Path, spec: RunSpec, **record: Any) -> RunDir:
     run.create("id", spec, **record)
     run.model.mkdir()
     (run.model / "config.json").write_text('{"model_type": "llama"}')
-    (run.model / "model.safetensors").touch()
+    write_safetensors(run.model / "model.safetensors")
     run.update(status="finished")
     return run
 

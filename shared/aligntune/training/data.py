@@ -54,7 +54,7 @@ def load(
     format_name, canonical = canonicalise(rows, spec, allowed, chat, read)
     dataset = _dataset(canonical)
     if len(dataset) == 0:
-        raise DataError(f"{source.name} has no rows in split {name!r}", "Name data that has rows")
+        raise no_rows(source, name)
     if bracket:
         dataset = _slice(dataset, name, f"{name}[{rest}")
         if limit is not None:
@@ -62,6 +62,11 @@ def load(
         if len(dataset) == 0:
             raise DataError(f"{source.name}: the slice {split!r} holds no rows")
     return Rows(dataset, format_name, f"{source.name}, split {split}")
+
+
+def no_rows(source: Source, split: str) -> DataError:
+    """What is said of data without a row."""
+    return DataError(f"{source.name} has no rows in split {split!r}", "Name data that has rows")
 
 
 def canonicalise(

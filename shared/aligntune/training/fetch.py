@@ -121,6 +121,17 @@ def hub_error(
 ) -> AligntuneError:
     """The user's words for what a hub said."""
     kind = type(error).__name__
+    if (refusal := hub_refusal(kind, what, revision)) is not None:
+        return refusal
+    lines = str(error).strip().splitlines()
+    return HubError(
+        f"{what} could not be {done}: {kind}: {lines[0] if lines else ''}",
+        "Check the network, HF_ENDPOINT and proxies",
+    )
+
+
+def hub_refusal(kind: str, what: str, revision: str | None) -> HubError | None:
+    """The user's words for what leaves no doubt, by huggingface_hub's name of the error."""
     if kind == "GatedRepoError":
         return HubError(
             f"{what} is gated, and this token has no access",
@@ -138,8 +149,4 @@ def hub_error(
         return HubError(
             f"{what} is not in the cache, and the hub is out of reach", "Go online once"
         )
-    lines = str(error).strip().splitlines()
-    return HubError(
-        f"{what} could not be {done}: {kind}: {lines[0] if lines else ''}",
-        "Check the network, HF_ENDPOINT and proxies",
-    )
+    return None

@@ -5,10 +5,12 @@ A source yields rows, each with its place (file and line) for messages.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ Row = tuple[str, Values]
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 BATCH_ROWS = 1000
+PIECE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -40,24 +43,48 @@ def read_rows(source: Source, split: str) -> Iterator[Row]:
     """
     if source.path is None:
         return _arrow_rows(source)
-    if not source.path.exists():
+    files = find_files(source, split)
+    return _saved_rows(source.path, source.name, split) if files is None else _files_rows(files)
+
+
+def find_files(source: Source, split: str) -> list[tuple[Path, str]] | None:
+    """The files of a local source's split, and what messages call them; None for a saved dataset.
+
+    Raises:
+        DataError: there is no such source or split.
+    """
+    path = source.path
+    if path is None or not path.exists():
         raise DataError(f"no such dataset: {source.name}")
-    if source.path.is_dir():
-        return _folder_rows(source.path, source.name, split)
-    if source.path.suffix.lower() not in SUFFIXES:
+    if path.is_dir():
+        return None if is_saved(path) else _folder_files(path, source.name, split)
+    if path.suffix.lower() not in SUFFIXES:
         raise DataError(
-            f"{source.name}: {source.path.suffix or 'a file without suffix'} is not a known format",
+            f"{source.name}: {path.suffix or 'a file without suffix'} is not a known format",
             f"Use one of {', '.join(SUFFIXES)}",
         )
     if split not in ("train", ""):
         raise DataError(f"{source.name} is one file and has no split {split!r}", "Leave it out")
-    return _file_rows(source.path, source.path.name)
+    return [(path, path.name)]
 
 
-def _file_rows(path: Path, name: str) -> Iterator[Row]:
-    reader = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+def is_saved(folder: Path) -> bool:
+    """Whether it is a dataset of ``save_to_disk``."""
+    return any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
+
+
+def _files_rows(files: Iterable[tuple[Path, str]]) -> Iterator[Row]:
+    reader = {".jsonl": _jsonl, ".json": json_rows, ".csv": _csv, ".parquet": _parquet}
+    for path, name in files:
+        with reading(path, name):
+            yield from reader[path.suffix.lower()](path, name)
+
+
+@contextmanager
+def reading(path: Path, name: str) -> Iterator[None]:
+    """Have what goes wrong on reading a file be a :class:`DataError` that names it."""
     try:
-        yield from reader[path.suffix.lower()](path, name)
+        yield
     except UnicodeDecodeError:
         line = _first_undecodable(path)
         raise DataError(f"{name}, line {line}: not UTF-8 text", "Save it as UTF-8") from None
@@ -67,24 +94,32 @@ def _file_rows(path: Path, name: str) -> Iterator[Row]:
 
 def _first_undecodable(path: Path) -> int:
     """The line that is not UTF-8 (what the decoder reports counts from the start of its buffer)."""
+    decoder, number = codecs.getincrementaldecoder("utf-8")(), 1
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        while piece := file.readline(PIECE_BYTES):  # a line may be as long as a memory
             try:
-                line.decode()
+                decoder.decode(piece)
             except UnicodeDecodeError:
-                return number
-    return 1
+                break
+            number += piece.endswith(b"\n")
+    return number
 
 
 def _jsonl(path: Path, name: str) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                where = f"{name}, line {number}"
-                yield where, _object(_parse(line, where), where)
+        yield from jsonl_rows(file, name)
 
 
-def _json(path: Path, name: str) -> Iterator[Row]:
+def jsonl_rows(lines: Iterable[str], name: str) -> Iterator[Row]:
+    """The rows of JSON lines."""
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            where = f"{name}, line {number}"
+            yield where, as_row(_parse(line, where), where)
+
+
+def json_rows(path: Path, name: str) -> Iterator[Row]:
+    """The rows of a list, or of one object a line; the file is read whole."""
     text = path.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):
         if _is_object(text) and "\n" in text.strip():
@@ -95,7 +130,7 @@ def _json(path: Path, name: str) -> Iterator[Row]:
         return
     for number, row in enumerate(_parse(text, name), 1):
         where = f"{name}, row {number}"
-        yield where, _object(row, where)
+        yield where, as_row(row, where)
 
 
 def _is_object(text: str) -> bool:
@@ -116,25 +151,35 @@ def _parse(text: str, where: str) -> Any:
     raise DataError(f"{where}: not valid JSON ({problem})", "Mend that line")
 
 
-def _object(row: Any, where: str) -> Values:
+def as_row(row: Any, where: str) -> Values:
+    """A value as a row.
+
+    Raises:
+        DataError: it is no object of columns.
+    """
     if not isinstance(row, dict):
         raise DataError(f"{where}: {kind_of(row)}, not an object of columns", "Mend that row")
     return row
 
 
 def _csv(path: Path, name: str) -> Iterator[Row]:
-    csv.field_size_limit(2**31 - 1)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            for row in reader:
-                where = f"{name}, line {reader.line_num}"
-                if None in row or None in row.values():
-                    raise DataError(f"{where}: not as many fields as columns", "Mend that line")
-                yield where, row
-        except csv.Error as error:
-            line = reader.reader.line_num  # the dictionary reader's own lags behind
-            raise DataError(f"{name}, line {line}: not valid CSV ({error})") from None
+        yield from csv_rows(file, name)
+
+
+def csv_rows(lines: Iterable[str], name: str) -> Iterator[Row]:
+    """The rows of a table with a heading; lines come with their ends, which fields may hold."""
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.DictReader(lines, strict=True)
+    try:
+        for row in reader:
+            where = f"{name}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise DataError(f"{where}: not as many fields as columns", "Mend that line")
+            yield where, row
+    except csv.Error as error:
+        line = reader.reader.line_num  # the dictionary reader's own lags behind
+        raise DataError(f"{name}, line {line}: not valid CSV ({error})") from None
 
 
 def _parquet(path: Path, name: str) -> Iterator[Row]:
@@ -173,10 +218,7 @@ SPLIT_NAMES = {
 }
 
 
-def _folder_rows(folder: Path, name: str, split: str) -> Iterator[Row]:
-    if (folder / "dataset_info.json").exists() or (folder / "dataset_dict.json").exists():
-        yield from _saved_rows(folder, name, split)
-        return
+def _folder_files(folder: Path, name: str, split: str) -> list[tuple[Path, str]]:
     found = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
     files = [path for path in found if path.is_file() and not _is_hidden(path, folder)]
     if not files:
@@ -197,10 +239,13 @@ def _folder_rows(folder: Path, name: str, split: str) -> Iterator[Row]:
     by_split = by_split or {"train": unnamed}
     wanted = next((main for main, also in SPLIT_NAMES.items() if split in also), split)
     if wanted not in by_split:
-        there = ", ".join(sorted(by_split))
-        raise DataError(f"{name} has no split {split!r}; splits: {there}", SPLIT_REMEDY)
-    for path in by_split[wanted]:
-        yield from _file_rows(path, str(path.relative_to(folder)))
+        raise no_split(name, split, sorted(by_split))
+    return [(path, str(path.relative_to(folder))) for path in by_split[wanted]]
+
+
+def no_split(name: str, split: str, there: Iterable[str]) -> DataError:
+    """What is said where a source has splits, and not this one."""
+    return DataError(f"{name} has no split {split!r}; splits: {', '.join(there)}", SPLIT_REMEDY)
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
@@ -230,9 +275,7 @@ def _saved_rows(folder: Path, name: str, split: str) -> Iterator[Row]:
         raise DataError(f"{name} is not a whole saved dataset: {error}") from None
     if isinstance(saved, DatasetDict):
         if split not in saved:
-            raise DataError(
-                f"{name} has no split {split!r}; splits: {', '.join(saved)}", SPLIT_REMEDY
-            )
+            raise no_split(name, split, saved)
         saved = saved[split]
     for number, row in enumerate(saved, 1):
         yield f"{name}, row {number}", row
