@@ -95,6 +95,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         import transformers
 
         from aligntune.training.callback import EventCallback
+        from aligntune.training.heap import trim_after_forward
         from aligntune.training.losses import summed_losses
         from aligntune.training.order import seeded_order
 
@@ -171,6 +172,8 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
             traceback.print_exc()
             raise SpecError(f"{config_class.__name__} refuses this: {first_line(error)}") from error
         _quieten(trainer)
+        if not device.cuda:
+            trim_after_forward(trainer.model)
         stop.begun = True
         _train(trainer, _checkpoint(run))
         if stop.asked and trainer.state.global_step < trainer.state.max_steps:
