@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from aligntune.spec import GROUPED, RunSpec
+from aligntune.spec import RunSpec
 from aligntune_run.footprint import GIB, MIB, PAGED, Work
 from aligntune_run.models import ModelFacts
 
@@ -71,9 +71,7 @@ def estimate(
     return Estimate(_least(work), expected, round(expected * (1.4 if cuda else 1.25)), told)
 
 
-def _work(
-    spec: RunSpec, model: ModelFacts, backend: str, cuda: bool, bf16: bool
-) -> Work | None:
+def _work(spec: RunSpec, model: ModelFacts, backend: str, cuda: bool, bf16: bool) -> Work | None:
     if model.shape is None or model.parameters is None:
         return None
     if model.quantized not in (None, "bitsandbytes"):
