@@ -19,6 +19,7 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -88,7 +89,7 @@ def main() -> None:
 def supervised() -> list[Case]:
     """Sizes, full and LoRA, checkpointing on and off, the two lengths in turn."""
     cases = []
-    ways = product(MODELS, ("full", "LoRA"), (False, True))
+    ways: Iterable[tuple[str, str, bool]] = product(MODELS, ("full", "LoRA"), (False, True))
     for place, (model, way, checkpointing) in enumerate(ways):
         length = LENGTHS[(place + place // 4) % 2]
         words = ["--batch-size", str(BATCH[model]), "--max-length", str(length)]
@@ -129,7 +130,7 @@ def prepare(folder: Path, engine: str) -> None:
         return " " + " ".join(chance.choices(WORDS, k=words))
 
     long = 2 * max(LENGTHS)
-    made = {
+    made: dict[str, list[dict[str, Any]]] = {
         "text": [{"text": text(long)} for _ in range(20)],
         "pairs": [
             {"prompt": text(20), "chosen": text(long), "rejected": text(long)} for _ in range(20)
@@ -179,7 +180,7 @@ def measure(case: Case, folder: Path, engine: str, precision: str) -> float:
     bf16 = result["precision"] == "bf16"
     expected = estimate(spec, read_model(spec.model.name), "trl", cuda=False, bf16=bf16)
     assert expected is not None
-    measured = result["memory"]["peak"] - result["memory"]["after_imports"]
+    measured = int(result["memory"]["peak"]) - int(result["memory"]["after_imports"])
     error = expected.expected / measured - 1
     sizes = (f"{size / 10**6:7.0f} MB" for size in (expected.expected, measured))
     print(f"{case.name:44}{''.join(sizes)}{error:+9.1%}", flush=True)

@@ -6,11 +6,12 @@ far off they were where it was measured.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aligntune.spec import RunSpec
-from aligntune_run.footprint import GIB, MIB, PAGED, Work
+from aligntune_run.footprint import GIB, MIB, PAGED, UNKNOWN_LENGTH, Work
 from aligntune_run.models import ModelFacts
 
 __all__ = ["CPU_IMPORTS", "GPU_CONTEXT", "Estimate", "changes", "estimate"]
@@ -26,6 +27,9 @@ LAZY = 46 * 10**6
 
 SLACK = 64 * MIB
 """Freed memory that glibc keeps at the top of the heap at most, twice its mmap threshold."""
+
+SHORTEST = 128
+"""Tokens below which rows are not made shorter."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ def changes(
 ) -> tuple[str, ...]:
     """The smallest changes with which the expected memory fits, as words to be typed.
 
-    Tried in the order of least harm, each on top of the ones before where those do not suffice.
+    They are tried in the order of least harm, each on top of those before; of these only what is
+    needed stays.
 
     Args:
         spec: the request.
@@ -155,78 +160,86 @@ def changes(
         helps.
     """
 
-    def size(of: RunSpec) -> int | None:
-        found = estimate(of, model, backend, cuda=cuda, bf16=bf16)
-        return None if found is None else found.expected
+    def size(made: Sequence[Change]) -> int:
+        found = estimate(_with(spec, made), model, backend, cuda=cuda, bf16=bf16)
+        return 0 if found is None else found.expected
 
-    now = size(spec)
-    if now is None or now <= available:
-        return ()
-    words: list[str] = []
+    made: list[Change] = []
+    now = size(made)
     for steps in (_smaller_batches, _checkpointing, _adapter, _four_bits, _shorter):
-        best: tuple[str, RunSpec] | None = None
-        for word, changed in steps(spec):
-            then = size(changed)
-            if then is None or then >= now:
+        if now <= available:
+            break
+        before = list(made)
+        for step in steps(_with(spec, made)):
+            then = size([*before, step])
+            if then >= now:
                 continue
-            best, now = (word, changed), then
+            made, now = [*before, step], then
             if now <= available:
-                return (*words, word)
-        if best is not None:
-            words.append(best[0])
-            spec = best[1]
-    return ()
+                break
+    if now > available:
+        return ()
+    for step in list(made):
+        rest = [other for other in made if other is not step]
+        if size(rest) <= available:
+            made = rest
+    return tuple(step.words for step in made)
 
 
-Step = tuple[str, RunSpec]
+@dataclass(frozen=True)
+class Change:
+    """A change to a request: what to type, and the keys it sets, by section."""
+
+    words: str
+    keys: Mapping[str, Mapping[str, Any]]
 
 
-def _with(spec: RunSpec, **sections: dict[str, object]) -> RunSpec:
-    """``spec`` with some keys of some sections changed."""
+def _with(spec: RunSpec, made: Sequence[Change]) -> RunSpec:
     values = spec.model_dump()
-    for name, keys in sections.items():
-        values[name] = {**values[name], **keys}
+    for change in made:
+        for section, keys in change.keys.items():
+            values[section] = {**values[section], **keys}
     return RunSpec.model_validate(values)
 
 
-def _smaller_batches(spec: RunSpec) -> Iterator[Step]:
+def _smaller_batches(spec: RunSpec) -> Iterator[Change]:
     """Fewer sequences at once, with more batches a step, so that a step learns from as many."""
     training = spec.training
     size = training.batch_size
-    for smaller in range(size - 1, 0, -1):
-        if size % smaller:
-            continue
-        more = training.gradient_accumulation * size // smaller
-        keys: dict[str, object] = {"batch_size": smaller, "gradient_accumulation": more}
-        yield (
-            f"--batch-size {smaller} --set training.gradient_accumulation={more}",
-            _with(spec, training=keys),
-        )
+    least = 2 if spec.row.family == "feedback" else 1  # KTO pairs the rows of a batch
+    for smaller in range(size - 1, least - 1, -1):
+        if size % smaller == 0:
+            more = training.gradient_accumulation * size // smaller
+            yield Change(
+                f"--batch-size {smaller} --set training.gradient_accumulation={more}",
+                {"training": {"batch_size": smaller, "gradient_accumulation": more}},
+            )
 
 
-def _checkpointing(spec: RunSpec) -> Iterator[Step]:
-    if spec.training.gradient_checkpointing is not True:
-        changed = _with(spec, training={"gradient_checkpointing": True})
-        yield "--set training.gradient_checkpointing=true", changed
+def _checkpointing(spec: RunSpec) -> Iterator[Change]:
+    words = "--set training.gradient_checkpointing=true"
+    yield Change(words, {"training": {"gradient_checkpointing": True}})
 
 
-def _adapter(spec: RunSpec) -> Iterator[Step]:
+def _adapter(spec: RunSpec) -> Iterator[Change]:
     if spec.adapter.type == "none":
-        yield "--lora-rank 16", _with(spec, adapter={"type": "lora", "rank": 16})
+        yield Change("--lora-rank 16", {"adapter": {"type": "lora", "rank": 16}})
 
 
-def _four_bits(spec: RunSpec) -> Iterator[Step]:
-    if spec.adapter.type != "none" and spec.model.quantization != "4bit":
-        yield "--load-in-4bit", _with(spec, model={"quantization": "4bit"})
+def _four_bits(spec: RunSpec) -> Iterator[Change]:
+    keys: dict[str, Mapping[str, Any]] = {"model": {"quantization": "4bit"}}
+    yield Change("--load-in-4bit", {**keys, "adapter": {"type": "lora"}})
 
 
-def _shorter(spec: RunSpec) -> Iterator[Step]:
+def _shorter(spec: RunSpec) -> Iterator[Change]:
     """Shorter rows, halved and halved again."""
     online = spec.row.family == "online"
-    key = "max_completion_length" if online else "max_length"
-    section = "rl" if online else "training"
-    length = spec.rl.max_completion_length if online else spec.training.max_length or 2048
-    while length > 128:
+    length = spec.rl.max_completion_length if online else spec.training.max_length
+    length = length or 2 * UNKNOWN_LENGTH
+    while length > SHORTEST:
         length //= 2
-        word = f"--set rl.{key}={length}" if online else f"--max-length {length}"
-        yield word, _with(spec, **{section: {key: length}})
+        if online:
+            words, keys = f"--max-completion-length {length}", {"max_completion_length": length}
+            yield Change(words, {"rl": keys})
+        else:
+            yield Change(f"--max-length {length}", {"training": {"max_length": length}})
