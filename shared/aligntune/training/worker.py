@@ -95,7 +95,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         import transformers
 
         from aligntune.training.callback import EventCallback
-        from aligntune.training.heap import trim_after_forward
+        from aligntune.training.heap import trim, trim_after_forward
         from aligntune.training.losses import summed_losses
         from aligntune.training.order import seeded_order
 
@@ -144,6 +144,8 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
                 events("note", message=f"{part}: {note}")
 
     def measure(model: Any, rows: Any) -> Measurement:
+        if not device.cuda:
+            trim()
         return kind.measure(model, rows, setup, getattr(trainer, "ref_model", None))
 
     with clock.phase("train"):
