@@ -105,7 +105,9 @@ def others() -> list[Case]:
     """One or two of each other family."""
     pairs = ("--batch-size", "2", "--max-length", "512")
     lengths = f"rl.max_prompt_length={PROMPT}", f"rl.max_completion_length={COMPLETION}"
-    sampled = ("--batch-size", "8", "--reward", "length", "--set", lengths[0], "--set", lengths[1])
+    reward = "rewards=[{name: length, args: {target: 100}}]"
+    keys = (reward, *lengths)
+    sampled = ("--batch-size", "8", *(word for key in keys for word in ("--set", key)))
     lora = ("--lora-rank", "16")
     return [
         Case("dpo 16M full, 2 x 512", "dpo", "16M", pairs),

@@ -40,6 +40,14 @@ scaled, by temperature, as log-probabilities and probabilities, the gradient wit
 way, and which word is the target (one byte).
 """
 
+TILES_IN_PIECES = 3
+"""Tiles more where these are small enough for glibc's heap: of what was freed a new one of the same
+size takes none, as memory that is aligned wants some bytes more.
+"""
+
+HEAP_LIMIT = 32 * MIB
+"""Bytes from which on glibc gives memory pages of its own, and so takes them back."""
+
 UNKNOWN_LENGTH = 1024
 """Tokens a row is taken to have where neither the request nor the model sets an end."""
 
@@ -279,8 +287,10 @@ class Work:
         if self.cuda:
             cast = 0 if self.weight_bytes == size else min(words, TILE_WORDS) * self.shape.hidden
             return buffer * TILE_WORDS + size * cast + 4 * self.tokens * self.shape.hidden
-        tile = min(self.tokens, TILE_TOKENS) * min(words, TILE_WORDS)
-        return round(tile * (size + 4 * TILES)) + 4 * self.tokens * self.shape.hidden
+        predicted = self.tokens - self.rows  # a row's first token is not
+        tile = min(predicted, TILE_TOKENS) * min(words, TILE_WORDS)
+        tiles = TILES + (TILES_IN_PIECES if 4 * tile < HEAP_LIMIT else 0)
+        return round(tile * (size + 4 * tiles)) + 4 * self.tokens * self.shape.hidden
 
     def _whole_logits(self) -> int:
         """PPO reads log-probabilities from the logits of completions (training/ppo_math.py)."""
