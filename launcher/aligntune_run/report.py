@@ -144,7 +144,7 @@ def summary(record: Record, stream: TextIO) -> None:
     if told := headline(found):
         losses += f", evaluation {told}"
     speed = f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} token/s"
-    memory = result["peak_gpu_memory"] or result["peak_memory"]
+    memory = result["memory"]["peak_gpu"] or result["memory"]["peak"]
     print(
         f"finished: {result['steps']} steps, {losses}; {speed}, peak {memory / 2**30:.2f} GiB",
         file=stream,

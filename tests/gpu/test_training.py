@@ -63,7 +63,7 @@ def test_full_fine_tuning_learns_on_the_gpu(
     architecture: str, models: Path, tmp_path: Path
 ) -> None:
     record = train(tmp_path / "run", models / architecture)
-    assert record["result"]["peak_gpu_memory"] > 0
+    assert record["result"]["memory"]["peak_gpu"] > 0
     told = losses(tmp_path / "run")
     assert told[-1] < told[0] - 0.5
 
@@ -113,5 +113,5 @@ def test_every_algorithm_learns_its_toy_on_the_gpu(
         **({"rewards": [f"{toy}/good.py:good"]} if "rewards" in row.needs else {}),
     }
     result = work(tmp_path, spec)["result"]
-    assert result["peak_gpu_memory"] > 0
+    assert result["memory"]["peak_gpu"] > 0
     assert lesson.learned(result)

@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import re
-import resource
 import shutil
 import time
 import traceback
@@ -56,6 +55,7 @@ from aligntune.training.loading import (
     row_length,
 )
 from aligntune.training.logprobs import REFERENCE_ADAPTER
+from aligntune.training.resident import most_resident, resident
 from aligntune.training.rewards import Reward, build, columns
 from aligntune.training.sources import Source
 from aligntune.training.stop import StopSignal
@@ -95,13 +95,16 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         import transformers
 
         from aligntune.training.callback import EventCallback
+        from aligntune.training.heap import trim, trim_after_forward
         from aligntune.training.losses import summed_losses
         from aligntune.training.order import seeded_order
 
+        trainer_class, config_class = trainer_classes(row)
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
         transformers.set_seed(spec.training.seed)
         device = find_device(spec, run)
+        after_imports = resident()
         events("note", message=f"computing in {device.precision} on the {device.name}")
 
     fetch_missing(spec, run, events)
@@ -141,10 +144,11 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
                 events("note", message=f"{part}: {note}")
 
     def measure(model: Any, rows: Any) -> Measurement:
+        if not device.cuda:
+            trim()
         return kind.measure(model, rows, setup, getattr(trainer, "ref_model", None))
 
     with clock.phase("train"):
-        trainer_class, config_class = trainer_classes(row)
         steps = rounds(spec)
         callback = EventCallback(events, stop, steps)
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
@@ -170,6 +174,8 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
             traceback.print_exc()
             raise SpecError(f"{config_class.__name__} refuses this: {first_line(error)}") from error
         _quieten(trainer)
+        if not device.cuda:
+            trim_after_forward(trainer.model)
         stop.begun = True
         _train(trainer, _checkpoint(run))
         if stop.asked and trainer.state.global_step < trainer.state.max_steps:
@@ -208,8 +214,11 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
     result |= {
         "tokens_per_second": round(callback.tokens / max(callback.train_seconds, 1e-9), 1),
         "train_seconds": round(callback.train_seconds, 3),
-        "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "peak_gpu_memory": torch.cuda.max_memory_allocated() if device.cuda else None,
+        "memory": {
+            "after_imports": after_imports,
+            "peak": most_resident(),
+            "peak_gpu": torch.cuda.max_memory_allocated() if device.cuda else None,
+        },
         "seconds": {name: round(spent, 3) for name, spent in seconds.items()},
         "precision": device.precision,
         "backend": backend.NAME,

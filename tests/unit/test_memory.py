@@ -1,0 +1,294 @@
+"""The estimate of memory grows with what grows, and what is proposed makes a training fit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aligntune.algorithms import ALGORITHMS
+from aligntune.spec import RunSpec
+from aligntune_run.memory import Estimate, changes, estimate
+from aligntune_run.models import ModelFacts, Shape
+
+GB = 10**9
+LLAMA_7B = ModelFacts(
+    model_type="llama",
+    parameters=6_738_415_616,
+    dtype="bfloat16",
+    context=4096,
+    shape=Shape(4096, 32, 32, 32, 128, 11008, 32000, tied=False),
+    linear=(
+        ("down_proj", 32 * 15104),
+        ("gate_proj", 32 * 15104),
+        ("k_proj", 32 * 8192),
+        ("o_proj", 32 * 8192),
+        ("q_proj", 32 * 8192),
+        ("up_proj", 32 * 15104),
+        ("v_proj", 32 * 8192),
+    ),
+)
+SMALL = ModelFacts(
+    model_type="llama",
+    parameters=62_275_072,
+    dtype="float32",
+    context=4096,
+    shape=Shape(512, 10, 8, 4, 64, 1408, 32000, tied=False),
+)
+REWARDED = [row.name for row in ALGORITHMS.values() if "rewards" in row.needs]
+
+
+def spec_of(algorithm: str = "sft", **sections: Any) -> RunSpec:
+    rewards = ["length"] if algorithm in REWARDED else []
+    whole = {"algorithm": algorithm, "model": {"name": "/m"}, "dataset": {"name": "/d.jsonl"}}
+    return RunSpec.model_validate({**whole, "rewards": rewards, **sections})
+
+
+def size(spec: RunSpec, model: ModelFacts = SMALL, cuda: bool = False) -> int:
+    return known(spec, model, cuda).expected
+
+
+def known(spec: RunSpec, model: ModelFacts = SMALL, cuda: bool = False) -> Estimate:
+    found = estimate(spec, model, "trl", cuda=cuda, bf16=True)
+    assert found is not None
+    return found
+
+
+def training(**keys: Any) -> dict[str, Any]:
+    return {"training": keys}
+
+
+LORA: dict[str, Any] = {"adapter": {"type": "lora", "rank": 16}}
+FOUR_BITS: dict[str, Any] = {"model": {"name": "/m", "quantization": "4bit"}}
+
+
+def test_a_full_7b_with_adamw_takes_16_bytes_a_weight_and_more() -> None:
+    found = known(spec_of(), LLAMA_7B, cuda=True)
+    assert 112 * GB > found.low > 90 * GB  # a tenth less than the four numbers alone
+    assert 107.8 * GB < found.expected < 160 * GB
+
+
+def test_a_7b_in_4_bits_trains_on_16_gb() -> None:
+    few = training(batch_size=1, max_length=512)
+    found = known(spec_of(**FOUR_BITS, **few), LLAMA_7B, cuda=True)
+    assert 4 * GB < found.expected < found.high < 16 * GB
+
+
+def test_a_7b_with_an_adapter_holds_its_weights_in_their_own_half_precision() -> None:
+    parts = dict(known(spec_of(**LORA), LLAMA_7B, cuda=True).parts)
+    assert parts["weights"] == 2 * LLAMA_7B.parameters  # type: ignore[operator]
+    assert parts["adapter"] == 4 * 16 * sum(sums for _, sums in LLAMA_7B.linear)
+
+
+def test_an_adapter_takes_less_than_all_weights() -> None:
+    assert size(spec_of(**LORA)) < size(spec_of())
+
+
+def test_checkpointing_keeps_fewer_activations() -> None:
+    kept, again = (
+        dict(known(spec_of(**training(gradient_checkpointing=on))).parts)["activations"]
+        for on in (False, True)
+    )
+    assert again < kept / 4
+
+
+def test_an_eight_bit_optimizer_has_a_quarter_of_the_state() -> None:
+    whole, small = (
+        dict(known(spec_of(**training(optimizer=name))).parts)["optimizer"]
+        for name in ("adamw_torch_fused", "adamw_8bit")
+    )
+    assert small < 0.3 * whole
+
+
+def test_an_optimizer_nobody_knows_counts_nothing_in_what_is_needed_at_least() -> None:
+    unknown, none = (
+        known(spec_of(**training(optimizer=name))) for name in ("somebodys_own", "sgd")
+    )
+    assert unknown.low <= none.low
+    assert unknown.expected > none.expected
+
+
+@pytest.mark.parametrize("algorithm", ["dpo", "kto", "rloo", "ppo"])
+def test_a_reference_is_a_second_model_unless_there_is_an_adapter(algorithm: str) -> None:
+    whole = dict(known(spec_of(algorithm)).parts)
+    adapted = dict(known(spec_of(algorithm, **LORA)).parts)
+    assert whole["reference"] == whole["weights"]
+    assert "reference" not in adapted
+
+
+def test_grpo_has_a_reference_only_where_it_is_held_to_one() -> None:
+    assert "reference" not in dict(known(spec_of("grpo")).parts)
+    assert "reference" in dict(known(spec_of("grpo", rl={"beta": 0.1})).parts)
+
+
+def test_pairs_are_twice_the_sequences() -> None:
+    rows = training(batch_size=2, max_length=256)
+    twice = training(batch_size=4, max_length=256)
+    pairs, single = (
+        dict(known(spec).parts)["activations"]
+        for spec in (spec_of("dpo", **rows), spec_of("sft", **twice))
+    )
+    assert pairs == single
+
+
+def test_a_critic_of_its_own_is_another_model_that_learns() -> None:
+    head, model = (size(spec_of("ppo", ppo={"critic": critic})) for critic in ("head", "model"))
+    assert model > head + 16 * 55_000_000
+
+
+def test_rows_are_no_longer_than_the_model_takes() -> None:
+    short = replace(SMALL, context=64)
+    cut, wanted = (training(max_length=length) for length in (64, 1024))
+    assert size(spec_of(**wanted), short) == size(spec_of(**cut))
+
+
+def test_accumulated_gradients_are_there_during_the_next_pass() -> None:
+    alone, summed = (
+        size(spec_of(**training(gradient_accumulation=batches, batch_size=2))) for batches in (1, 2)
+    )
+    assert summed - alone == 4 * SMALL.parameters  # type: ignore[operator]
+
+
+def test_eager_attention_keeps_the_scores_of_all_pairs() -> None:
+    eager: dict[str, Any] = {"model": {"name": "/m", "attention": "eager"}}
+    assert size(spec_of(**eager)) > size(spec_of())
+
+
+def test_frozen_weights_in_their_file_are_not_needed_at_least_on_a_cpu() -> None:
+    assert known(spec_of(**LORA), LLAMA_7B).low < GB
+    assert known(spec_of(**LORA), LLAMA_7B, cuda=True).low > 12 * GB
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        replace(SMALL, shape=None),
+        replace(SMALL, parameters=None),
+        replace(SMALL, quantized="gptq"),
+        ModelFacts(),
+    ],
+)
+def test_without_the_facts_nothing_is_told(unknown: ModelFacts) -> None:
+    assert estimate(spec_of(), unknown, "trl", cuda=True, bf16=True) is None
+    assert changes(spec_of(), unknown, "trl", cuda=True, bf16=True, available=1) == ()
+
+
+def test_an_estimate_can_be_written_down() -> None:
+    found = known(spec_of())
+    assert json.loads(json.dumps(asdict(found)))["expected"] == found.expected
+
+
+def test_the_parts_add_up() -> None:
+    found = known(spec_of("grpo", rl={"beta": 0.1}))
+    assert sum(bytes_ for _, bytes_ in found.parts) == found.expected
+
+
+algorithms = st.sampled_from(list(ALGORITHMS))
+batches = st.sampled_from([8, 16, 32])
+switches = st.booleans()
+
+
+@given(algorithms, batches, st.sampled_from([64, 200, 1024]), switches, switches, switches)
+def test_twice_the_batch_or_the_length_never_takes_less(
+    algorithm: str, batch: int, length: int, lora: bool, checkpointing: bool, cuda: bool
+) -> None:
+    def made(batch: int, length: int) -> Estimate:
+        keys = {"batch_size": batch, "gradient_checkpointing": checkpointing}
+        more: dict[str, Any] = dict(LORA) if lora else {}
+        if ALGORITHMS[algorithm].family == "online":
+            more["rl"] = {"max_completion_length": length, "max_prompt_length": 64}
+        else:
+            keys["max_length"] = length
+        return known(spec_of(algorithm, training=keys, **more), cuda=cuda)
+
+    once, more, longer = made(batch, length), made(2 * batch, length), made(batch, 2 * length)
+    assert once.low <= once.expected <= once.high
+    assert once.expected <= more.expected
+    assert once.expected <= longer.expected
+
+
+@given(algorithms, st.floats(0.05, 1.1), switches)
+def test_what_is_proposed_makes_it_fit(algorithm: str, share: float, cuda: bool) -> None:
+    spec = spec_of(algorithm)
+    available = round(size(spec, LLAMA_7B, cuda) * share)
+    words = changes(spec, LLAMA_7B, "trl", cuda=cuda, bf16=True, available=available)
+    if not words:
+        return
+    assert size(typed(spec, " ".join(words)), LLAMA_7B, cuda) <= available
+
+
+def typed(spec: RunSpec, words: str) -> RunSpec:
+    """The request with what the words say, as the command line takes them."""
+    flags = {
+        "--batch-size": ("training", "batch_size"),
+        "--max-length": ("training", "max_length"),
+        "--max-completion-length": ("rl", "max_completion_length"),
+        "--lora-rank": ("adapter", "rank"),
+    }
+    values = spec.model_dump()
+    values["adapter"] = {}
+    parts = iter(words.split())
+    for word in parts:
+        if word == "--load-in-4bit":
+            values["model"]["quantization"] = "4bit"
+        elif word == "--set":
+            key, _, value = next(parts).partition("=")
+            section, _, name = key.partition(".")
+            values[section][name] = json.loads(value)
+        else:
+            section, name = flags[word]
+            values[section][name] = int(next(parts))
+    return RunSpec.model_validate(values)
+
+
+def proposed(spec: RunSpec, available: float, model: ModelFacts = LLAMA_7B) -> tuple[str, ...]:
+    return changes(spec, model, "trl", cuda=True, bf16=True, available=round(available))
+
+
+def test_nothing_is_proposed_where_it_fits() -> None:
+    assert proposed(spec_of(), 1000 * GB) == ()
+
+
+def test_nothing_is_proposed_where_nothing_helps() -> None:
+    assert proposed(spec_of(), GB) == ()
+
+
+def test_a_smaller_batch_comes_first_and_keeps_the_rows_of_a_step() -> None:
+    spec = spec_of(**LORA, **training(batch_size=6, gradient_accumulation=2, max_length=2048))
+    enough = size(spec, LLAMA_7B, cuda=True) - 1
+    words = "--batch-size 3 --set training.gradient_accumulation=4"
+    assert proposed(spec, enough) == (words,)
+
+
+def test_checkpointing_comes_before_an_adapter() -> None:
+    spec = spec_of(**training(batch_size=1, gradient_checkpointing=False, max_length=4096))
+    enough = size(spec, LLAMA_7B, cuda=True) - 1
+    assert proposed(spec, enough) == ("--set training.gradient_checkpointing=true",)
+
+
+def test_an_adapter_makes_a_7b_fit_on_24_gb_and_four_bits_on_12() -> None:
+    spec = spec_of(**training(max_length=512))
+    assert proposed(spec, 24 * GB) == ("--lora-rank 16",)
+    assert "--load-in-4bit" in proposed(spec, 12 * GB)
+
+
+def test_shorter_rows_are_the_last_resort() -> None:
+    spec = spec_of(**FOUR_BITS, **training(batch_size=1, max_length=4096))
+    least = size(spec_of(**FOUR_BITS, **training(batch_size=1, max_length=512)), LLAMA_7B, True)
+    assert proposed(spec, least) == ("--max-length 512",)
+
+
+def test_kto_keeps_two_rows_a_batch() -> None:
+    spec = spec_of("kto", **LORA, **training(batch_size=2, max_length=512))
+    assert not any("--batch-size" in words for words in proposed(spec, 13 * GB))
+
+
+def test_groups_of_completions_stay_whole() -> None:
+    spec = spec_of("grpo", **LORA, **training(batch_size=8))
+    for words in proposed(spec, size(spec, LLAMA_7B, cuda=True) - 1):
+        training_ = typed(spec, words).training
+        assert training_.batch_size * training_.gradient_accumulation == 8
