@@ -21,7 +21,7 @@ from aligntune_run.flags import FLAGS, settings, spec_flags
 from aligntune_run.terminal import agree, carry_out, outliving, silence
 
 if TYPE_CHECKING:
-    from aligntune_run.run import Prepared
+    from aligntune_run.decide import Prepared
 
 PROGRAM = "aligntune-run"
 

@@ -120,7 +120,7 @@ def _in_container(
         **confinement(host, caller_groups(host), memory),
         "network_mode": "none",
         "mounts": [mount.to_dict() for mount in mounts],
-        "device_requests": device_requests(environment.gpus),
+        "device_requests": device_requests(environment.gpus, host),
     }
     with engine_errors():
         container = client.containers.create(**for_sdk(arguments))

@@ -89,6 +89,8 @@ def _decide(
     """What will do it, and what the user must not miss about that."""
     model = _loaded(wanted)
     of = wanted.task.of
+    if isinstance(wanted.task, Push):
+        obtaining = replace(obtaining, wait=True)  # it gets no GPU: whoever has them is no matter
     warnings = []
     try:
         decided = decide(spec, obtaining, model)

@@ -12,11 +12,10 @@ import yaml
 
 from aligntune.events import headline
 from aligntune.rundir import Record
-from aligntune_run.decide import Decided
+from aligntune_run.decide import Decided, Prepared
 from aligntune_run.gpus import Gpu
 from aligntune_run.images import Listed
 from aligntune_run.plan import Verdict
-from aligntune_run.run import Prepared
 from aligntune_run.status import Status
 
 
@@ -102,7 +101,9 @@ def status(found: Status, as_json: bool) -> None:
         json_line(found.to_dict())
         return
     for name, backend in found.backends.items():
-        print(f"{name:8} {'available' if backend['available'] else 'not here'}: {backend['reason']}")
+        print(
+            f"{name:8} {'available' if backend['available'] else 'not here'}: {backend['reason']}"
+        )
     host = found.host
     for gpu in host.gpus:
         print(f"GPU      {_gpu(gpu)}")

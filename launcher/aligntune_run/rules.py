@@ -503,8 +503,8 @@ def _memory(at: Candidate) -> Said | None:
 def _available(at: Candidate) -> tuple[int, str]:
     """Bytes that training may take, and where they are, in words."""
     if at.gpus:
-        free, gpu = min((gpu.free, gpu) for gpu in at.gpus)
-        return free, f"are free on {gpu.name}"
+        least = min(at.gpus, key=lambda gpu: gpu.free)
+        return least.free, f"are free on {least.name}"
     limit = memory_limit(at.spec.memory, at.host.memory_usable)
     return max(limit - memory.CPU_IMPORTS, 0), "are there for it"
 

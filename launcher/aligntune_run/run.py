@@ -5,7 +5,6 @@ settings -> Host -> Choice -> Plan -> Engine -> Worker -> RunDir
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,7 +41,7 @@ Watch = Callable[[Event], None]
 """Is told every event of a run as it happens."""
 
 
-def prepare(settings: Settings, obtaining: Obtaining = Obtaining()) -> Prepared:
+def prepare(settings: Settings, obtaining: Obtaining) -> Prepared:
     """Look at the machine and decide; nothing is changed, obtained or written.
 
     Args:
@@ -56,7 +55,7 @@ def prepare(settings: Settings, obtaining: Obtaining = Obtaining()) -> Prepared:
     return _prepare(settings, obtaining, run, run_id, attempt=1)
 
 
-def consider(spec: RunSpec, obtaining: Obtaining = Obtaining()) -> Decided:
+def consider(spec: RunSpec, obtaining: Obtaining) -> Decided:
     """What a request would come to, as :func:`prepare` would decide; a refusal is an outcome.
 
     Raises:
@@ -78,7 +77,7 @@ def _decide(spec: RunSpec, obtaining: Obtaining, run: RunDir) -> Decided:
     return decide(spec, obtaining, spec.model.name, run.path)
 
 
-def prepare_resume(path: Path, obtaining: Obtaining = Obtaining()) -> Prepared:
+def prepare_resume(path: Path, obtaining: Obtaining) -> Prepared:
     """Go on with a run that did not finish, from its newest checkpoint, in its own folder.
 
     Backend and engine stay what they were, whatever ``auto`` would choose now, and so must the

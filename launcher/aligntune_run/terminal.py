@@ -13,7 +13,7 @@ import rich_click as click
 if TYPE_CHECKING:
     from aligntune.events import Event
     from aligntune.rundir import Record
-    from aligntune_run.run import Prepared
+    from aligntune_run.decide import Prepared
 
 
 def carry_out(prepared: Prepared, stream: TextIO) -> Record:

@@ -16,7 +16,7 @@ from tests.checkpoints import write_safetensors
 from aligntune.algorithms import ALGORITHMS
 from aligntune.events import EventWriter
 from aligntune.settings import known_keys
-from aligntune_run.cli import FLAGS
+from aligntune_run.flags import FLAGS
 
 ROOT = Path(__file__).parents[2]
 TRACEBACK = "Traceback (most recent call last)"

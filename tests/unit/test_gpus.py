@@ -278,7 +278,7 @@ def test_the_whole_command_judges_the_driver_that_it_finds(
         text=True,
         cwd=tmp_path,
     )
-    assert f"driver {driver}; the image's CUDA needs" in done.stdout + done.stderr
+    assert f"driver {driver} (CUDA 13.0); the image's CUDA 13.0 needs" in done.stdout + done.stderr
     assert (done.returncode == 0) is new_enough, done.stdout + done.stderr
 
 

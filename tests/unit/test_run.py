@@ -26,11 +26,12 @@ from aligntune.errors import (
 from aligntune.events import EventWriter
 from aligntune.rundir import RunDir
 from aligntune.settings import Layer, from_file, resolve
+from aligntune_run.decide import Prepared
 from aligntune_run.engines import Command, Exit
 from aligntune_run.host import Engine as EngineFacts
 from aligntune_run.host import Host
 from aligntune_run.plan import Choice, Plan
-from aligntune_run.run import Prepared, execute
+from aligntune_run.run import execute
 
 Script = Callable[["ScriptedWorker"], Exit]
 

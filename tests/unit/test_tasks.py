@@ -30,11 +30,12 @@ from aligntune.tasks import (
     spec_for,
 )
 from aligntune_run import jobs
+from aligntune_run.choose import Outcome
+from aligntune_run.decide import Decided, Obtaining
 from aligntune_run.engines.container import Surroundings, container_arguments
 from aligntune_run.engines.process import ProcessEngine
 from aligntune_run.host import Engine, Host
 from aligntune_run.plan import Choice, Image, Plan, hub_ids
-from aligntune_run.run import Decided, Obtaining
 
 ROOT = Path(__file__).parents[2]
 
@@ -272,7 +273,7 @@ def test_a_process_does_a_task_with_the_same_words(host: Host, tmp_path: Path) -
 
 
 class Machine:
-    """What :func:`aligntune_run.run.decide` finds, by the request."""
+    """What :func:`aligntune_run.decide.decide` finds, by the request."""
 
     def __init__(self, host: Host, lock: str = "f00", lacks: tuple[str, ...] = ()) -> None:
         self.host, self.lock, self.lacks = host, lock, lacks
@@ -288,7 +289,15 @@ class Machine:
             raise BackendError(f"--strict: {spec.backend} cannot be had: no GPU")
         engine: Any = None
         chosen = choice(self.lock)
-        return Decided(chosen, self.host, engine, 2**33, lambda: self.host, lambda host: chosen)
+        outcome = Outcome((), chosen, None, "", None)
+        return Decided(
+            outcome,
+            self.host,
+            None,
+            engine=lambda kind: engine,
+            look=lambda: self.host,
+            choose=lambda host: chosen,
+        )
 
 
 def prepared(

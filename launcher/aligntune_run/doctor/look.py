@@ -19,8 +19,8 @@ from aligntune_run.engines.connect import connect, engine_errors
 from aligntune_run.engines.facts import probe_engine
 from aligntune_run.engines.venv import find_python
 from aligntune_run.host import Host, probe
-from aligntune_run.images.packages import CA_VARIABLES, Wheels, ca_bundle, index_settings
 from aligntune_run.hub import HUB
+from aligntune_run.images.packages import CA_VARIABLES, Wheels, ca_bundle, index_settings
 
 if TYPE_CHECKING:
     from docker import DockerClient

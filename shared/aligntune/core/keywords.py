@@ -50,6 +50,7 @@ class Sections(TypedDict, total=False):
     image: str | None
     pull: Literal["missing", "never", "always"]
     memory: str | None
+    fit: Literal["refuse", "warn"]
     trainer_args: Mapping[str, Any]
     trl: Mapping[str, Any]
     unsloth: Mapping[str, Any]
