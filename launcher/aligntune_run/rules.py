@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from aligntune.algorithms import ALGORITHMS, TITLES
@@ -87,7 +88,7 @@ class Candidate(Situation):
             return all(gpu.capability >= BF16_CAPABILITY for gpu in self.gpus)
         return self.host.bf16
 
-    @property
+    @cached_property
     def estimate(self) -> memory.Estimate | None:
         """The memory that training takes."""
         if not self.trains or self.model is None:
@@ -454,7 +455,7 @@ def _image(at: Candidate) -> Said:
         return Said("fail", at.image.reason)
     if at.engine == "process":
         return Said("pass", f"a venv is made from the {at.image.flavour} lock")
-    how = {"present": "is here", "pull": "is pulled", "build": "is built"}[at.image.how]
+    how = {"present": "is here", "pull": "is pulled first", "build": "is built first"}[at.image.how]
     return Said("pass", f"{at.image.ref} {how}")
 
 
