@@ -2,7 +2,7 @@
 
     python benchmarks/launch.py [--runs 7]
 
-Measures `aligntune-run --help`, `--dry-run`, and the time from the command to the worker's first
+Measures `aligntune-run --help`, `status`, `explain`, `--dry-run`, and the time from the command to the worker's first
 event and to the first training step, against the same worker started by a bare `docker run` (same
 image, spec, model and data). What lies between the two is the same program, so the difference is
 the launcher's in both, and steadier in the first. Needs a container engine with the trl image (it
@@ -40,6 +40,8 @@ def main() -> None:
         folder = Path(name)
         words = prepare(folder)
         show("--help", [seconds([*PROGRAM, "--help"]) for _ in range(runs)])
+        show("status", [seconds([*PROGRAM, "status"]) for _ in range(runs)])
+        show("explain", [seconds([*PROGRAM, "explain", *words]) for _ in range(runs)])
         show("--dry-run", [seconds([*PROGRAM, *words, "--dry-run"]) for _ in range(runs)])
         plan = dry_run(words)
         launched, bare = interleave(
