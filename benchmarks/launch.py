@@ -2,11 +2,11 @@
 
     python benchmarks/launch.py [--runs 7]
 
-Measures `aligntune-run --help`, `status`, `explain`, `--dry-run`, and the time from the command to the worker's first
-event and to the first training step, against the same worker started by a bare `docker run` (same
-image, spec, model and data). What lies between the two is the same program, so the difference is
-the launcher's in both, and steadier in the first. Needs a container engine with the trl image (it
-is built if missing).
+Measures `aligntune-run --help`, `status`, `explain`, `--dry-run`, and the time from the command to
+the worker's first event and to the first training step, against the same worker started by a bare
+`docker run` (same image, spec, model and data). What lies between the two is the same program, so
+the difference is the launcher's in both, and steadier in the first. Needs a container engine with
+the trl image (it is built if missing).
 """
 
 from __future__ import annotations

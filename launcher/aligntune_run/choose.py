@@ -21,6 +21,9 @@ from aligntune_run.plan import Choice, Image, Verdict
 from aligntune_run.preflight import Finding
 from aligntune_run.rules import OF_A_BACKEND, OF_THE_MACHINE, Candidate, Facts, Situation, judge
 
+OF_ITS_OWN = ("algorithm", "gpu", "driver", "capability", "model", "image", "storage")
+"""Rules that say of a backend that it cannot be had; the others say what is wrong in a request."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -72,7 +75,27 @@ def choose(
         findings: what was seen of the request's own files.
         trains: whether the request is to train; whether it fits in memory is then judged too.
     """
-    situation = situate(spec, host)
+    outcomes = (
+        _choose(spec, host, gpus, model, facts, findings, trains)
+        for gpus in gpu_options(spec.gpus, host.gpus)
+    )
+    first = next(outcomes)
+    if first.choice is not None:
+        return first
+    return next((outcome for outcome in outcomes if outcome.choice is not None), first)
+
+
+def _choose(
+    spec: RunSpec,
+    host: Host,
+    gpus: tuple[Gpu, ...],
+    model: ModelFacts | None,
+    facts: Mapping[str, Facts],
+    findings: Sequence[Finding],
+    trains: bool,
+) -> Outcome:
+    """What it comes to with these GPUs."""
+    situation = situate(spec, host, gpus)
     seen = tuple(finding.verdict for finding in findings)
     said = {"": (*seen, *judge(OF_THE_MACHINE, situation))}
     candidates = {
@@ -128,14 +151,14 @@ def bare_request(backend: str = "auto", engine: str = "auto") -> RunSpec:
     )
 
 
-def situate(spec: RunSpec, host: Host) -> Situation:
-    """Where a request would run: docker where an engine is reachable, else a process; which GPUs.
+def situate(spec: RunSpec, host: Host, gpus: tuple[Gpu, ...]) -> Situation:
+    """Where a request would run: docker where an engine is reachable, else a process.
 
     Whether it may run there is what the rules say.
     """
     process = spec.engine == "process" or not host.engine.reachable
     engine: Literal["docker", "process"] = "process" if process else "docker"
-    return Situation(spec, host, engine, pick_gpus(spec.gpus, host.gpus))
+    return Situation(spec, host, engine, gpus)
 
 
 def candidate(
@@ -155,25 +178,26 @@ def candidate(
     )
 
 
-def pick_gpus(wanted: str, gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
-    """The GPUs a run gets, as far as there are any: ``auto`` is one, or none where there is none.
+def gpu_options(wanted: str, gpus: Sequence[Gpu]) -> list[tuple[Gpu, ...]]:
+    """The GPUs a run may get, as far as there are any, the best first; ``auto`` is any one of them,
+    or none where there is none.
 
     Of those that may be picked the free ones come first: without a run of ours, without anybody's
     program, with the most free memory.
     """
     if wanted == "all":
-        return tuple(gpus)
+        return [tuple(gpus)]
     free_first = sorted(
         gpus, key=lambda gpu: (gpu.leased is not None, bool(gpu.users), -gpu.free, gpu.index)
     )
-    if wanted == "auto":
-        return tuple(free_first[:1])
+    if wanted in ("auto", "1"):
+        return [(gpu,) for gpu in free_first] or [()]
     if wanted.isdigit():
-        return tuple(free_first[: int(wanted)])
+        return [tuple(free_first[: int(wanted)])]
     named = (
         gpu for entry in wanted.split(",") for gpu in gpus if entry in (str(gpu.index), gpu.uuid)
     )
-    return tuple(dict.fromkeys(named))
+    return [tuple(dict.fromkeys(named))]
 
 
 def pick_image(
@@ -206,7 +230,7 @@ def _first_failure(verdicts: Sequence[Verdict]) -> Verdict | None:
 
 
 def _refusal(spec: RunSpec, missed: Verdict) -> AligntuneError:
-    if spec.strict and missed.backend == "unsloth":
+    if spec.strict and missed.backend == "unsloth" and missed.rule in OF_ITS_OWN:
         return BackendError(
             f"--strict: {TITLES['unsloth']} cannot be had: {missed.evidence}",
             "Leave --strict out to fall back to TRL",
@@ -235,7 +259,8 @@ def _warnings(
     spec: RunSpec, chosen: str, missed: Verdict | None, said: Sequence[Verdict]
 ) -> tuple[str, ...]:
     """What the user must not miss: a backend that was asked for and not had, and rules' own."""
-    told = [f"{verdict.evidence}. {verdict.remedy}" for verdict in said if verdict.level == "warn"]
+    warned = (verdict for verdict in said if verdict.level == "warn")
+    told = [". ".join(filter(None, (one.evidence, one.remedy))) for one in warned]
     if missed is not None and spec.backend != "auto":
         told.insert(
             0,

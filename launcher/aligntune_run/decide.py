@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from aligntune_run.choose import Outcome, choose
 from aligntune_run.engines import Engine
 from aligntune_run.engines.connect import connect
 from aligntune_run.engines.facts import probe_engine
+from aligntune_run.gpus import probe_gpus
 from aligntune_run.host import Host, ImageState, probe
 from aligntune_run.hub_models import read_hub_model
-from aligntune_run.models import ModelFacts, read_model
+from aligntune_run.models import ModelFacts
 from aligntune_run.plan import Choice, Plan
 
 
@@ -98,17 +99,19 @@ def decide(
     host = probe(probe_engine(client, reason), _images(spec, client, obtaining))
     known, findings = _inputs(spec, host, model, run_dir)
     # A process is not to take what a container has: where there is an engine, it is asked.
-    seen = connect()[0] if client is None and host.gpus else client
+    seen = connect()[0] if spec.engine == "process" and host.gpus else client
 
     def look() -> Host:
-        return leases.marked(host, seen)
+        now = {gpu.uuid: gpu for gpu in probe_gpus().found} if host.gpus else {}
+        gpus = tuple(now.get(gpu.uuid, gpu) for gpu in host.gpus)
+        return leases.marked(replace(host, gpus=gpus), seen)
 
     def outcome_on(host: Host) -> Outcome:
         return choose(spec, host, known, images.facts(), findings, trains=run_dir is not None)
 
-    now = look()
+    now = leases.marked(host, seen)
     outcome = outcome_on(now)
-    if obtaining.wait and outcome.rule == "lease":
+    if obtaining.wait and outcome.choice is None and any(gpu.leased for gpu in now.gpus):
         outcome = outcome_on(leases.released(now))  # what it waits for
     return Decided(
         outcome,
@@ -130,11 +133,13 @@ def _inputs(
         return seen.model, seen.findings
     if model is None:
         return None, ()
+    there = ModelFacts()
     if host.gpus and spec.backend != "trl" and not is_local(model):
         # Only the choice between backends needs to know, and it is only open on a GPU.
         revision = spec.model.revision
-        return read_hub_model(model, revision, host.hub_cache, os.environ, host.token), ()
-    return read_model(model), ()
+        there = read_hub_model(model, revision, host.hub_cache, os.environ, host.token)
+    known, findings = preflight.look_at_model(model, there)
+    return known, tuple(finding for finding in findings if finding.error)
 
 
 def _images(spec: RunSpec, client: Any | None, obtaining: Obtaining) -> tuple[ImageState, ...]:

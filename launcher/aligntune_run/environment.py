@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from aligntune import contract
 from aligntune.errors import ImageError
-from aligntune_run import images
-from aligntune_run.choose import bare_request, pick_image, require, situate
+from aligntune_run import images, leases
+from aligntune_run.choose import bare_request, gpu_options, pick_image, require, situate
 from aligntune_run.decide import Obtaining
 from aligntune_run.engines import Say
 from aligntune_run.engines.connect import connect, engine_errors
@@ -60,7 +60,10 @@ def obtain(backend: str, engine: str, obtaining: Obtaining, say: Say) -> Environ
     client, reason = (None, "--engine process") if engine == "process" else connect()
     found = images.states(client, "missing", obtaining.find_links)
     host = probe(probe_engine(client, reason), found)
-    at = situate(bare_request(backend=backend, engine=engine), host)
+    seen = connect()[0] if engine == "process" and host.gpus else client
+    host = leases.marked(host, seen)
+    best = gpu_options("auto", host.gpus)[0]
+    at = situate(bare_request(backend=backend, engine=engine), host, best)
     require(judge(OF_THE_MACHINE, at))
     chosen, gpus = at.engine, at.gpus
     state = pick_image(host.images, backend, gpus)
@@ -91,9 +94,20 @@ def run_program(words: Sequence[str], environment: Environment, folders: Sequenc
         environment: where.
         folders: seen at their own path and writable, beside the current directory.
     """
-    if environment.client is None:
-        return passthrough(["/usr/bin/env", *words], env=environment.variables)
-    return _in_container(words, environment.client, environment, folders)
+    with _lease(environment) as lease:
+        lease.sign(f"{words[0]} (pid {os.getpid()})")
+        if environment.client is None:
+            program = ["/usr/bin/env", *words]
+            return passthrough(program, env=environment.variables, descriptors=lease.descriptors)
+        return _in_container(words, environment.client, environment, folders)
+
+
+def _lease(environment: Environment) -> leases.Lease:
+    gpus = [gpu for gpu in environment.host.gpus if gpu.uuid in environment.gpus]
+    if not gpus:
+        return leases.Lease()
+    with leases.choosing():
+        return leases.Lease.take(gpus)
 
 
 def _in_container(
@@ -121,6 +135,7 @@ def _in_container(
         "network_mode": "none",
         "mounts": [mount.to_dict() for mount in mounts],
         "device_requests": device_requests(environment.gpus, host),
+        "labels": {contract.LABEL_GPUS: ",".join(environment.gpus)} if environment.gpus else {},
     }
     with engine_errors():
         container = client.containers.create(**for_sdk(arguments))

@@ -58,12 +58,14 @@ def prepare(
     decided, warnings = _decide(wanted, spec, set(changes), obtaining)
     require_writable(run.path)
     choice = decided.outcome.require()
+    if not isinstance(task, Push):  # which no backend and no GPU has a part in
+        warnings += choice.warnings
     plan = Plan(
         run_id=f"{wanted.record['id']}-{run.path.name}" if "id" in wanted.record else run.path.name,
         run_dir=str(run.path),
         spec=spec,
         origins={},
-        choice=replace(choice, warnings=(*warnings, *choice.warnings)),
+        choice=replace(choice, warnings=tuple(warnings)),
         memory=memory_limit(spec.memory, decided.host.memory_usable),
         fetch=hub_ids(spec, wanted.task),
         task=wanted.task,

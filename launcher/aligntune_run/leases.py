@@ -62,7 +62,8 @@ def marked(host: Host, client: Any | None) -> Host:
 
 def released(host: Host) -> Host:
     """The host as it will be once no run has a GPU any more."""
-    gpus = (replace(gpu, leased=None, free=gpu.memory) if gpu.leased else gpu for gpu in host.gpus)
+    gone: dict[str, Any] = {"leased": None, "users": ()}
+    gpus = (replace(gpu, **gone, free=gpu.memory) if gpu.leased else gpu for gpu in host.gpus)
     return replace(host, gpus=tuple(gpus))
 
 

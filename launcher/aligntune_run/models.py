@@ -81,7 +81,7 @@ def read_model(name: str) -> ModelFacts:
     if not is_local(name):
         return ModelFacts()
     folder = Path(name)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ModelError(f"{folder} is a file, not a model folder")
     if os.path.exists(folder / "adapter_config.json"):
         raise ModelError(

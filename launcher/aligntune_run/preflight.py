@@ -84,7 +84,7 @@ def look(
         token: the file with the hub token, if there is one.
     """
     there, access = _ask_hub(spec, cache, environment, token)
-    model, found = _model(spec, there)
+    model, found = look_at_model(spec.model.name, there)
     findings = [
         *found,
         *access,
@@ -123,9 +123,14 @@ def _tried(rule: str, good: str, work: Callable[[], object]) -> Finding:
     return Finding(rule, "pass", good)
 
 
-def _model(spec: RunSpec, there: ModelFacts) -> tuple[ModelFacts, list[Finding]]:
-    """The model that is trained, in its folder or as the hub tells of it."""
-    name, known = spec.model.name, there
+def look_at_model(name: str, there: ModelFacts) -> tuple[ModelFacts, list[Finding]]:
+    """A model in its folder, or as the hub tells of it.
+
+    Args:
+        name: its folder, or hub id.
+        there: what the hub told of it.
+    """
+    known = there
     if is_local(name):
         try:
             known = read_model(name)
@@ -254,8 +259,10 @@ def _data(spec: RunSpec) -> Iterator[Finding]:
         if not is_local(name):
             yield Finding(rule, "pass", f"{name} is on the hub, and is looked at once it is here")
             continue
+        limit = spec.dataset.max_samples if rule == "data" and "[" not in split else None
+        source = Source(name, path=Path(name))
         try:
-            seen = look_at(Source(name, path=Path(name)), split, spec.dataset, spec.row.formats)
+            seen = look_at(source, split, spec.dataset, spec.row.formats, limit)
         except DataError as error:
             yield Finding(rule, "fail", error.what, error)
             continue
@@ -281,7 +288,9 @@ def _disk(spec: RunSpec, model: ModelFacts, run_dir: Path) -> Finding:
     kept = (spec.training.save_total_limit or 1) + 1
     needed = trained * (STATE_BYTES * kept + WEIGHT_BYTES)
     evidence = f"{known}; the result and {kept} checkpoints take about {_size(needed)}"
-    return Finding("disk", "pass" if free >= needed else "warn", evidence)
+    if free >= needed:
+        return Finding("disk", "pass", evidence)
+    return Finding("disk", "warn", f"{evidence}: lower training.save_total_limit, or free some")
 
 
 def trained_parameters(spec: RunSpec, model: ModelFacts) -> int | None:

@@ -98,10 +98,12 @@ def ask(argv: Sequence[str | Path], *, timeout: float, limit: int = 1 << 20) -> 
     return Finished(words, process.returncode, out.decode(errors="replace"))
 
 
-def passthrough(argv: Sequence[str], *, env: Mapping[str, str]) -> int:
-    """Run a program with our own input and output, and return its exit code."""
+def passthrough(
+    argv: Sequence[str], *, env: Mapping[str, str], descriptors: Sequence[int] = ()
+) -> int:
+    """Run a program with our own input and output, and these open files; its exit code."""
     try:
-        return subprocess.run(argv, env=env).returncode
+        return subprocess.run(argv, env=env, pass_fds=tuple(descriptors)).returncode
     except OSError as error:
         print(f"cannot start {argv[0]}: {error.strerror}", file=sys.stderr)
         return 127

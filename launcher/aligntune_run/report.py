@@ -15,7 +15,9 @@ from aligntune.rundir import Record
 from aligntune_run.decide import Decided, Prepared
 from aligntune_run.gpus import Gpu
 from aligntune_run.images import Listed
+from aligntune_run.memory import Estimate
 from aligntune_run.plan import Verdict
+from aligntune_run.rules import gib
 from aligntune_run.status import Status
 
 
@@ -92,6 +94,8 @@ def explanation(decided: Decided, as_json: bool) -> None:
     for gpu in decided.host.gpus:
         print(f"GPU: {_gpu(gpu)}")
     verdicts(outcome.verdicts)
+    if outcome.estimate:
+        _memory(outcome.estimate)
     print(outcome.choice.reason if outcome.choice else f"refused by the rule {outcome.rule!r}")
 
 
@@ -115,6 +119,14 @@ def status(found: Status, as_json: bool) -> None:
     told = f"{engine.kind} {engine.version}" if engine.reachable else f"none: {engine.reason}"
     print(f"engine   {told}")
     print(f"machine  {host.cpus} CPUs, {host.memory / 2**30:.1f} GiB")
+
+
+def _memory(needed: Estimate) -> None:
+    print(
+        f"memory: {gib(needed.low)} at the least, about {gib(needed.expected)}, "
+        f"{gib(needed.high)} at the most: "
+        + ", ".join(f"{name} {gib(size)}" for name, size in needed.parts)
+    )
 
 
 def _gpu(gpu: Gpu) -> str:

@@ -506,7 +506,7 @@ def _available(at: Candidate) -> tuple[int, str]:
     if at.gpus:
         least = min(at.gpus, key=lambda gpu: gpu.free)
         return least.free, f"are free on {least.name}"
-    limit = memory_limit(at.spec.memory, at.host.memory_usable)
+    limit = min(memory_limit(at.spec.memory, at.host.memory_usable), at.host.memory_usable)
     return max(limit - memory.CPU_IMPORTS, 0), "are there for it"
 
 

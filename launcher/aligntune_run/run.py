@@ -15,6 +15,7 @@ from typing import Any
 from aligntune.errors import (
     KINDS,
     AligntuneError,
+    HardwareError,
     ImageError,
     OutOfMemoryError,
     OutputError,
@@ -102,7 +103,9 @@ def prepare_resume(path: Path, obtaining: Obtaining) -> Prepared:
     except (KeyError, TypeError, ValueError) as error:
         raise stranger from error
     wanted = resolve([from_file(run.spec)], run.path)
-    spec = wanted.spec.model_copy(update={"backend": backend, "engine": engine, "strict": True})
+    # It was at work here before, so no estimate forbids to go on.
+    same = {"backend": backend, "engine": engine, "strict": True, "fit": "warn"}
+    spec = wanted.spec.model_copy(update=same)
     settings = Settings(spec, wanted.origins)
     prepared = _prepare(settings, obtaining, run, run_id, attempt)
     if prepared.plan.choice.lock_hash != lock:
@@ -169,6 +172,8 @@ def execute(prepared: Prepared, watch: Watch) -> Record:
             try:
                 started = start(prepared, command, keep, watch, interrupt)
             except AligntuneError as refused:
+                if isinstance(refused, HardwareError) and plan.task is None:
+                    refused.remedy = f"{plan.again} --wait"
                 with run.writing(f"The run itself failed: {refused}"):
                     run.update(**_ending(refused))
                 raise

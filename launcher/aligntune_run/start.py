@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from aligntune.errors import HardwareError, StoppedError
+from aligntune.errors import AligntuneError, HardwareError, StoppedError
 from aligntune.events import Event
 from aligntune_run import leases
 from aligntune_run.engines import Command, Worker
@@ -72,6 +72,7 @@ def start(
             else:
                 if plan is not prepared.plan:
                     keep(plan)
+                    tell({"event": "note", "message": f"now {plan.choice.reason}"})
                     command = _same_phase(prepared, plan, command)
                 return _start(prepared, plan, command)
         if not waits:
@@ -109,9 +110,14 @@ def _on_free_gpus(prepared: Prepared) -> Plan:
     taken = [gpu for gpu in _gpus(host, plan) if gpu.leased]
     if not taken:
         return plan
-    now = prepared.choose(host)
+    try:
+        now = prepared.choose(host)
+    except AligntuneError as error:  # as of a GPU that is free and too small
+        raise leases.in_use(taken) from error
     before = plan.choice
-    alike = replace(before, gpus=now.gpus, reason=now.reason, verdicts=now.verdicts)
+    alike = replace(
+        before, gpus=now.gpus, reason=now.reason, verdicts=now.verdicts, estimate=now.estimate
+    )
     found = replace(plan, choice=alike)
     same = (now.backend, now.flavour, now.engine, now.lock_hash) == (
         before.backend,

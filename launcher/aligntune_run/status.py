@@ -47,7 +47,8 @@ def _of(name: str, verdicts: tuple[Verdict, ...]) -> BackendStatus:
     said = [
         one
         for one in verdicts
-        if not one.backend or (one.backend == name and one.rule in OF_THE_PLACE)
+        if (not one.backend and one.rule != "lease")
+        or (one.backend == name and one.rule in OF_THE_PLACE)
     ]
     missed = next((one for one in said if not one.passed), None)
     image = next(one for one in said if one.rule == "image")

@@ -105,7 +105,7 @@ def test_what_is_refused_on_the_host(
 def test_what_an_algorithm_cannot_do_is_refused_on_the_host(
     algorithm: str, words: list[str], code: int, says: str, bench: Bench
 ) -> None:
-    rows = bench.write("prompts.jsonl", PROMPTS)
+    rows = bench.write("rows.jsonl", PAIRS if algorithm == "dpo" else PROMPTS)
     ended = bench.train("llama", rows, *words, algo=algorithm)
     refused(ended, code, says, before=True)
 
@@ -199,6 +199,7 @@ def test_a_vision_model(bench: Bench, good: Path) -> None:
     folder = bench.models / "llava"
     shutil.copytree(bench.models / "llama", folder)
     (folder / "config.json").write_text('{"model_type": "llava", "vision_config": {}}')
+    bench.give_away()
     refused(bench.train("llava", good), 3, "llava is a vision model, which", before=True)
 
 

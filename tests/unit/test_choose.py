@@ -255,7 +255,7 @@ class TestFindings:
     def test_a_warning_is_told_and_forbids_nothing(self) -> None:
         seen = [Finding("disk", "warn", "little is free")]
         choice = choose(spec_of(), CPU_MACHINE, ModelFacts("llama"), FACTS, seen).require()
-        assert any("little is free" in warning for warning in choice.warnings)
+        assert choice.warnings == ("little is free",)
 
 
 class TestMemory:
@@ -360,24 +360,35 @@ def test_every_refusal_names_the_rule_that_failed(
         assert spec.backend != found.choice.backend, "a rule decided against what was wanted most"
 
 
-@given(requests, hosts, models)
+@given(requests, hosts, models, st.sampled_from([H200, T4, GPUS["l4"], GPUS["used"]]))
 def test_a_capable_gpu_more_never_makes_auto_fail(
-    spec: RunSpec, host: Host, model: ModelFacts
+    spec: RunSpec, host: Host, model: ModelFacts, gpu: Gpu
 ) -> None:
-    """Capable is a GPU that is idle, that the engine can pass, and that the driver and an image
-    that can be had are made for; where there are several of no use, ``auto`` takes it.
-    """
-    changes = {"backend": "auto", "gpus": "auto", "image": None}
-    spec = spec.model_copy(update=changes)
-    ready = replace(
-        host,
-        engine=replace(host.engine, gpu_way="nvidia", storage_free=None),
-        images=(*host.images, TRL_CUDA),
-        driver=host.driver if host.gpus else "590.1",
-    )
-    more = replace(ready, gpus=(*ready.gpus, replace(H200, index=7, uuid="GPU-more")))
-    if isinstance(outcome(spec, ready, model), Choice):
+    """Capable of a request is a GPU that would carry it out here, were it the only one."""
+    spec = spec.model_copy(update={"backend": "auto", "gpus": "auto"})
+    one = replace(gpu, index=7, uuid="GPU-more")
+    if isinstance(outcome(spec, replace(host, gpus=(one,)), model), Choice):
+        more = replace(host, gpus=(*host.gpus, one))
         assert isinstance(outcome(spec, more, model), Choice)
+
+
+def test_auto_passes_over_a_gpu_that_cannot_be_used() -> None:
+    l4 = GPUS["l4"]
+    old = replace(V100, index=1, memory=32 * GIB, free=32 * GIB)
+    shown = replace(H200, index=1, users=("Xorg (pid 7)",))
+    adapter = spec_of("adapter.rank=16", "training.max_length=512")
+    assert chosen(spec_of(), replace(GPU_MACHINE, gpus=(old, l4)), ModelFacts("llama")).gpus == (
+        l4.uuid,
+    )
+    assert chosen(adapter, replace(GPU_MACHINE, gpus=(l4, shown)), MODELS["70b"]).gpus == (
+        shown.uuid,
+    )
+
+
+def test_strict_names_what_is_wrong_in_a_request_as_it_is() -> None:
+    request = spec_of("backend=unsloth", "strict=true", "training.optimizer=adamw_torch_fusd")
+    with pytest.raises(SpecError, match="did you mean 'adamw_torch_fused'"):
+        chosen(request, GPU_MACHINE, ModelFacts("llama"))
 
 
 @given(requests, hosts, models)

@@ -24,7 +24,7 @@ from aligntune.errors import AligntuneError, EngineError, HardwareError, Stopped
 from aligntune.events import Event
 from aligntune.rundir import RunDir
 from aligntune_run import leases, start
-from aligntune_run.choose import bare_request, require, situate
+from aligntune_run.choose import bare_request, gpu_options, require, situate
 from aligntune_run.decide import Prepared
 from aligntune_run.engines import Command
 from aligntune_run.engines.process import ProcessEngine, ProcessWorker
@@ -352,7 +352,7 @@ class TestContainers:
 def choose_gpus(wanted: str, host: Host) -> list[str]:
     """UUIDs of what a request gets in a process, or the refusal."""
     request = bare_request(engine="process").model_copy(update={"gpus": wanted})
-    at = situate(request, host)
+    at = situate(request, host, gpu_options(wanted, host.gpus)[0])
     require(judge(OF_THE_MACHINE, at))
     return [gpu.uuid for gpu in at.gpus]
 

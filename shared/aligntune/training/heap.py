@@ -35,4 +35,8 @@ def trim_after_forward(model: Any) -> None:
         if torch.is_grad_enabled() and resident() > before + WORTH:
             trim()
 
-    decoder(model).register_forward_hook(after)
+    try:
+        body = decoder(model)
+    except AttributeError:  # a model with code of its own may be of one piece
+        body = model
+    body.register_forward_hook(after)

@@ -48,7 +48,13 @@ class _Enough(Exception):  # noqa: N818
     """More would have to be read than a look is worth."""
 
 
-def look_at(source: Source, split: str, spec: DatasetSpec, allowed: tuple[str, ...]) -> Sample:
+def look_at(
+    source: Source,
+    split: str,
+    spec: DatasetSpec,
+    allowed: tuple[str, ...],
+    limit: int | None = None,
+) -> Sample:
     """Read the first rows of a local source as the worker would.
 
     Args:
@@ -56,6 +62,7 @@ def look_at(source: Source, split: str, spec: DatasetSpec, allowed: tuple[str, .
         split: name of the split, with an optional slice.
         spec: the request, for format, columns and system prompt.
         allowed: the formats that the algorithm takes.
+        limit: rows that the worker will read at most; None for all.
 
     Raises:
         DataError: what the worker would raise over the same rows.
@@ -75,7 +82,9 @@ def look_at(source: Source, split: str, spec: DatasetSpec, allowed: tuple[str, .
     rows = _Counted(row for path, called in files for row in _first_rows(path, called))
     found: str | None = None
     try:
-        found, canonical = canonicalise(rows, spec, allowed, chat=True, limit=SAMPLE_ROWS)
+        found, canonical = canonicalise(
+            rows, spec, allowed, chat=True, limit=min(limit or SAMPLE_ROWS, SAMPLE_ROWS)
+        )
         for _ in canonical:
             pass  # it is judged as it is made
     except _Enough:

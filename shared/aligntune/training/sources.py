@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -54,9 +55,11 @@ def find_files(source: Source, split: str) -> list[tuple[Path, str]] | None:
         DataError: there is no such source or split.
     """
     path = source.path
-    if path is None or not path.exists():
+    if path is None or not os.path.exists(path):
         raise DataError(f"no such dataset: {source.name}")
-    if path.is_dir():
+    if os.path.isdir(path):
+        if not os.access(path, os.R_OK | os.X_OK):
+            raise DataError(f"cannot read {source.name}: Permission denied")
         return None if is_saved(path) else _folder_files(path, source.name, split)
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(
@@ -70,7 +73,7 @@ def find_files(source: Source, split: str) -> list[tuple[Path, str]] | None:
 
 def is_saved(folder: Path) -> bool:
     """Whether it is a dataset of ``save_to_disk``."""
-    return any((folder / name).exists() for name in ("dataset_info.json", "dataset_dict.json"))
+    return any(os.path.exists(folder / name) for name in ("dataset_info.json", "dataset_dict.json"))
 
 
 def _files_rows(files: Iterable[tuple[Path, str]]) -> Iterator[Row]:
@@ -136,7 +139,7 @@ def json_rows(path: Path, name: str) -> Iterator[Row]:
 def _is_object(text: str) -> bool:
     try:
         return isinstance(json.loads(text), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -220,7 +223,7 @@ SPLIT_NAMES = {
 
 def _folder_files(folder: Path, name: str, split: str) -> list[tuple[Path, str]]:
     found = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
-    files = [path for path in found if path.is_file() and not _is_hidden(path, folder)]
+    files = [path for path in found if os.path.isfile(path) and not _is_hidden(path, folder)]
     if not files:
         raise DataError(
             f"{name} holds no {', '.join(SUFFIXES)} files", "Name a file or another folder"
