@@ -206,8 +206,9 @@ def _world_size(at: Situation) -> Said | None:
 def _lease(at: Situation) -> Said | None:
     if not at.gpus:
         return None
-    leased = [gpu for gpu in at.gpus if gpu.leased]
-    if leased:
+    if any(gpu.leased for gpu in at.gpus):
+        any_would_do = at.spec.gpus == "auto" or at.spec.gpus.isdigit()
+        leased = [gpu for gpu in (at.host.gpus if any_would_do else at.gpus) if gpu.leased]
         told = (f"{gpu.name} {gpu.uuid} is in use by {gpu.leased}" for gpu in leased)
         return Said("fail", "; ".join(told))
     users = [user for gpu in at.gpus for user in gpu.users]

@@ -122,8 +122,14 @@ def gpu_engine(folder: Path) -> Iterator[GpuEngine]:
 
 
 def _words(dockerd: str, folder: Path) -> list[str]:
-    """Apart from the machine's own engine in everything, and without a network."""
+    """Apart from the machine's own engine in everything, and without a network.
+
+    It has a network namespace of its own, as a dockerd without a bridge removes ``docker0``, which
+    is the other's.
+    """
     return [
+        "unshare",
+        "--net",
         dockerd,
         f"--host=unix://{folder}/docker.sock",
         f"--data-root={folder}/data",
