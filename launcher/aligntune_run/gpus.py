@@ -46,6 +46,7 @@ class Gpus:
         driver: the driver's version.
         cuda: the newest CUDA version that the driver runs, as ``13.0``; only NVML tells.
         source: ``NVML`` or ``nvidia-smi``; empty where neither answers.
+        failed: whether there are GPUs that a driver failed to tell of, or none that it could.
     """
 
     found: tuple[Gpu, ...] = ()
@@ -53,6 +54,7 @@ class Gpus:
     driver: str | None = None
     cuda: str | None = None
     source: str = ""
+    failed: bool = False
 
 
 def probe_gpus(environment: Mapping[str, str] = os.environ) -> Gpus:
@@ -65,7 +67,13 @@ def probe_gpus(environment: Mapping[str, str] = os.environ) -> Gpus:
     if not told.source:
         second = ask_nvidia_smi(environment.get("PATH", os.defpath))
         driver = second.driver or told.driver
-        told = replace(second, note=joined(told.note, second.note), driver=driver, cuda=told.cuda)
+        told = replace(
+            second,
+            note=joined(told.note, second.note),
+            driver=driver,
+            cuda=told.cuda,
+            failed=told.failed and not second.found,
+        )
     found, note = visible(told.found, environment.get("CUDA_VISIBLE_DEVICES"))
     return replace(told, found=found, note=joined(told.note, note))
 

@@ -85,6 +85,7 @@ class Host:
         cpus: those that we may use; as ``memory``, as far as our cgroup lets us have it.
         gpus: those that a program may use, see :class:`~aligntune_run.gpus.Gpus`.
         gpu_note: why there are none, or what about them could not be read.
+        gpu_failed: see :class:`~aligntune_run.gpus.Gpus`.
         driver: the NVIDIA driver's version; ``driver_cuda`` the newest CUDA that it runs.
         other_gpu: the vendor of a GPU that no image supports.
         bf16: whether the CPU computes in bf16.
@@ -109,6 +110,7 @@ class Host:
     token: Path | None
     environment: dict[str, str]
     driver_cuda: str | None = None
+    gpu_failed: bool = False
     bf16: bool = False
     cache_free: int | None = None
 
@@ -150,6 +152,7 @@ def probe(engine: Engine, images: tuple[ImageState, ...]) -> Host:
         datasets_cache=datasets,
         token=token_file(os.environ),
         environment={name: os.environ[name] for name in HUB_VARIABLES if name in os.environ},
+        gpu_failed=gpus.failed,
         driver_cuda=gpus.cuda,
         bf16=computes_bf16(),
         cache_free=disk_free(cache),

@@ -32,7 +32,9 @@ def ask_nvml() -> Gpus:
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        return Gpus(note=f"NVML does not start: {error}")
+        # Where the driver's programs are installed and it is not loaded, there may well be no GPU.
+        asleep = isinstance(error, nvml.NVMLError_DriverNotLoaded)
+        return Gpus(note=f"NVML does not start: {error}", failed=not asleep)
     try:
         return _Driver(nvml).read()
     finally:
@@ -70,14 +72,16 @@ class _Driver:
         try:
             count = self.nvml.nvmlDeviceGetCount()
         except self.nvml.NVMLError as error:
-            return Gpus((), f"NVML does not count the GPUs: {error}", driver, cuda)
+            note = f"NVML does not count the GPUs: {error}"
+            return Gpus((), note, driver, cuda, failed=True)
         if not count:
             self.notes.append("NVML finds no GPU")
         found: list[Gpu] = []
         for index in range(count):
             with self._left_out(f"GPU {index}"):
                 found += self._gpus(index)
-        return Gpus(tuple(found), joined(*self.notes), driver, cuda, "NVML")
+        note, failed = joined(*self.notes), len(found) == 0 < count
+        return Gpus(tuple(found), note, driver, cuda, "NVML", failed)
 
     def _gpus(self, index: int) -> list[Gpu]:
         """The GPU of that number, or its slices where it has MIG on."""
@@ -106,7 +110,7 @@ class _Driver:
         return Gpu(
             index=index,
             uuid=self.nvml.nvmlDeviceGetUUID(handle),
-            name=self.nvml.nvmlDeviceGetName(handle),
+            name="".join(filter(str.isprintable, self.nvml.nvmlDeviceGetName(handle))),
             capability=capability,
             memory=memory,
             free=free,

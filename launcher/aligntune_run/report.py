@@ -111,8 +111,8 @@ def status(found: Status, as_json: bool) -> None:
     host = found.host
     for gpu in host.gpus:
         print(f"GPU      {_gpu(gpu)}")
-    if not host.gpus:
-        print(f"GPU      none: {host.gpu_note}")
+    if host.gpu_note:
+        print(f"GPU      {host.gpu_note if host.gpus else f'none: {host.gpu_note}'}")
     if host.driver:
         print(f"driver   {host.driver}{f', CUDA {host.driver_cuda}' if host.driver_cuda else ''}")
     engine = host.engine

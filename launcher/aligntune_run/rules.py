@@ -38,6 +38,8 @@ BF16_CAPABILITY = (8, 0)
 
 NOTHING_FITS = "Use a smaller model or another machine; --set fit=warn tries all the same"
 
+START = "Start one (see README, 'Container engine')"
+
 QUANTIZERS = {
     "gptq": "gptqmodel",
     "awq": "gptqmodel",
@@ -155,11 +157,12 @@ def _engine(at: Situation) -> Said:
         rootless = ", rootless" if engine.rootless else ""
         return Said("pass", f"{engine.kind} {engine.version}{rootless}".rstrip())
     if at.spec.image:
-        why = "which --engine process is not" if engine.reachable else engine.reason
+        process = at.spec.engine == "process"
+        why = "which --engine process is not" if process else engine.reason
         return Said(
             "fail",
             f"--image {at.spec.image} needs a container engine: {why}",
-            "Leave out --engine process" if engine.reachable else "",
+            "Leave out --engine process" if process else START,
         )
     if at.spec.engine == "process":
         return Said("pass", "a process in a venv, as asked")
@@ -183,6 +186,11 @@ def _gpus(at: Situation) -> Said:
         return Said("pass", "--gpus 0")
     if wanted == "auto":
         told = ", ".join(gpu.name for gpu in at.gpus)
+        if at.gpus and host.gpu_note:
+            return Said("warn", f"{told}; {host.gpu_note}", "`aligntune-run doctor` says more")
+        if host.gpu_failed and not at.gpus:
+            remedy = "Mend that (a restart does after an update of the driver), or use --gpus 0"
+            return Said("fail", host.gpu_note, remedy)
         return Said("pass", told or host.gpu_note or "no GPU")
     if wanted == "all" or wanted.isdigit():
         count = max(len(host.gpus), 1) if wanted == "all" else int(wanted)
@@ -245,7 +253,7 @@ OF_THE_MACHINE: dict[str, Rule] = {
     "engine": Rule(
         _engine,
         EngineError,
-        "Start one (see README, 'Container engine'), or use --engine process",
+        f"{START}, or use --engine process",
     ),
     "vendor": Rule(_vendor, HardwareError, "Use --gpus 0 to train on the CPU"),
     "gpus": Rule(_gpus, HardwareError, "Ask for fewer; --gpus 0 is the CPU"),
@@ -306,7 +314,7 @@ def _capability(at: Candidate) -> Said | None:
         told = f"compute capability {gpu.capability[0]}.{gpu.capability[1]}"
         if gpu.capability < _numbers(least):
             return Said("fail", f"{told}; needs {least}")
-        if not any(_runs(arch, gpu.capability) for arch in made_for):
+        if not any(runs(arch, gpu.capability) for arch in made_for):
             return Said(
                 "fail",
                 f"{told}; the image's torch is made for {', '.join(made_for)}",
@@ -315,7 +323,7 @@ def _capability(at: Candidate) -> Said | None:
     return Said("pass", f"{told}; needs {least}")
 
 
-def _runs(arch: str, capability: tuple[int, int]) -> bool:
+def runs(arch: str, capability: tuple[int, int]) -> bool:
     """Whether code for ``sm_86`` (this major version, this minor one or newer), ``sm_90a`` (exactly
     this) or ``compute_80`` (compiled anew on anything newer) runs on a GPU.
 
@@ -450,7 +458,10 @@ def _names(at: Candidate) -> Said | None:
 def _image(at: Candidate) -> Said:
     if at.image is None:
         flavour = "cuda" if at.gpus else "cpu"
-        named = f"--image {at.spec.image} is not one" if at.spec.image else "there is none"
+        own = at.host.images[0] if at.derived and at.host.images else None
+        named = (
+            f"--image {at.spec.image} is of {own.backend} {own.flavour}" if own else "there is none"
+        )
         return Said("fail", f"no {flavour} image of it: {named}")
     if at.image.how is None:
         return Said("fail", at.image.reason)

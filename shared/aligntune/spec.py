@@ -34,6 +34,13 @@ __all__ = ["DatasetSpec", "RewardSpec", "RunSpec", "is_local"]
 YAML_FLOAT = re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$")
 """``1e-4``: a number in YAML 1.2, which PyYAML reads as text."""
 
+IMAGE = re.compile(
+    r"sha256:[0-9a-f]{64}|"
+    r"([a-zA-Z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
+"""https://pkg.go.dev/github.com/distribution/reference, or the digest of one that is here."""
+
 ADAPTER_FACTOR = 10
 """An adapter learns best at ten times the rate of all weights: https://thinkingmachines.ai/blog/lora."""
 
@@ -160,6 +167,15 @@ class RunSpec(Section):
             raise ValueError("must be a size, such as 16g or 800m")
         return value
 
+    @field_validator("image")
+    @classmethod
+    def _image_in_form(cls, value: str | None) -> str | None:
+        if value is not None and not IMAGE.fullmatch(value):
+            raise ValueError(
+                f"must be an image, as name:tag or name@sha256:..., not {value[:80]!r}"
+            )
+        return value
+
     @field_validator("gpus", mode="before")
     @classmethod
     def _gpus_as_text(cls, value: Any) -> Any:
@@ -168,7 +184,7 @@ class RunSpec(Section):
     @field_validator("gpus")
     @classmethod
     def _gpus_in_form(cls, value: str) -> str:
-        item = r"(\d+|GPU-[0-9A-Za-z-]+|MIG-[0-9A-Za-z/-]+)"
+        item = r"(0|[1-9][0-9]*|GPU-[0-9A-Za-z-]+|MIG-[0-9A-Za-z/-]+)"
         if value not in ("auto", "all") and not re.fullmatch(rf"{item}(,{item})*", value):
             raise ValueError("must be auto, all, a number, or a comma-separated list of GPUs")
         return value

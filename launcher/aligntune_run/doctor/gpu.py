@@ -8,8 +8,8 @@ from typing import Any
 from aligntune.errors import HardwareError
 from aligntune_run.doctor.look import Findings
 from aligntune_run.doctor.said import Checks, fail, gigabytes, good, warn
-from aligntune_run.gpus import Gpu
 from aligntune_run.plan import Verdict
+from aligntune_run.rules import runs
 
 USED = 0.1
 """A GPU with more of its memory in use than this is worth a word."""
@@ -86,10 +86,11 @@ def capability(found: Findings) -> Iterator[Verdict]:
             has = f"{one.capability[0]}.{one.capability[1]}"
             known = list(facts.get("arch_list") or ())
             least = str(facts["min_compute_capability"])
-            told = f"GPU {one.index} has compute capability {has}; {backend} needs {least}"
+            named = f"GPU {one.index} ({one.uuid})"
+            told = f"{named} has compute capability {has}; {backend} needs {least}"
             if one.capability < _numbers(least):
                 yield fail(told, "Use a newer GPU, or --gpus 0")
-            elif known and not any(_runs(arch, one) for arch in known):
+            elif known and not any(runs(arch, one.capability) for arch in known):
                 yield fail(f"{told} and has code for {', '.join(known)}", "Use --gpus 0")
             else:
                 yield good(told)
@@ -97,7 +98,8 @@ def capability(found: Findings) -> Iterator[Verdict]:
 
 def in_use(found: Findings) -> Iterator[Verdict]:
     for one in found.host.gpus:
-        told = f"GPU {one.index} has {gigabytes(one.free)} of {gigabytes(one.memory)} free"
+        named = f"GPU {one.index} ({one.uuid})"
+        told = f"{named} has {gigabytes(one.free)} of {gigabytes(one.memory)} free"
         users = f", used by {', '.join(one.users)}" if one.users else ""
         if one.leased:
             users += f", leased by {one.leased}"
@@ -133,12 +135,6 @@ def _cuda(found: Findings) -> list[tuple[str, dict[str, Any]]]:
 
 def _devices(found: Findings) -> bool:
     return any(name.removeprefix("nvidia").isdigit() for name in found.nodes)
-
-
-def _runs(arch: str, one: Gpu) -> bool:
-    """Whether a GPU runs code of an architecture: that of its own major version, no newer."""
-    number = int("".join(filter(str.isdigit, arch)) or 0)
-    return number // 10 == one.capability[0] and number % 10 <= one.capability[1]
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from aligntune import contract
+from aligntune.algorithms import BACKENDS
 from aligntune.errors import ImageError
 from aligntune_run.engines.connect import engine_errors
 from aligntune_run.host import ImageState
@@ -120,11 +122,23 @@ def derived_state(client: DockerClient, ref: str) -> ImageState:
         raise ImageError(f"there is no image {ref} here", f"Get it first: docker pull {ref}")
     labels = image["Config"].get("Labels") or {}
     check_labels(ref, labels)
+    known = (
+        (contract.LABEL_BACKEND, "|".join(BACKENDS)),
+        (contract.LABEL_FLAVOUR, "cpu|cuda"),
+        (contract.LABEL_LOCK, "[0-9a-f]{64}"),
+    )
+    for label, form in known:
+        if not re.fullmatch(form, labels.get(label, "")):
+            raise ImageError(
+                f"{ref} is not made from an aligntune image: its label {label} is "
+                f"{labels.get(label, '')[:80]!r}",
+                "Derive it from one that `aligntune-run images list` shows",
+            )
     return ImageState(
-        backend=labels.get(contract.LABEL_BACKEND, ""),
-        flavour=labels.get(contract.LABEL_FLAVOUR, ""),
+        backend=labels[contract.LABEL_BACKEND],
+        flavour=labels[contract.LABEL_FLAVOUR],
         ref=ref,
-        lock_hash=labels.get(contract.LABEL_LOCK, ""),
+        lock_hash=labels[contract.LABEL_LOCK],
         id=str(image["Id"]),
         how="present",
     )
@@ -140,7 +154,7 @@ def check_labels(ref: str, labels: Mapping[str, str]) -> None:
         )
     if theirs != contract.CONTRACT_VERSION:
         raise ImageError(
-            f"{ref} keeps version {theirs} of the contract between launcher and image; "
+            f"{ref} keeps version {theirs[:80]!r} of the contract between launcher and image; "
             f"this launcher keeps version {contract.CONTRACT_VERSION}",
             "Build it again on this version's image, or install the launcher it was made for",
         )
