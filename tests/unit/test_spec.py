@@ -1,3 +1,13 @@
+"""What a request may say."""
+
+from __future__ import annotations
+
+import pytest
+
+from aligntune.errors import SpecError
+from aligntune.settings import Layer, resolve
+
+NEEDED = {"algorithm": "sft", "model": "org/model", "dataset": "org/data"}
 
 
 @pytest.mark.parametrize("image", ["", "/", "UPPER", "a b", "..", "a:b:c", "a@sha256:12"])

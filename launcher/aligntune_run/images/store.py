@@ -154,7 +154,7 @@ def check_labels(ref: str, labels: Mapping[str, str]) -> None:
         )
     if theirs != contract.CONTRACT_VERSION:
         raise ImageError(
-            f"{ref} keeps version {theirs[:80]!r} of the contract between launcher and image; "
+            f"{ref} keeps version {theirs[:80]} of the contract between launcher and image; "
             f"this launcher keeps version {contract.CONTRACT_VERSION}",
             "Build it again on this version's image, or install the launcher it was made for",
         )
