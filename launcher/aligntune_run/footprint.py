@@ -25,7 +25,7 @@ FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text", "glm4")
 COMPOSED_GELU = ("gpt2", "phi", "gptj", "codegen", "gpt_neo", "gpt_bigcode")
 """Types whose activation is made of single operations, of which autograd keeps each."""
 
-EAGER = ("gemma2", "bloom", "gpt_bigcode_eager")
+EAGER = ("gemma2", "bloom")
 """Types that have no attention but the plain one, which keeps scores of all pairs of tokens."""
 
 UNGATED = (*COMPOSED_GELU, "gpt_neox", "starcoder2", "opt", "bloom", "falcon", "mpt")
@@ -48,25 +48,30 @@ size takes none, as memory that is aligned wants some bytes more.
 HEAP_LIMIT = 32 * MIB
 """Bytes from which on glibc gives memory pages of its own, and so takes them back."""
 
+PIECE = 64 * MIB
+"""Float32 logits that PPO makes log-probabilities of at once (``ROOM`` in training/ppo_math.py)."""
+
 UNKNOWN_LENGTH = 1024
 """Tokens a row is taken to have where neither the request nor the model sets an end."""
 
-OPTIMIZER_STATES = {
-    **dict.fromkeys(
-        ("adamw_torch", "adamw_torch_fused", "adamw_apex_fused", "adamw_torch_xla", "adamw_hf"), 2.0
-    ),
-    **dict.fromkeys(("adamw_anyprecision", "lion_32bit", "paged_adamw_32bit"), 2.0),
-    **dict.fromkeys(("paged_adamw", "stable_adamw", "apollo_adamw", "schedule_free_adamw"), 2.0),
-    **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "ademamix_8bit"), 0.52),
-    **dict.fromkeys(("adamw_torch_8bit",), 0.52),
-    "adamw_torch_4bit": 0.27,
-    **dict.fromkeys(("lion", "paged_lion", "lion_32bit", "paged_lion_32bit", "adagrad"), 1.0),
-    **dict.fromkeys(("rmsprop", "rmsprop_bnb", "rmsprop_32bit"), 1.0),
-    **dict.fromkeys(("lion_8bit", "paged_lion_8bit", "rmsprop_8bit", "rmsprop_bnb_8bit"), 0.26),
-    **dict.fromkeys(("ademamix", "ademamix_32bit", "paged_ademamix_32bit"), 3.0),
-    **dict.fromkeys(("adafactor", "sgd"), 0.01),
+STATES = {
+    **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "stable_adamw"), 2),
+    **dict.fromkeys(("adamw_anyprecision", "grokadamw", "schedule_free_adamw"), 2),
+    **dict.fromkeys(("adagrad", "rmsprop"), 1),
+    **dict.fromkeys(("adafactor", "sgd"), 0),
 }
-"""Size of an optimizer's state in trainable weights, by transformers' name."""
+"""Copies of the trainable weights that an optimizer keeps, by transformers' name."""
+
+STATE_BYTES = {
+    **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "adamw_torch_8bit"), 2.1),
+    **dict.fromkeys(("ademamix_8bit", "paged_ademamix_8bit"), 3.1),
+    **dict.fromkeys(("lion_8bit", "paged_lion_8bit", "rmsprop_bnb_8bit"), 1.05),
+    **dict.fromkeys(("lion_32bit", "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_32bit"), 4),
+    **dict.fromkeys(("ademamix", "paged_ademamix_32bit"), 12),
+    "paged_adamw_32bit": 8,
+    "adamw_torch_4bit": 1.1,
+}
+"""Bytes a trainable weight of those that keep state in a form of their own."""
 
 PAGED = "paged_"
 """What the names of optimizers begin with whose state may be moved out of a GPU."""
@@ -157,10 +162,18 @@ class Work:
     def gradients(self) -> int:
         return self.trainable * self.trainable_bytes
 
-    def optimizer(self, unknown: float) -> int:
-        """State of the optimizer; of one that is not known, ``unknown`` times its weights."""
-        states = OPTIMIZER_STATES.get(self.spec.training.optimizer, unknown)
-        return round(states * self.gradients)
+    @property
+    def optimizer_is_known(self) -> bool:
+        name = self.spec.training.optimizer
+        return name in STATES or name in STATE_BYTES
+
+    @property
+    def optimizer(self) -> int:
+        """State of the optimizer; one that is not known is taken for AdamW."""
+        name = self.spec.training.optimizer
+        if name in STATE_BYTES:
+            return round(STATE_BYTES[name] * self.trainable)
+        return STATES.get(name, 2) * self.gradients
 
     @property
     def scratch(self) -> int:
@@ -297,7 +310,7 @@ class Work:
         completion = min(self.spec.rl.max_completion_length, self.length)
         logits = self.rows * completion * self.shape.vocabulary
         copies = 8 if self.compute_bytes == 4 else 2 + 8  # accelerate makes float32 of them
-        return logits * copies + 3 * 64 * MIB
+        return logits * copies + 2 * min(4 * logits, PIECE)
 
     @property
     def head_gradient(self) -> int:
@@ -335,7 +348,7 @@ class Work:
         """PPO's second model, if it has one, with gradients and optimizer."""
         if self.spec.row.trainer != "PPOTrainer" or self.spec.ppo.critic == "head":
             return 0
-        return self.weights + self.gradients + self.optimizer(2.0)
+        return self.weights + self.gradients + self.optimizer
 
     @property
     def critic_kept(self) -> int:

@@ -90,7 +90,7 @@ def _moments(work: Work) -> Iterator[dict[str, int]]:
     state = {
         "weights": work.weights,
         "adapter": 4 * work.adapter,
-        "optimizer": work.optimizer(unknown=2.0),
+        "optimizer": work.optimizer,
         "reference": work.reference,
         "critic": work.critic,
         "overhead": GPU_CONTEXT if work.cuda else LAZY,
@@ -119,18 +119,17 @@ def _moments(work: Work) -> Iterator[dict[str, int]]:
 
 
 def _least(work: Work) -> int:
-    """What is there in any case: no activations, and no optimizer that is not known.
+    """What is there in any case: no activations, and of an optimizer that is not known nothing, nor
+    gradients, as some take them in while they are made.
 
     On a CPU frozen weights are pages of their file, which the system may take away.
     """
-    spec = work.spec
     in_file = not work.cuda and work.adapted and work.quantization == "none"
-    state = 0 if in_file else work.weights
-    states = work.optimizer(unknown=0.0)
-    if spec.training.optimizer.startswith(PAGED):
-        states = 0
-    training = 4 * work.adapter + work.gradients + states
-    return round(0.9 * (state + training))
+    held = 4 * work.adapter + (0 if in_file else work.weights)
+    if work.optimizer_is_known:
+        paged = work.spec.training.optimizer.startswith(PAGED)
+        held += work.gradients + (0 if paged else work.optimizer)
+    return round(0.9 * held)
 
 
 def changes(
