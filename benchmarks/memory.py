@@ -151,7 +151,9 @@ def make_models(folder: Path) -> None:
     """Random weights; the tokenizer's few words are the first of each vocabulary."""
     sys.path.insert(0, str(REPOSITORY / "tests"))
     from tiny import make_model, make_tokenizer  # type: ignore[import-not-found]
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     tokenizer = make_tokenizer([" ".join(WORDS)])
     for name, (architecture, shape) in MODELS.items():
         shape = {**shape, "head_dim": 64, "max_position_embeddings": 2048}

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from aligntune.spec import RunSpec
-from aligntune_run.footprint import GIB, MIB, PAGED, UNKNOWN_LENGTH, Work
+from aligntune_run.footprint import GIB, MIB, UNKNOWN_LENGTH, Work
 from aligntune_run.models import ModelFacts
+from aligntune_run.optimizers import PAGED
 
 __all__ = ["CPU_IMPORTS", "GPU_CONTEXT", "Estimate", "changes", "estimate"]
 
-CPU_IMPORTS = 520 * 10**6
-"""Bytes of main memory that the worker holds once its libraries are imported; TRL, CPU."""
+CPU_IMPORTS = {"trl": 520 * 10**6, "unsloth": 1070 * 10**6}
+"""Bytes of main memory that a backend's worker holds on a CPU once its libraries are imported."""
 
 GPU_CONTEXT = GIB // 2
 """Bytes of a GPU that CUDA's own context takes; not measured here."""
