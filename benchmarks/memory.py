@@ -150,8 +150,9 @@ def prepare(folder: Path, engine: str) -> None:
 def make_models(folder: Path) -> None:
     """Random weights; the tokenizer's few words are the first of each vocabulary."""
     sys.path.insert(0, str(REPOSITORY / "tests"))
-    from tiny import make_model, make_tokenizer  # type: ignore[import-not-found]
     from transformers.utils.logging import disable_progress_bar
+
+    from tiny import make_model, make_tokenizer  # type: ignore[import-not-found]
 
     disable_progress_bar()
     tokenizer = make_tokenizer([" ".join(WORDS)])

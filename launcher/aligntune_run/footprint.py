@@ -313,14 +313,10 @@ class Work:
     @property
     def reference(self) -> int:
         """A frozen copy of all weights; with an adapter the policy is its own."""
-        if self.adapted or "reference" not in self.spec.row.needs + self._by_beta():
-            return 0
-        if self.spec.row.family == "online" and not self.spec.rl.beta:
-            return 0
-        return self.weights
-
-    def _by_beta(self) -> tuple[str, ...]:
-        return ("reference",) if self.spec.row.trainer in GROUPED and self.spec.rl.beta else ()
+        row = self.spec.row
+        held = "reference" in row.needs or row.trainer in GROUPED
+        free = row.family == "online" and not self.spec.rl.beta
+        return self.weights if held and not free and not self.adapted else 0
 
     @property
     def critic(self) -> int:
