@@ -29,6 +29,9 @@ COMPOSED_GELU = ("gpt2", "phi", "gptj", "codegen", "gpt_neo", "gpt_bigcode")
 EAGER = ("gemma2", "bloom")
 """Types that have no attention but the plain one, which keeps scores of all pairs of tokens."""
 
+CAPPED = ("gemma2",)
+"""Types that put scores through a tanh."""
+
 UNGATED = (*COMPOSED_GELU, "gpt_neox", "starcoder2", "opt", "bloom", "falcon", "mpt")
 """Types with a feed-forward block of two matrices and not three."""
 
@@ -207,7 +210,9 @@ class Work:
         if kind in FOUR_NORMS:
             states += wide * (4 if full else 2) * shape.hidden
         if self.eager:
-            attention += 3 * size * shape.heads * self.length
+            scores = 4 if size == 4 else 4 + size  # the softmax is in float32
+            scores += 2 * size if kind in CAPPED else 0
+            attention += scores * shape.heads * self.length
         block = shape.intermediate * size * self._kept_in_block(kind)
         experts = shape.experts_per_token
         if experts > 1:
@@ -247,7 +252,9 @@ class Work:
         if self.backend == "unsloth" and self.spec.unsloth.get("use_gradient_checkpointing"):
             return ends  # Unsloth moves them to main memory
         states = self.tokens * self.shape.hidden * self.weight_bytes
-        return self.shape.layers * states + ends + self.mask
+        # Autocast's copies of what is trained are freed with the pass, in pieces that glibc keeps.
+        pieces = 0 if self.cuda or self.adapted else self.casts
+        return self.shape.layers * states + pieces + ends + self.mask
 
     @property
     def mask(self) -> int:
@@ -282,7 +289,8 @@ class Work:
         predicted = self.tokens - self.rows  # a row's first token is not
         tile = min(predicted, TILE_TOKENS) * min(words, TILE_WORDS)
         tiles = TILES + (TILES_IN_PIECES if 4 * tile < HEAP_LIMIT else 0)
-        return round(tile * (size + 4 * tiles)) + 4 * self.tokens * self.shape.hidden
+        cast = 0 if self.weight_bytes == size else size * min(words, TILE_WORDS)
+        return round(tile * (size + 4 * tiles)) + (cast + 4 * self.tokens) * self.shape.hidden
 
     def _whole_logits(self) -> int:
         """PPO reads log-probabilities from the logits of completions (training/ppo_math.py)."""
