@@ -217,8 +217,21 @@ class Work:
         experts = shape.experts_per_token
         if experts > 1:
             block = experts * (block + 2 * shape.hidden * size)
-        ranks = 7 * self.spec.adapter.rank * size if self.adapted else 0
-        return self.tokens * (states + attention + block + ranks)
+        return self.tokens * (states + attention + block + self._kept_by_adapter)
+
+    @property
+    def _kept_by_adapter(self) -> int:
+        """Bytes a token and layer: ranks; under dropout every input, dropped, and which it was;
+        under DoRA every output twice."""
+        shape, adapter = self.shape, self.spec.adapter
+        if not self.adapted:
+            return 0
+        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        inputs = 5 * shape.hidden + queries + shape.intermediate if adapter.dropout else 0
+        outputs = 2 * shape.hidden + queries + 2 * keys + 2 * shape.intermediate
+        outputs = 2 * outputs if adapter.dora else 0
+        size = self.compute_bytes
+        return 7 * adapter.rank * size + inputs * (size + 1) + outputs * size
 
     @staticmethod
     def _kept_in_block(kind: str) -> int:
