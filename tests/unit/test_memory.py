@@ -292,3 +292,35 @@ def test_groups_of_completions_stay_whole() -> None:
     for words in proposed(spec, size(spec, LLAMA_7B, cuda=True) - 1):
         training_ = typed(spec, words).training
         assert training_.batch_size * training_.gradient_accumulation == 8
+
+
+def test_dropout_and_dora_keep_more_of_an_adapter() -> None:
+    plain, dropped, decomposed = (
+        size(spec_of(adapter={"type": "lora", **keys}))
+        for keys in ({}, {"dropout": 0.1}, {"dora": True})
+    )
+    assert plain < dropped
+    assert plain < decomposed
+
+
+def test_evaluation_is_the_peak_where_words_are_many_and_activations_few() -> None:
+    many = replace(SMALL, shape=Shape(64, 2, 4, 4, 16, 128, 256_000, tied=True))
+    held_out = {"name": "/d.jsonl", "validation_fraction": 0.1}
+    parts = dict(known(spec_of(dataset=held_out), many).parts)
+    assert parts["evaluation"] == 8 * 1024 * 256_000 * 8  # logits and a copy, in float32
+
+
+def test_full_training_in_half_precision_copies_all_weights_of_the_layers() -> None:
+    kept = [
+        dict(known(spec_of(**training(precision=precision))).parts)["activations"]
+        for precision in ("fp32", "bf16")
+    ]
+    other = replace(SMALL, parameters=2 * SMALL.parameters)  # type: ignore[operator]
+    more = dict(known(spec_of(**training(precision="bf16")), other).parts)["activations"]
+    assert more - kept[1] == 2 * SMALL.parameters  # type: ignore[operator]
+    assert kept[1] < kept[0]
+
+
+def test_a_bitsandbytes_checkpoint_is_taken_as_4_bits() -> None:
+    packed = replace(LLAMA_7B, quantized="bitsandbytes")
+    assert size(spec_of(**LORA), packed, True) == size(spec_of(**FOUR_BITS), LLAMA_7B, True)
