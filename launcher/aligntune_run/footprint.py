@@ -257,6 +257,12 @@ class Work:
         return self.inner * self.weight_bytes
 
     @property
+    def assembled(self) -> int:
+        """What glibc keeps of putting experts together, which files hold one by one."""
+        mixed = self.shape.experts_per_token > 1
+        return min(self.inner * self.weight_bytes, 4 * HEAP_LIMIT) if mixed else 0
+
+    @property
     def kept(self) -> int:
         """Activations between forward and backward."""
         ends = 3 * self.tokens * self.shape.hidden * 4
