@@ -258,9 +258,11 @@ class Work:
 
     @property
     def assembled(self) -> int:
-        """What glibc keeps of putting experts together, which files hold one by one."""
-        mixed = self.shape.experts_per_token > 1
-        return min(self.inner * self.weight_bytes, 4 * HEAP_LIMIT) if mixed else 0
+        """What glibc keeps of loading: experts are put together, which files hold one by one, and
+        LLM.int8 is made of whole weights.
+        """
+        made = self.shape.experts_per_token > 1 or self.quantization == "8bit"
+        return min(self.inner * self.weight_bytes, 4 * HEAP_LIMIT) if made else 0
 
     @property
     def kept(self) -> int:
