@@ -1,6 +1,6 @@
 """How far the estimate of memory is off: expected and measured peaks of short runs on the CPU.
 
-    python benchmarks/memory.py [--all] [--engine docker] [--precision auto]
+    python benchmarks/memory.py [--all] [--only TEXT] [--engine docker] [--precision auto]
 
 Three random models of different shapes and vocabularies are trained through `aligntune-run`: in
 full and with LoRA, with and without gradient checkpointing, on rows of two lengths, for a few steps
@@ -69,6 +69,7 @@ def main() -> None:
     """Print a line a case, and whether every one is within bounds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="the other families too")
+    parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--engine", default="auto", choices=["auto", "docker", "process"])
     parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
@@ -77,6 +78,7 @@ def main() -> None:
         make_models(given.make)
         return
     cases = supervised() + (others() if given.all else [])
+    cases = [case for case in cases if given.only in case.name]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare(folder, given.engine)
@@ -150,8 +152,11 @@ def prepare(folder: Path, engine: str) -> None:
 def make_models(folder: Path) -> None:
     """Random weights; the tokenizer's few words are the first of each vocabulary."""
     sys.path.insert(0, str(REPOSITORY / "tests"))
+    from transformers.utils.logging import disable_progress_bar
+
     from tiny import make_model, make_tokenizer  # type: ignore[import-not-found]
 
+    disable_progress_bar()
     tokenizer = make_tokenizer([" ".join(WORDS)])
     for name, (architecture, shape) in MODELS.items():
         shape = {**shape, "head_dim": 64, "max_position_embeddings": 2048}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from aligntune.spec import GROUPED, RunSpec
 from aligntune.training.families import family
 from aligntune_run.models import ModelFacts
+from aligntune_run.optimizers import STATE_BYTES, STATES
 from aligntune_run.shapes import Shape
 
 GIB = 2**30
@@ -25,8 +26,11 @@ FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text", "glm4")
 COMPOSED_GELU = ("gpt2", "phi", "gptj", "codegen", "gpt_neo", "gpt_bigcode")
 """Types whose activation is made of single operations, of which autograd keeps each."""
 
-EAGER = ("gemma2", "bloom", "gpt_bigcode_eager")
+EAGER = ("gemma2", "bloom")
 """Types that have no attention but the plain one, which keeps scores of all pairs of tokens."""
+
+CAPPED = ("gemma2",)
+"""Types that put scores through a tanh."""
 
 UNGATED = (*COMPOSED_GELU, "gpt_neox", "starcoder2", "opt", "bloom", "falcon", "mpt")
 """Types with a feed-forward block of two matrices and not three."""
@@ -48,28 +52,11 @@ size takes none, as memory that is aligned wants some bytes more.
 HEAP_LIMIT = 32 * MIB
 """Bytes from which on glibc gives memory pages of its own, and so takes them back."""
 
+PIECE = 64 * MIB
+"""Float32 logits that PPO makes log-probabilities of at once (``ROOM`` in training/ppo_math.py)."""
+
 UNKNOWN_LENGTH = 1024
 """Tokens a row is taken to have where neither the request nor the model sets an end."""
-
-OPTIMIZER_STATES = {
-    **dict.fromkeys(
-        ("adamw_torch", "adamw_torch_fused", "adamw_apex_fused", "adamw_torch_xla", "adamw_hf"), 2.0
-    ),
-    **dict.fromkeys(("adamw_anyprecision", "lion_32bit", "paged_adamw_32bit"), 2.0),
-    **dict.fromkeys(("paged_adamw", "stable_adamw", "apollo_adamw", "schedule_free_adamw"), 2.0),
-    **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "ademamix_8bit"), 0.52),
-    **dict.fromkeys(("adamw_torch_8bit",), 0.52),
-    "adamw_torch_4bit": 0.27,
-    **dict.fromkeys(("lion", "paged_lion", "lion_32bit", "paged_lion_32bit", "adagrad"), 1.0),
-    **dict.fromkeys(("rmsprop", "rmsprop_bnb", "rmsprop_32bit"), 1.0),
-    **dict.fromkeys(("lion_8bit", "paged_lion_8bit", "rmsprop_8bit", "rmsprop_bnb_8bit"), 0.26),
-    **dict.fromkeys(("ademamix", "ademamix_32bit", "paged_ademamix_32bit"), 3.0),
-    **dict.fromkeys(("adafactor", "sgd"), 0.01),
-}
-"""Size of an optimizer's state in trainable weights, by transformers' name."""
-
-PAGED = "paged_"
-"""What the names of optimizers begin with whose state may be moved out of a GPU."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +144,18 @@ class Work:
     def gradients(self) -> int:
         return self.trainable * self.trainable_bytes
 
-    def optimizer(self, unknown: float) -> int:
-        """State of the optimizer; of one that is not known, ``unknown`` times its weights."""
-        states = OPTIMIZER_STATES.get(self.spec.training.optimizer, unknown)
-        return round(states * self.gradients)
+    @property
+    def optimizer_is_known(self) -> bool:
+        name = self.spec.training.optimizer
+        return name in STATES or name in STATE_BYTES
+
+    @property
+    def optimizer(self) -> int:
+        """State of the optimizer; one that is not known is taken for AdamW."""
+        name = self.spec.training.optimizer
+        if name in STATE_BYTES:
+            return round(STATE_BYTES[name] * self.trainable)
+        return STATES.get(name, 2) * self.gradients
 
     @property
     def scratch(self) -> int:
@@ -215,13 +210,28 @@ class Work:
         if kind in FOUR_NORMS:
             states += wide * (4 if full else 2) * shape.hidden
         if self.eager:
-            attention += 3 * size * shape.heads * self.length
+            scores = 4 if size == 4 else 4 + size  # the softmax is in float32
+            scores += 2 * size if kind in CAPPED else 0
+            attention += scores * shape.heads * self.length
         block = shape.intermediate * size * self._kept_in_block(kind)
         experts = shape.experts_per_token
         if experts > 1:
             block = experts * (block + 2 * shape.hidden * size)
-        ranks = 7 * self.spec.adapter.rank * size if self.adapted else 0
-        return self.tokens * (states + attention + block + ranks)
+        return self.tokens * (states + attention + block + self._kept_by_adapter)
+
+    @property
+    def _kept_by_adapter(self) -> int:
+        """Bytes a token and layer: ranks; under dropout every input, dropped, and which it was;
+        under DoRA every output twice."""
+        shape, adapter = self.shape, self.spec.adapter
+        if not self.adapted:
+            return 0
+        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        inputs = 5 * shape.hidden + queries + shape.intermediate if adapter.dropout else 0
+        outputs = 2 * shape.hidden + queries + 2 * keys + 2 * shape.intermediate
+        outputs = 2 * outputs if adapter.dora else 0
+        size = self.compute_bytes
+        return 7 * adapter.rank * size + inputs * (size + 1) + outputs * size
 
     @staticmethod
     def _kept_in_block(kind: str) -> int:
@@ -247,6 +257,14 @@ class Work:
         return self.inner * self.weight_bytes
 
     @property
+    def assembled(self) -> int:
+        """What glibc keeps of loading: experts are put together, which files hold one by one, and
+        LLM.int8 is made of whole weights.
+        """
+        made = self.shape.experts_per_token > 1 or self.quantization == "8bit"
+        return min(self.inner * self.weight_bytes, 4 * HEAP_LIMIT) if made else 0
+
+    @property
     def kept(self) -> int:
         """Activations between forward and backward."""
         ends = 3 * self.tokens * self.shape.hidden * 4
@@ -255,7 +273,9 @@ class Work:
         if self.backend == "unsloth" and self.spec.unsloth.get("use_gradient_checkpointing"):
             return ends  # Unsloth moves them to main memory
         states = self.tokens * self.shape.hidden * self.weight_bytes
-        return self.shape.layers * states + ends + self.mask
+        # Autocast's copies of what is trained are freed with the pass, in pieces that glibc keeps.
+        pieces = 0 if self.cuda or self.adapted else self.casts
+        return self.shape.layers * states + pieces + ends + self.mask
 
     @property
     def mask(self) -> int:
@@ -290,14 +310,15 @@ class Work:
         predicted = self.tokens - self.rows  # a row's first token is not
         tile = min(predicted, TILE_TOKENS) * min(words, TILE_WORDS)
         tiles = TILES + (TILES_IN_PIECES if 4 * tile < HEAP_LIMIT else 0)
-        return round(tile * (size + 4 * tiles)) + 4 * self.tokens * self.shape.hidden
+        cast = 0 if self.weight_bytes == size else size * min(words, TILE_WORDS)
+        return round(tile * (size + 4 * tiles)) + (cast + 4 * self.tokens) * self.shape.hidden
 
     def _whole_logits(self) -> int:
         """PPO reads log-probabilities from the logits of completions (training/ppo_math.py)."""
         completion = min(self.spec.rl.max_completion_length, self.length)
         logits = self.rows * completion * self.shape.vocabulary
         copies = 8 if self.compute_bytes == 4 else 2 + 8  # accelerate makes float32 of them
-        return logits * copies + 3 * 64 * MIB
+        return logits * copies + 2 * min(4 * logits, PIECE)
 
     @property
     def head_gradient(self) -> int:
@@ -321,21 +342,17 @@ class Work:
     @property
     def reference(self) -> int:
         """A frozen copy of all weights; with an adapter the policy is its own."""
-        if self.adapted or "reference" not in self.spec.row.needs + self._by_beta():
-            return 0
-        if self.spec.row.family == "online" and not self.spec.rl.beta:
-            return 0
-        return self.weights
-
-    def _by_beta(self) -> tuple[str, ...]:
-        return ("reference",) if self.spec.row.trainer in GROUPED and self.spec.rl.beta else ()
+        row = self.spec.row
+        held = "reference" in row.needs or row.trainer in GROUPED
+        free = row.family == "online" and not self.spec.rl.beta
+        return self.weights if held and not free and not self.adapted else 0
 
     @property
     def critic(self) -> int:
         """PPO's second model, if it has one, with gradients and optimizer."""
         if self.spec.row.trainer != "PPOTrainer" or self.spec.ppo.critic == "head":
             return 0
-        return self.weights + self.gradients + self.optimizer(2.0)
+        return self.weights + self.gradients + self.optimizer
 
     @property
     def critic_kept(self) -> int:

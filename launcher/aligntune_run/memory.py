@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from aligntune.spec import RunSpec
-from aligntune_run.footprint import GIB, MIB, PAGED, UNKNOWN_LENGTH, Work
+from aligntune.spec import GROUPED, RunSpec
+from aligntune_run.footprint import GIB, MIB, UNKNOWN_LENGTH, Work
 from aligntune_run.models import ModelFacts
+from aligntune_run.optimizers import PAGED
 
 __all__ = ["CPU_IMPORTS", "GPU_CONTEXT", "Estimate", "changes", "estimate"]
 
-CPU_IMPORTS = 520 * 10**6
-"""Bytes of main memory that the worker holds once its libraries are imported; TRL, CPU."""
+CPU_IMPORTS = {"trl": 520 * 10**6, "unsloth": 1070 * 10**6}
+"""Bytes of main memory that a backend's worker holds on a CPU once its libraries are imported."""
 
 GPU_CONTEXT = GIB // 2
 """Bytes of a GPU that CUDA's own context takes; not measured here."""
@@ -90,14 +91,14 @@ def _moments(work: Work) -> Iterator[dict[str, int]]:
     state = {
         "weights": work.weights,
         "adapter": 4 * work.adapter,
-        "optimizer": work.optimizer(unknown=2.0),
+        "optimizer": work.optimizer,
         "reference": work.reference,
         "critic": work.critic,
         "overhead": GPU_CONTEXT if work.cuda else LAZY,
     }
     activations = work.kept + work.critic_kept
     summed = work.gradients if work.spec.training.gradient_accumulation > 1 else 0
-    slack = min(SLACK, activations + work.head)
+    slack = min(SLACK, activations + work.head) + work.assembled
     loss = state | {
         "gradients": summed + work.head_gradient,
         "activations": activations,
@@ -119,18 +120,17 @@ def _moments(work: Work) -> Iterator[dict[str, int]]:
 
 
 def _least(work: Work) -> int:
-    """What is there in any case: no activations, and no optimizer that is not known.
+    """What is there in any case: no activations, and of an optimizer that is not known nothing, nor
+    gradients, as some take them in while they are made.
 
     On a CPU frozen weights are pages of their file, which the system may take away.
     """
-    spec = work.spec
     in_file = not work.cuda and work.adapted and work.quantization == "none"
-    state = 0 if in_file else work.weights
-    states = work.optimizer(unknown=0.0)
-    if spec.training.optimizer.startswith(PAGED):
-        states = 0
-    training = 4 * work.adapter + work.gradients + states
-    return round(0.9 * (state + training))
+    held = 4 * work.adapter + (0 if in_file else work.weights)
+    if work.optimizer_is_known:
+        paged = work.spec.training.optimizer.startswith(PAGED)
+        held += work.gradients + (0 if paged else work.optimizer)
+    return round(0.9 * held)
 
 
 def changes(
@@ -141,8 +141,9 @@ def changes(
     cuda: bool,
     bf16: bool,
     available: int,
+    figure: Literal["expected", "high"] = "expected",
 ) -> tuple[str, ...]:
-    """The smallest changes with which the expected memory fits, as words to be typed.
+    """The smallest changes with which the memory it takes fits, as words to be typed.
 
     They are tried in the order of least harm, each on top of those before; of these only what is
     needed stays.
@@ -154,6 +155,7 @@ def changes(
         cuda: whether it trains on a GPU.
         bf16: whether the device computes in bfloat16.
         available: bytes.
+        figure: which of an estimate is to fit: that which is expected, or the most it may be.
 
     Returns:
         All words together, one change each; empty where it fits, nothing is known, or nothing
@@ -162,11 +164,11 @@ def changes(
 
     def size(made: Sequence[Change]) -> int:
         found = estimate(_with(spec, made), model, backend, cuda=cuda, bf16=bf16)
-        return 0 if found is None else found.expected
+        return 0 if found is None else getattr(found, figure)
 
     made: list[Change] = []
     now = size(made)
-    for steps in (_smaller_batches, _checkpointing, _adapter, _four_bits, _shorter):
+    for steps in STEPS:
         if now <= available:
             break
         before = list(made)
@@ -188,10 +190,18 @@ def changes(
 
 @dataclass(frozen=True)
 class Change:
-    """A change to a request: what to type, and the keys it sets, by section."""
+    """A change to a request: the keys it sets, by section."""
 
-    words: str
     keys: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def words(self) -> str:
+        """What to type: as ``--set``, of which the last one counts, whatever else was typed."""
+        return " ".join(
+            f"--set {section}.{name}={str(value).lower()}"
+            for section, keys in self.keys.items()
+            for name, value in keys.items()
+        )
 
 
 def _with(spec: RunSpec, made: Sequence[Change]) -> RunSpec:
@@ -210,36 +220,61 @@ def _smaller_batches(spec: RunSpec) -> Iterator[Change]:
     for smaller in range(size - 1, least - 1, -1):
         if size % smaller == 0:
             more = training.gradient_accumulation * size // smaller
-            yield Change(
-                f"--batch-size {smaller} --set training.gradient_accumulation={more}",
-                {"training": {"batch_size": smaller, "gradient_accumulation": more}},
-            )
+            yield Change({"training": {"batch_size": smaller, "gradient_accumulation": more}})
 
 
 def _checkpointing(spec: RunSpec) -> Iterator[Change]:
-    words = "--set training.gradient_checkpointing=true"
-    yield Change(words, {"training": {"gradient_checkpointing": True}})
+    yield Change({"training": {"gradient_checkpointing": True}})
 
 
 def _adapter(spec: RunSpec) -> Iterator[Change]:
     if spec.adapter.type == "none":
-        yield Change("--lora-rank 16", {"adapter": {"type": "lora", "rank": 16}})
+        yield Change({"adapter": {"type": "lora", "rank": 16}})
 
 
 def _four_bits(spec: RunSpec) -> Iterator[Change]:
-    keys: dict[str, Mapping[str, Any]] = {"model": {"quantization": "4bit"}}
-    yield Change("--load-in-4bit", {**keys, "adapter": {"type": "lora"}})
+    yield Change({"adapter": {"type": "lora"}, "model": {"quantization": "4bit"}})
 
 
 def _shorter(spec: RunSpec) -> Iterator[Change]:
-    """Shorter rows, halved and halved again."""
-    online = spec.row.family == "online"
-    length = spec.rl.max_completion_length if online else spec.training.max_length
-    length = length or 2 * UNKNOWN_LENGTH
+    """Shorter rows, or completions, halved and halved again."""
+    if spec.row.family == "online":
+        for length in _halves(spec.rl.max_completion_length):
+            yield Change({"rl": {"max_completion_length": length}})
+    else:
+        for length in _halves(spec.training.max_length or 2 * UNKNOWN_LENGTH):
+            yield Change({"training": {"max_length": length}})
+
+
+def _shorter_prompts(spec: RunSpec) -> Iterator[Change]:
+    if spec.row.family == "online":
+        for length in _halves(spec.rl.max_prompt_length or 2 * UNKNOWN_LENGTH):
+            yield Change({"rl": {"max_prompt_length": length}})
+
+
+def _fewer_completions(spec: RunSpec) -> Iterator[Change]:
+    """Fewer completions a step, in groups that stay whole: they are all sampled at once."""
+    training = spec.training
+    group = spec.rl.num_generations if spec.row.trainer in GROUPED else 1
+    for fewer in range(training.gradient_accumulation - 1, 0, -1):
+        whole = training.batch_size * fewer % group == 0
+        if spec.row.family == "online" and whole:
+            yield Change({"training": {"gradient_accumulation": fewer}})
+
+
+def _halves(length: int) -> Iterator[int]:
     while length > SHORTEST:
         length //= 2
-        if online:
-            words, keys = f"--max-completion-length {length}", {"max_completion_length": length}
-            yield Change(words, {"rl": keys})
-        else:
-            yield Change(f"--max-length {length}", {"training": {"max_length": length}})
+        yield length
+
+
+STEPS = (
+    _smaller_batches,
+    _checkpointing,
+    _adapter,
+    _four_bits,
+    _shorter,
+    _shorter_prompts,
+    _fewer_completions,
+)
+"""In the order of least harm."""

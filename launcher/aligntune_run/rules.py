@@ -40,6 +40,8 @@ NOTHING_FITS = "Use a smaller model or another machine; --set fit=warn tries all
 
 START = "Start one (see README, 'Container engine')"
 
+NOTHING_SURER = "No change of the request makes it sure"
+
 QUANTIZERS = {
     "gptq": "gptqmodel",
     "awq": "gptqmodel",
@@ -496,15 +498,7 @@ def _memory(at: Candidate) -> Said | None:
     told = f"it takes about {gib(needed.expected)}, and {gib(available)} {where}"
     if needed.high <= available:
         return Said("pass", told)
-    fits = memory.changes(
-        at.spec,
-        at.model,
-        at.backend,
-        cuda=bool(at.gpus),
-        bf16=at.bf16,
-        available=available,
-    )
-    remedy = f"Fits with {' '.join(fits)}" if fits else NOTHING_FITS
+    remedy = _remedy(at, needed, available)
     if needed.low <= available:
         return Said("warn", f"{told}: it may run out of memory", remedy)
     told = f"it takes {gib(needed.low)} at the very least, and {gib(available)} {where}"
@@ -513,13 +507,34 @@ def _memory(at: Candidate) -> Said | None:
     return Said("fail", told, remedy)
 
 
+def _remedy(at: Candidate, needed: memory.Estimate, available: int) -> str:
+    """Changes with which it surely fits, or else those with which it is expected to."""
+    figures: tuple[tuple[Literal["high", "expected"], str], ...] = (
+        ("high", "Fits with"),
+        ("expected", "May fit with"),
+    )
+    for figure, words in figures:
+        found = memory.changes(
+            at.spec,
+            at.model or ModelFacts(),
+            at.backend,
+            cuda=bool(at.gpus),
+            bf16=at.bf16,
+            available=available,
+            figure=figure,
+        )
+        if found:
+            return f"{words} {' '.join(found)}"
+    return NOTHING_SURER if needed.expected <= available else NOTHING_FITS
+
+
 def _available(at: Candidate) -> tuple[int, str]:
     """Bytes that training may take, and where they are, in words."""
     if at.gpus:
         least = min(at.gpus, key=lambda gpu: gpu.free)
         return least.free, f"are free on {least.name}"
     limit = min(memory_limit(at.spec.memory, at.host.memory_usable), at.host.memory_usable)
-    return max(limit - memory.CPU_IMPORTS, 0), "are there for it"
+    return max(limit - memory.CPU_IMPORTS[at.backend], 0), "are there for it"
 
 
 def gib(size: int) -> str:

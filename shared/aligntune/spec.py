@@ -171,9 +171,7 @@ class RunSpec(Section):
     @classmethod
     def _image_in_form(cls, value: str | None) -> str | None:
         if value is not None and not IMAGE.fullmatch(value):
-            raise ValueError(
-                f"must be an image, as name:tag or name@sha256:..., not {value[:80]!r}"
-            )
+            raise ValueError("must be an image, as name:tag or name@sha256:...")
         return value
 
     @field_validator("gpus", mode="before")

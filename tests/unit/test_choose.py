@@ -264,8 +264,12 @@ class TestMemory:
         refused = choose(spec_of(), host, MODELS["7b"], FACTS)
         assert refused.rule == "memory"
         assert refused.refusal is not None
-        words = refused.refusal.remedy.removeprefix("Fits with ")
-        assert "--lora-rank 16" in words
+        assert refused.refusal.remedy.startswith("Fits with --set ")
+        words = refused.refusal.remedy.removeprefix("Fits with --set ").split(" --set ")
+        assert "adapter.type=lora" in words
+        mended = choose(spec_of(*words), host, MODELS["7b"], FACTS)
+        assert mended.choice is not None
+        assert not mended.choice.warnings
 
     def test_the_estimate_is_in_the_choice(self) -> None:
         choice = chosen(spec_of("adapter.rank=16"), GPU_MACHINE, MODELS["7b"])

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -211,37 +212,27 @@ def test_twice_the_batch_or_the_length_never_takes_less(
     assert once.expected <= longer.expected
 
 
-@given(algorithms, st.floats(0.05, 1.1), switches)
-def test_what_is_proposed_makes_it_fit(algorithm: str, share: float, cuda: bool) -> None:
+@given(algorithms, st.floats(0.05, 1.1), switches, st.sampled_from(["expected", "high"]))
+def test_what_is_proposed_makes_it_fit(
+    algorithm: str, share: float, cuda: bool, figure: Any
+) -> None:
     spec = spec_of(algorithm)
     available = round(size(spec, LLAMA_7B, cuda) * share)
-    words = changes(spec, LLAMA_7B, "trl", cuda=cuda, bf16=True, available=available)
-    if not words:
-        return
-    assert size(typed(spec, " ".join(words)), LLAMA_7B, cuda) <= available
+    words = changes(spec, LLAMA_7B, "trl", cuda=cuda, bf16=True, available=available, figure=figure)
+    if words:
+        found = known(typed(spec, " ".join(words)), LLAMA_7B, cuda=cuda)
+        assert getattr(found, figure) <= available
 
 
 def typed(spec: RunSpec, words: str) -> RunSpec:
     """The request with what the words say, as the command line takes them."""
-    flags = {
-        "--batch-size": ("training", "batch_size"),
-        "--max-length": ("training", "max_length"),
-        "--max-completion-length": ("rl", "max_completion_length"),
-        "--lora-rank": ("adapter", "rank"),
-    }
     values = spec.model_dump()
-    values["adapter"] = {}
-    parts = iter(words.split())
-    for word in parts:
-        if word == "--load-in-4bit":
-            values["model"]["quantization"] = "4bit"
-        elif word == "--set":
-            key, _, value = next(parts).partition("=")
-            section, _, name = key.partition(".")
-            values[section][name] = json.loads(value)
-        else:
-            section, name = flags[word]
-            values[section][name] = int(next(parts))
+    parts = words.split()
+    assert set(parts[::2]) <= {"--set"}
+    for word in parts[1::2]:
+        key, _, value = word.partition("=")
+        section, _, name = key.partition(".")
+        values[section][name] = yaml.safe_load(value)
     return RunSpec.model_validate(values)
 
 
@@ -260,7 +251,7 @@ def test_nothing_is_proposed_where_nothing_helps() -> None:
 def test_a_smaller_batch_comes_first_and_keeps_the_rows_of_a_step() -> None:
     spec = spec_of(**LORA, **training(batch_size=6, gradient_accumulation=2, max_length=2048))
     enough = size(spec, LLAMA_7B, cuda=True) - 1
-    words = "--batch-size 3 --set training.gradient_accumulation=4"
+    words = "--set training.batch_size=3 --set training.gradient_accumulation=4"
     assert proposed(spec, enough) == (words,)
 
 
@@ -272,19 +263,19 @@ def test_checkpointing_comes_before_an_adapter() -> None:
 
 def test_an_adapter_makes_a_7b_fit_on_24_gb_and_four_bits_on_12() -> None:
     spec = spec_of(**training(max_length=512))
-    assert proposed(spec, 24 * GB) == ("--lora-rank 16",)
-    assert "--load-in-4bit" in proposed(spec, 12 * GB)
+    assert proposed(spec, 24 * GB) == ("--set adapter.type=lora --set adapter.rank=16",)
+    assert "model.quantization=4bit" in " ".join(proposed(spec, 12 * GB))
 
 
 def test_shorter_rows_are_the_last_resort() -> None:
     spec = spec_of(**FOUR_BITS, **training(batch_size=1, max_length=4096))
     least = size(spec_of(**FOUR_BITS, **training(batch_size=1, max_length=512)), LLAMA_7B, True)
-    assert proposed(spec, least) == ("--max-length 512",)
+    assert proposed(spec, least) == ("--set training.max_length=512",)
 
 
 def test_kto_keeps_two_rows_a_batch() -> None:
     spec = spec_of("kto", **LORA, **training(batch_size=2, max_length=512))
-    assert not any("--batch-size" in words for words in proposed(spec, 13 * GB))
+    assert not any("batch_size" in words for words in proposed(spec, 13 * GB))
 
 
 def test_groups_of_completions_stay_whole() -> None:
@@ -292,3 +283,35 @@ def test_groups_of_completions_stay_whole() -> None:
     for words in proposed(spec, size(spec, LLAMA_7B, cuda=True) - 1):
         training_ = typed(spec, words).training
         assert training_.batch_size * training_.gradient_accumulation == 8
+
+
+def test_dropout_and_dora_keep_more_of_an_adapter() -> None:
+    plain, dropped, decomposed = (
+        size(spec_of(adapter={"type": "lora", **keys}))
+        for keys in ({}, {"dropout": 0.1}, {"dora": True})
+    )
+    assert plain < dropped
+    assert plain < decomposed
+
+
+def test_evaluation_is_the_peak_where_words_are_many_and_activations_few() -> None:
+    many = replace(SMALL, shape=Shape(64, 2, 4, 4, 16, 128, 256_000, tied=True))
+    held_out = {"name": "/d.jsonl", "validation_fraction": 0.1}
+    parts = dict(known(spec_of(dataset=held_out), many).parts)
+    assert parts["evaluation"] == 8 * 1024 * 256_000 * 8  # logits and a copy, in float32
+
+
+def test_full_training_in_half_precision_copies_all_weights_of_the_layers() -> None:
+    kept = [
+        dict(known(spec_of(**training(precision=precision))).parts)["activations"]
+        for precision in ("fp32", "bf16")
+    ]
+    other = replace(SMALL, parameters=2 * SMALL.parameters)  # type: ignore[operator]
+    more = dict(known(spec_of(**training(precision="bf16")), other).parts)["activations"]
+    assert more - kept[1] == 2 * SMALL.parameters  # type: ignore[operator]
+    assert kept[1] < kept[0]
+
+
+def test_a_bitsandbytes_checkpoint_is_taken_as_4_bits() -> None:
+    packed = replace(LLAMA_7B, quantized="bitsandbytes")
+    assert size(spec_of(**LORA), packed, True) == size(spec_of(**FOUR_BITS), LLAMA_7B, True)

@@ -12,7 +12,7 @@ NEEDED = {"algorithm": "sft", "model": "org/model", "dataset": "org/data"}
 
 @pytest.mark.parametrize("image", ["", "/", "UPPER", "a b", "..", "a:b:c", "a@sha256:12"])
 def test_what_is_no_image_is_refused(image: str) -> None:
-    with pytest.raises(SpecError, match=r"image must be an image, as name:tag"):
+    with pytest.raises(SpecError, match=r"must be an image, as name:tag"):
         resolve([Layer("test", {**NEEDED, "image": image})])
 
 
