@@ -186,7 +186,7 @@ def _import(client: DockerClient, program: Path) -> None:
         contract.LABEL_CONTRACT: contract.CONTRACT_VERSION,
         contract.LABEL_BACKEND: "trl",
         contract.LABEL_FLAVOUR: "cuda",
-        contract.LABEL_LOCK: "f00",
+        contract.LABEL_LOCK: "0" * 64,
     }
     changes = [f"LABEL {name}={value}" for name, value in labels.items()]
     name, _, tag = IMAGE.partition(":")
