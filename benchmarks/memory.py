@@ -141,7 +141,7 @@ def prepare(folder: Path, engine: str) -> None:
         ],
         # Reward models are taught nothing that was cut.
         "fitting": [
-            {"prompt": text(20), "chosen": text(450), "rejected": text(450)} for _ in range(20)
+            {"prompt": text(20), "chosen": text(400), "rejected": text(400)} for _ in range(20)
         ],
         "answers": [
             {"prompt": text(20), "completion": text(long), "label": n % 2 == 0} for n in range(20)
