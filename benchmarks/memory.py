@@ -49,7 +49,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 BATCH = {"16M": 4, "62M": 2, "170M": 1}
 LENGTHS = (256, 1024)
 WORDS = ["the", "cat", "sat", "on", "mat", "a", "dog", "ran", "in", "park"]
-DATA = {"sft": "text", "dpo": "pairs", "reward": "pairs", "kto": "answers"}
+DATA = {"sft": "text", "dpo": "pairs", "reward": "fitting", "kto": "answers"}
 """By algorithm; all others take prompts."""
 
 PROMPT, COMPLETION = 48, 128
@@ -139,10 +139,14 @@ def prepare(folder: Path, engine: str) -> None:
         "pairs": [
             {"prompt": text(20), "chosen": text(long), "rejected": text(long)} for _ in range(20)
         ],
+        # Reward models are taught nothing that was cut.
+        "fitting": [
+            {"prompt": text(20), "chosen": text(400), "rejected": text(400)} for _ in range(20)
+        ],
         "answers": [
             {"prompt": text(20), "completion": text(long), "label": n % 2 == 0} for n in range(20)
         ],
-        "prompts": [{"prompt": text(PROMPT - 4)} for _ in range(20)],
+        "prompts": [{"prompt": text(PROMPT * 3 // 4)} for _ in range(20)],
     }
     for name, rows in made.items():
         lines = "".join(json.dumps(row) + "\n" for row in rows)
