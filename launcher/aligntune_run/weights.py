@@ -30,7 +30,7 @@ MOST_VALUES = 600_000
 """Of JSON in a header or an index, each of which takes a hundred bytes of memory: a tensor has
 about nine, and four of them name it in an index."""
 
-MOST_TENSORS = 2**18
+MOST_TENSORS = 200_000
 MOST_FILES = 4096
 MOST_DIMENSIONS = 64
 """As many as torch knows."""
@@ -235,30 +235,31 @@ def _misfit(name: str, key: str) -> ModelError:
 
 
 def _tensor(key: str, value: Any, room: int | None, name: str) -> Tensor:
-    wrong = _misfit(name, key)
     if not isinstance(value, dict) or not isinstance(value.get("dtype"), str):
-        raise wrong
+        raise _misfit(name, key)
     shape, offsets = _sizes(value.get("shape")), _sizes(value.get("data_offsets"))
     if shape is None or len(shape) > MOST_DIMENSIONS or offsets is None or len(offsets) != 2:
-        raise wrong
+        raise _misfit(name, key)
     begin, end = offsets
     if begin > end or (room is not None and end > room):
-        raise wrong
-    dtype, bits = DTYPES.get(value["dtype"], (shown(value["dtype"].lower()), None))
+        raise _misfit(name, key)
+    dtype, bits = DTYPES.get(value["dtype"], ("", None))
     count = prod(shape)
     if bits is not None and count * bits != (end - begin) * 8:
-        raise wrong
+        raise _misfit(name, key)
     if count > NUMBERS_PER_BYTE * (end - begin):
-        raise wrong
-    return Tensor(key, dtype, shape)
+        raise _misfit(name, key)
+    return Tensor(key, dtype or shown(value["dtype"].lower()), shape)
 
 
 def _sizes(value: Any) -> tuple[int, ...] | None:
     """A list of sizes; None for anything else."""
     if not isinstance(value, list):
         return None
-    good = all(type(one) is int and 0 <= one < 2**63 for one in value)
-    return tuple(value) if good else None
+    for one in value:
+        if type(one) is not int or not 0 <= one < 2**63:
+            return None
+    return tuple(value)
 
 
 def only_weights(tensors: Iterable[Tensor], tied: bool) -> list[Tensor]:
