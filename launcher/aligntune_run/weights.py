@@ -30,7 +30,7 @@ MOST_VALUES = 600_000
 """Of JSON in a header or an index, each of which takes a hundred bytes of memory: a tensor has
 about nine, and four of them name it in an index."""
 
-MOST_TENSORS = 200_000
+MOST_TENSORS = 160_000
 MOST_FILES = 4096
 MOST_DIMENSIONS = 64
 """As many as torch knows."""

@@ -317,7 +317,6 @@ BAD_HEADERS = {
     "a hole between tensors": offsets((0, 8), (9, 16)),
     "a hole before them": offsets((1, 16)),
     "a hole behind them": offsets((0, 8)),
-    "more values than any model": of_object({"a": [[]] * 600_001}),
     "too many dimensions": entry(shape=[1] * 65, data_offsets=[0, 4]),
     "no shape": entry(shape=None),
     "no dtype": entry(dtype=None),
@@ -338,6 +337,17 @@ def test_tensors_may_stand_in_any_order_and_some_may_be_empty(folder: Path) -> N
 def test_a_header_of_no_tensor_is_of_no_weights(folder: Path, header: Any) -> None:
     (folder / "model.safetensors").write_bytes(of_object(header))
     refused(folder, "has no weights")
+
+
+def test_a_header_or_an_index_of_very_many_values_is_not_read_into_memory(folder: Path) -> None:
+    many = {str(number): [] for number in range(600_000)}
+    (folder / "model.safetensors").write_bytes(of_object(many))
+    with at_most(64 * 2**20):
+        refused(folder, "more than 600,000 values")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": many}))
+    with at_most(64 * 2**20):
+        refused(folder, "more than 600,000 values")
 
 
 def test_the_headers_of_all_files_have_one_limit(
