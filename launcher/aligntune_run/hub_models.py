@@ -54,8 +54,8 @@ def read_hub_model(
     if here is not None:
         try:
             return read_folder(here)
-        except ModelError as error:
-            problem = error.what  # most often not all of it was fetched: the hub knows the rest
+        except ModelError as found_out:
+            problem = found_out.what  # most often not all of it was fetched: the hub knows the rest
     hub = connect(environment, token)
     if hub is not None:
         found = _asked(hub, name, revision)

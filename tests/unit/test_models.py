@@ -227,7 +227,8 @@ def test_a_shape_that_the_weights_have_no_room_for_is_not_believed(
 
 def test_what_is_null_or_false_is_not_there(folder: Path) -> None:
     assert not rewrite(folder, vision_config=None).vision
-    for nothing in (None, False, {}):
+    empty: tuple[Any, ...] = (None, False, {})
+    for nothing in empty:
         assert rewrite(folder, quantization_config=nothing).quantized is None
     for method in ("", " ", None, 7):
         known = rewrite(folder, quantization_config={"quant_method": method})
@@ -340,7 +341,7 @@ def test_a_header_of_no_tensor_is_of_no_weights(folder: Path, header: Any) -> No
 
 
 def test_a_header_or_an_index_of_very_many_values_is_not_read_into_memory(folder: Path) -> None:
-    many = {str(number): [] for number in range(600_000)}
+    many: dict[str, list[int]] = {str(number): [] for number in range(600_000)}
     (folder / "model.safetensors").write_bytes(of_object(many))
     with at_most(64 * 2**20):
         refused(folder, "more than 600,000 values")
