@@ -19,12 +19,14 @@ from urllib.error import HTTPError
 from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
-from aligntune.errors import HubError
+from aligntune.errors import HubError, shown
 from aligntune.training.fetch import hub_refusal
 
 HUB = "https://huggingface.co"
 HUB_SECONDS = 3.0
 CHUNK = 2**16
+COMMIT_BYTES = 256
+"""More than a branch's file in the cache has, which holds the name of a commit."""
 
 T = TypeVar("T")
 
@@ -85,6 +87,8 @@ class Hub:
         return self._get(address, limit, {"Range": f"bytes=0-{limit - 1}"} if part else {})
 
     def _get(self, path: str, limit: int, headers: Mapping[str, str] | None = None) -> Answer:
+        if not _is_address(self.endpoint):
+            raise OSError(f"HF_ENDPOINT is '{shown(self.endpoint)}', which is no http(s) address")
         request = Request(self.endpoint + path, headers=dict(headers or {}))
         if self.token:
             request.add_header("Authorization", f"Bearer {self.token}")
@@ -128,6 +132,14 @@ class _Redirects(HTTPRedirectHandler):
         if request is not None and _origin(newurl) != _origin(req.full_url):
             request.remove_header("Authorization")
         return request
+
+
+def _is_address(endpoint: str) -> bool:
+    try:
+        parts = urlsplit(endpoint)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port or an IPv6 address that is none
+        return False
 
 
 def _origin(url: str) -> tuple[str, str]:
@@ -212,9 +224,14 @@ def snapshot(cache: Path, name: str, revision: str | None, kind: str = "model") 
     if ".." in Path(wanted).parts or Path(wanted).is_absolute():
         return None
     folder = cache / f"{kind}s--{name.replace('/', '--')}"
-    try:
-        commit = (folder / "refs" / wanted).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):  # no such branch, or no name that a file can have
-        commit = wanted
-    found = folder / "snapshots" / os.path.basename(commit)
-    return found if commit and found.is_dir() else None
+    branch, commit = folder / "refs" / wanted, wanted
+    if os.path.exists(branch):
+        try:
+            if not os.path.isfile(branch) or os.path.getsize(branch) > COMMIT_BYTES:
+                return None
+            commit = branch.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            return None
+    commit = os.path.basename(commit)
+    found = folder / "snapshots" / commit
+    return found if commit not in ("", ".", "..") and os.path.isdir(found) else None

@@ -9,14 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from aligntune.errors import AligntuneError, ModelError
+from aligntune.errors import AligntuneError, HubError, ModelError
 from aligntune.training.fetch import hub_refusal
 from aligntune_run.hub import Answer, Hub, connect, reason, refusal, snapshot, together
-from aligntune_run.models import ModelFacts, of_config, of_tensors, read_folder
+from aligntune_run.models import ModelFacts, of_config, of_tensors, read_folder, with_room
 from aligntune_run.shapes import CONFIG_BYTES, parse_object, read_object
 from aligntune_run.weights import (
     BITS,
     DTYPES,
+    INDEX_BYTES,
+    MOST_VALUES,
     has_output,
     header_length,
     linear_sums_by_name,
@@ -25,7 +27,6 @@ from aligntune_run.weights import (
 )
 
 INFO_BYTES = 8 * 2**20
-INDEX_BYTES = 32 * 2**20
 FIRST_BYTES = 2**17
 """Of a file of weights, which most often hold its whole header."""
 
@@ -49,12 +50,12 @@ def read_hub_model(
         What is known within :data:`aligntune_run.hub.HUB_SECONDS`; its ``note`` says why that is
         not more, its ``refused`` whether fetching would end with an error.
     """
-    here = snapshot(cache, name, revision)
+    here, problem = snapshot(cache, name, revision), ""
     if here is not None:
         try:
             return read_folder(here)
-        except ModelError:
-            pass  # not all of it was fetched, as by a tokenizer's user: the hub knows the rest
+        except ModelError as found_out:
+            problem = found_out.what  # most often not all of it was fetched: the hub knows the rest
     hub = connect(environment, token)
     if hub is not None:
         found = _asked(hub, name, revision)
@@ -64,9 +65,8 @@ def read_hub_model(
     if here is None:
         error = hub_refusal("OfflineModeIsEnabled", f"model {name}", revision)
         return ModelFacts(note="HF_HUB_OFFLINE is set, and it is not in the cache", refused=error)
-    return replace(
-        _cached(here), note="its weights are not in the cache, and HF_HUB_OFFLINE is set"
-    )
+    note = f"HF_HUB_OFFLINE is set, and in the cache model {name} is not whole: {problem}"
+    return replace(_cached(here), note=note, refused=HubError(note, "Go online once"))
 
 
 def _cached(snapshot: Path) -> ModelFacts:
@@ -189,12 +189,15 @@ def _of_header(
         body = whole.body
         if len(body) < 8 + length:
             raise ModelError(f"{called} is cut short")
-    return of_tensors(config, parse_header(body[8 : 8 + length], first.size, called))
+    tensors = parse_header(body[8 : 8 + length], first.size, called)
+    if not tensors:
+        raise ModelError(f"{called} has no weights: it holds no tensor")
+    return of_tensors(config, tensors)
 
 
 def _of_index(body: bytes, name: str, config: dict[str, Any], info: _Info) -> ModelFacts:
     called = f"the index of {name}"
-    index = parse_object(body, INDEX_BYTES, called)
+    index = parse_object(body, INDEX_BYTES, called, MOST_VALUES)
     names = weight_names(index, called)
     known = of_config(config, not has_output(names))
     metadata = index.get("metadata")
@@ -204,6 +207,8 @@ def _of_index(body: bytes, name: str, config: dict[str, Any], info: _Info) -> Mo
     size = _count(metadata.get("total_size"))
     if count is None and size and dtype in BITS:
         count = size * 8 // BITS[dtype]
+    if count is not None and not known.quantized:
+        known = with_room(known, count)
     note = known.note
     if known.quantized:
         count = None

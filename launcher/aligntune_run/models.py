@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from aligntune.errors import AligntuneError, ModelError
+from aligntune.errors import AligntuneError, ModelError, shown
 from aligntune.spec import is_local
 from aligntune_run.shapes import (
     CONFIG_BYTES,
@@ -22,7 +23,9 @@ from aligntune_run.shapes import (
 )
 from aligntune_run.weights import (
     BITS,
+    NUMBERS_PER_BYTE,
     Tensor,
+    file_size,
     find_weights,
     has_output,
     linear_sums,
@@ -30,7 +33,7 @@ from aligntune_run.weights import (
     main_dtype,
     only_weights,
     parameters,
-    read_header,
+    read_headers,
 )
 
 __all__ = ["ModelFacts", "Shape", "read_model"]
@@ -106,11 +109,13 @@ def read_folder(folder: Path) -> ModelFacts:
         raise ModelError(f"{folder / 'config.json'} names no model_type")
     files = find_weights(folder)
     if files[0].suffix == ".safetensors":
-        return of_tensors(config, [tensor for path in files for tensor in read_header(path)])
+        return of_tensors(config, read_headers(files))
+    size = sum(file_size(path) for path in files)
     bits = BITS.get(known.dtype or "float32")
     if bits is None or known.quantized:
-        return known
-    size = sum(path.stat().st_size for path in files)
+        return with_room(known, size * NUMBERS_PER_BYTE)
+    # What config.json says of their dtype need not be so: at eight bits there are the most.
+    known = with_room(known, size)
     return replace(known, parameters=size * 8 // bits, dtype=known.dtype or "float32")
 
 
@@ -126,25 +131,46 @@ def of_config(config: Mapping[str, Any], tied: bool | None = None) -> ModelFacts
         context = number(text, "context")
     except UnknownShapeError as problem:
         notes.append(str(problem))
-    quantization = config.get("quantization_config")
+    quantization = config.get("quantization_config") or None
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    method = shown(method) if isinstance(method, str) and method.strip() else "an unknown method"
     told = (part.get(name) for part in (text, config) for name in ("dtype", "torch_dtype"))
     return ModelFacts(
-        model_type=kind if isinstance(kind, str) else None,
-        vision="vision_config" in config,
+        model_type=shown(kind) if isinstance(kind, str) and kind.strip() else None,
+        vision=config.get("vision_config") is not None,
         dtype=next((dtype for dtype in told if isinstance(dtype, str) and dtype in BITS), None),
         context=context,
         shape=shape,
-        quantized=None if quantization is None else method if isinstance(method, str) else "other",
+        quantized=None if quantization is None else method,
         custom_code=bool(config.get("auto_map")),
         note="; ".join(notes),
     )
+
+
+def with_room(known: ModelFacts, numbers: int) -> ModelFacts:
+    """Without the shape, where weights of so many numbers at most cannot have it.
+
+    What a layer has is told with room to spare: a quarter of its usual matrices, as architectures
+    differ, and in some only every second layer has any of one kind.
+    """
+    shape = known.shape
+    if shape is None:
+        return known
+    attention = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
+    layer = shape.hidden * (attention + shape.intermediate * shape.experts_per_token) // 4
+    if shape.vocabulary * shape.hidden + shape.layers * layer <= numbers:
+        return known
+    note = "config.json and the weights disagree: these are too small for what it says"
+    return replace(known, shape=None, note="; ".join(filter(None, (known.note, note))))
 
 
 def of_tensors(config: Mapping[str, Any], tensors: list[Tensor]) -> ModelFacts:
     """What ``config.json`` and the headers of the weights say together."""
     tied = is_tied(config, not has_output(tensor.name for tensor in tensors))
     known = of_config(config, tied)
+    # Quantized, a number of a file may be 32 of the model's.
+    numbers = sum(prod(tensor.shape) for tensor in tensors)
+    known = with_room(known, numbers * 32 if known.quantized else numbers)
     own = only_weights(tensors, tied)
     linear = linear_sums(own)
     if known.quantized and known.shape:

@@ -17,8 +17,8 @@ from aligntune_run.programs import ask
 WSL = Path("/usr/lib/wsl/lib")
 """Where WSL has it, on the path or not."""
 
-TIMEOUT = 20.0
-"""Seconds it is given: it wakes every GPU of a driver that does not stay loaded."""
+TIMEOUT = 5.0
+"""Seconds it is given, as somebody waits: a driver that does not stay loaded takes some of them."""
 
 QUERY = "index,uuid,name,compute_cap,memory.total,memory.free,driver_version,mig.mode.current"
 

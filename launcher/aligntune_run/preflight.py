@@ -17,7 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from aligntune.errors import AligntuneError, DataError, ModelError, OutputError, RewardError
+from aligntune.errors import (
+    AligntuneError,
+    DataError,
+    ModelError,
+    OutputError,
+    RewardError,
+    shown,
+)
 from aligntune.spec import RunSpec, is_local
 from aligntune.tasks import evaluation_set
 from aligntune.training.samples import look_at
@@ -29,7 +36,15 @@ from aligntune_run.plan import Verdict
 from aligntune_run.shapes import CONFIG_BYTES, read_object
 
 TEXT_BYTES = 2**22
-"""More than any chat template or reward file has."""
+"""More than any chat template has."""
+
+REWARD_BYTES = 2**18
+"""Of a longer reward file only the worker tells: parsing takes 500 times its size in memory."""
+
+NAME_BYTES = 255
+"""Of a file or folder, on every file system of Linux that is common."""
+
+NOT_DISKS = ("/proc", "/sys")
 
 STATE_BYTES = 12
 """Of a trained parameter in a checkpoint: itself and two moments, each in float32."""
@@ -100,13 +115,24 @@ def require_writable(path: Path) -> None:
     """Refuse a run directory that cannot be made.
 
     Raises:
-        OutputError: the nearest folder above it that is there may not be written.
+        OutputError: the nearest folder above it that is there may not be written, or no folder
+            can have its name.
     """
+    remedy = "Name another folder with --output"
+    if any(_is_no_name(part) for part in path.parts):
+        raise OutputError(f"no folder can have the name {shown(path)}", remedy)
     above = nearest_folder(path)
+    if any(Path(os.path.realpath(above)).is_relative_to(kernel) for kernel in NOT_DISKS):
+        raise OutputError(f"{above} is the kernel's, and holds no files of others", remedy)
     if not os.access(above, os.W_OK | os.X_OK, effective_ids=True):
-        raise OutputError(
-            f"cannot write to {above}", "Name another folder with --output, or change its owner"
-        )
+        raise OutputError(f"cannot write to {above}", f"{remedy}, or change its owner")
+
+
+def _is_no_name(part: str) -> bool:
+    try:
+        return len(os.fsencode(part)) > NAME_BYTES or "\0" in part
+    except UnicodeEncodeError:  # half a character, as JSON can have it
+        return True
 
 
 def nearest_folder(path: Path) -> Path:
@@ -202,7 +228,7 @@ def _files(spec: RunSpec) -> Iterator[Finding]:
         yield _tried("chat_template", f"{template} can be read", work)
     for reward in spec.rewards:
         if reward.file:
-            good = f"{reward.file} is a Python file"
+            good = f"{reward.file} is a file"
             yield _tried("rewards", good, partial(_require_python, reward.file))
         elif reward.model and is_local(reward.model):
             good = f"{reward.model} is a model folder"
@@ -236,9 +262,12 @@ def _read_text(name: str, what: str) -> str:
 def _require_python(name: str) -> None:
     """Refuse a reward file that is no Python; whether it imports only the worker can tell."""
     try:
+        if not os.path.isfile(name):
+            raise RewardError(f"cannot read {name}: it is not a file")
         with warnings.catch_warnings(), open(name, "rb") as file:
             warnings.simplefilter("ignore")
-            ast.parse(file.read(TEXT_BYTES))
+            if len(code := file.read(REWARD_BYTES + 1)) <= REWARD_BYTES:
+                ast.parse(code)
     except SyntaxError as error:
         raise RewardError(
             f"the reward file {name} does not import: line {error.lineno}: {error.msg}", "Mend it"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligntune.errors import ModelError
+from aligntune.errors import ModelError, shown
 
 CONFIG_BYTES = 2**20
 """More than any config.json holds; a longer file is no config."""
@@ -75,12 +75,13 @@ class UnknownShapeError(Exception):
     """Why ``config.json`` does not tell the shape of a decoder, in words."""
 
 
-def read_object(path: Path, limit: int) -> dict[str, Any]:
+def read_object(path: Path, limit: int, values: int | None = None) -> dict[str, Any]:
     """A small JSON object that somebody else wrote.
 
     Args:
         path: its file.
         limit: bytes it may have.
+        values: JSON values it may have, where ``limit`` alone would allow too many.
 
     Raises:
         FileNotFoundError: there is none.
@@ -96,14 +97,21 @@ def read_object(path: Path, limit: int) -> dict[str, Any]:
         raise
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
-    return parse_object(content, limit, str(path))
+    return parse_object(content, limit, str(path), values)
 
 
-def parse_object(content: bytes, limit: int, name: str) -> dict[str, Any]:
+def parse_object(
+    content: bytes, limit: int, name: str, values: int | None = None
+) -> dict[str, Any]:
     """As :func:`read_object`, of bytes that are there; ``name`` is for the message."""
     if len(content) > limit:
         raise ModelError(
             f"cannot read {name}: it is longer than {limit >> 20} MiB", "Save or download it again"
+        )
+    # Every value but the first of a list or an object comes after a comma.
+    if values is not None and sum(map(content.count, (b",", b"[", b"{"))) > values:
+        raise ModelError(
+            f"cannot read {name}: it has more than {values:,} values", "Save or download it again"
         )
     try:
         value = json.loads(content.decode())
@@ -135,7 +143,7 @@ def number(config: Mapping[str, Any], what: str) -> int | None:
         values = value if isinstance(value, list) and value else [value]
         for one in values:
             if not isinstance(one, int) or isinstance(one, bool) or not 0 < one < LARGEST:
-                raise UnknownShapeError(f"config.json: {name} is {repr(one)[:40]}")
+                raise UnknownShapeError(f"config.json: {name} is {shown(repr(one), 40)}")
         return int(max(values))
     return None
 

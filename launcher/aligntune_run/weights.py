@@ -16,13 +16,22 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from aligntune.errors import ModelError
+from aligntune.errors import ModelError, shown
 from aligntune_run.shapes import Shape, parse_object, read_object, widths
 
-HEADER_BYTES = 32 * 2**20
-"""Room for a quarter of a million tensors in one file; no model has as many."""
+HEADER_BYTES = 8 * 2**20
+"""Of one file; the largest that are known have some hundred thousand."""
 
-INDEX_BYTES = 64 * 2**20
+HEADERS_BYTES = 32 * 2**20
+"""Of all files of a model; one of a trillion parameters in single experts has 18 million."""
+
+INDEX_BYTES = 16 * 2**20
+MOST_VALUES = 600_000
+"""Of JSON in a header or an index, each of which takes a hundred bytes of memory: a tensor has
+about nine, and four of them name it in an index."""
+
+MOST_TENSORS = 160_000
+MOST_FILES = 4096
 MOST_DIMENSIONS = 64
 """As many as torch knows."""
 
@@ -48,6 +57,9 @@ DTYPES = {
 """safetensors' name -> torch's, and bits."""
 
 BITS = dict(DTYPES.values())
+NUMBERS_PER_BYTE = 16
+"""No dtype, known or not, packs more of them."""
+
 AGAIN = "Save or download it again"
 
 BUFFERS = re.compile(r"\.(attn\.bias|attn\.masked_bias|attention\.bias|inv_freq|position_ids)$")
@@ -65,7 +77,7 @@ PACKED = (".qweight", ".weight_packed", ".weight")
 """How quantized matrices end; all else beside them (scales, zeros) is no weight of its own."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tensor:
     """One tensor of a file, ``dtype`` in torch's names."""
 
@@ -87,9 +99,9 @@ def find_weights(folder: Path) -> tuple[Path, ...]:
     """
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
-        if (folder / name).exists():
+        if os.path.exists(folder / name):
             return (folder / name,)
-        if index.exists():
+        if os.path.exists(index):
             return _indexed(index)
     for pattern in ("*.safetensors", "*.bin"):
         found = [path for path in sorted(folder.glob(pattern)) if path.name != "training_args.bin"]
@@ -104,43 +116,81 @@ def weight_names(index: dict[str, Any], name: str) -> dict[str, str]:
     """An index's map from tensor to file, both plain names.
 
     Raises:
-        ModelError: it has none, or it names a file outside its folder.
+        ModelError: it has none, or it names a file outside its folder, or one of no weights.
     """
     found = index.get("weight_map")
     if not isinstance(found, dict) or not found:
         raise ModelError(f"{name} names no weights (weight_map)", AGAIN)
     for file in found.values():
         if not isinstance(file, str) or os.path.basename(file) != file or file in ("", ".", ".."):
-            raise ModelError(f"{name} names weights outside its folder: {str(file)[:80]!r}", AGAIN)
+            raise ModelError(f"{name} names weights outside its folder: '{shown(file)}'", AGAIN)
+    files = set(found.values())
+    if len(files) > MOST_FILES or len(found) > MOST_TENSORS:
+        raise ModelError(f"{name} names more files or tensors than any model has", AGAIN)
+    first = os.path.splitext(min(files))[1]
+    for file in files:
+        if first not in (".safetensors", ".bin") or not file.endswith(first):
+            raise ModelError(
+                f"{name} names what are no weights, or of two kinds: '{shown(file)}'", AGAIN
+            )
     return found
 
 
 def _indexed(index: Path) -> tuple[Path, ...]:
-    files = sorted(set(weight_names(read_object(index, INDEX_BYTES), str(index)).values()))
+    told = read_object(index, INDEX_BYTES, MOST_VALUES)
+    files = sorted(set(weight_names(told, str(index)).values()))
     for file in files:
-        if not (index.parent / file).exists():
+        if not os.path.exists(index.parent / file):
             raise ModelError(
-                f"{index.parent} is not whole: {file} is missing, which {index.name} names",
+                f"{index.parent} is not whole: {shown(file)} is missing, which {index.name} names",
                 "Download the missing file",
             )
     return tuple(index.parent / file for file in files)
 
 
-def read_header(path: Path) -> list[Tensor]:
-    """The tensors of a safetensors file.
+def file_size(path: Path) -> int:
+    """Bytes of a file of weights.
 
     Raises:
-        ModelError: it is none, or says of itself what cannot be.
+        ModelError: it is not there, or no regular file.
     """
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"{path} is not a file", AGAIN)
-        with path.open("rb") as file:
-            length = header_length(file.read(8), status.st_size, str(path))
-            return parse_header(file.read(length), status.st_size, str(path))
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ModelError(f"{path} is not a file", AGAIN)
+    return status.st_size
+
+
+def read_headers(files: Sequence[Path]) -> list[Tensor]:
+    """The tensors of a model's safetensors files.
+
+    Raises:
+        ModelError: one is none, or says of itself what cannot be; or all of them hold no tensor,
+            or more than any model has.
+    """
+    found: list[Tensor] = []
+    left = HEADERS_BYTES
+    for path in files:
+        size = file_size(path)
+        try:
+            with path.open("rb") as file:
+                length = header_length(file.read(8), size, str(path))
+                left -= length
+                if left < 0:
+                    raise ModelError(
+                        f"the headers of {path.parent} have more than {HEADERS_BYTES >> 20} MiB",
+                        AGAIN,
+                    )
+                found += parse_header(file.read(length), size, str(path))
+        except OSError as error:
+            raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+        if len(found) > MOST_TENSORS:
+            raise ModelError(f"{path.parent} has more than {MOST_TENSORS:,} tensors", AGAIN)
+    if not found:
+        raise ModelError(f"{files[0].parent} has no weights: its files hold no tensor", AGAIN)
+    return found
 
 
 def header_length(first: bytes, size: int | None, name: str) -> int:
@@ -166,32 +216,50 @@ def parse_header(header: bytes, size: int | None, name: str) -> list[Tensor]:
         ModelError: it is no such header, or what it says cannot be.
     """
     room = None if size is None else size - 8 - len(header)
-    told = parse_object(header.rstrip(b" "), HEADER_BYTES, f"the header of {name}")
-    return [_tensor(key, value, room, name) for key, value in told.items() if key != "__metadata__"]
+    told = parse_object(header.rstrip(b" "), HEADER_BYTES, f"the header of {name}", MOST_VALUES)
+    told.pop("__metadata__", None)
+    found = [_tensor(key, value, room, name) for key, value in told.items()]
+    # As safetensors' own library has it: one tensor after the other, up to the end of the file.
+    place = 0
+    for begin, end, key in sorted((*value["data_offsets"], key) for key, value in told.items()):
+        if begin != place:
+            raise _misfit(name, key)
+        place = end
+    if found and room not in (None, place):
+        raise ModelError(f"{name} is broken: its tensors end before the file does", AGAIN)
+    return found
+
+
+def _misfit(name: str, key: str) -> ModelError:
+    return ModelError(f"{name} is broken: its header does not fit its tensor '{shown(key)}'", AGAIN)
 
 
 def _tensor(key: str, value: Any, room: int | None, name: str) -> Tensor:
-    wrong = ModelError(f"{name} is broken: its header does not fit its tensor {key[:80]!r}", AGAIN)
     if not isinstance(value, dict) or not isinstance(value.get("dtype"), str):
-        raise wrong
+        raise _misfit(name, key)
     shape, offsets = _sizes(value.get("shape")), _sizes(value.get("data_offsets"))
     if shape is None or len(shape) > MOST_DIMENSIONS or offsets is None or len(offsets) != 2:
-        raise wrong
+        raise _misfit(name, key)
     begin, end = offsets
     if begin > end or (room is not None and end > room):
-        raise wrong
-    dtype, bits = DTYPES.get(value["dtype"], (value["dtype"].lower(), None))
-    if bits is not None and prod(shape) * bits != (end - begin) * 8:
-        raise wrong
-    return Tensor(key, dtype, shape)
+        raise _misfit(name, key)
+    dtype, bits = DTYPES.get(value["dtype"], ("", None))
+    count = prod(shape)
+    if bits is not None and count * bits != (end - begin) * 8:
+        raise _misfit(name, key)
+    if count > NUMBERS_PER_BYTE * (end - begin):
+        raise _misfit(name, key)
+    return Tensor(key, dtype or shown(value["dtype"].lower()), shape)
 
 
 def _sizes(value: Any) -> tuple[int, ...] | None:
     """A list of sizes; None for anything else."""
     if not isinstance(value, list):
         return None
-    good = all(type(one) is int and 0 <= one < 2**63 for one in value)
-    return tuple(value) if good else None
+    for one in value:
+        if type(one) is not int or not 0 <= one < 2**63:
+            return None
+    return tuple(value)
 
 
 def only_weights(tensors: Iterable[Tensor], tied: bool) -> list[Tensor]:

@@ -28,6 +28,14 @@ class AligntuneError(Exception):
         return f"{self.what}{stop} {self.remedy}" if self.remedy else self.what
 
 
+def shown(text: object, limit: int = 80) -> str:
+    """Somebody else's text as it may stand in a message: printable, in one line, and cut."""
+    told = str(text)
+    if not told.isprintable():
+        told = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in told[: limit + 1])
+    return told if len(told) <= limit else f"{told[: limit - 3]}..."
+
+
 class SpecError(AligntuneError):
     """The request itself is wrong: an unknown key or algorithm, a value out of range."""
 

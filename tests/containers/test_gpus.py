@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from tests import nvml
+from tests.checkpoints import write_model
 from tests.containers.gpu_engine import IMAGE, GpuEngine, gpu_engine, until
 from tests.containers.runs import ROOT, TRACEBACK, Bench
 
@@ -42,22 +43,7 @@ def bench(engine: GpuEngine) -> Iterator[Bench]:
     folder = Path(tempfile.mkdtemp(prefix="gpus-bench-"))
     folder.chmod(0o755)
     made = Bench(folder)
-    model = made.models / "m"
-    model.mkdir()
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "vocab_size": 512,
-    }
-    (model / "config.json").write_text(json.dumps(config))
-    weight = {"dtype": "F32", "shape": [512, 64], "data_offsets": [0, 4 * 512 * 64]}
-    header = json.dumps({"model.embed_tokens.weight": weight}).encode()
-    weights = len(header).to_bytes(8, "little") + header + bytes(4 * 512 * 64)
-    (model / "model.safetensors").write_bytes(weights)
+    write_model(made.models / "m")
     made.write("d.jsonl", [{"text": "one"}])
     yield made
     shutil.rmtree(folder)

@@ -145,6 +145,22 @@ def test_descriptions_that_cannot_be_read_are_passed_over(tmp_path: Path) -> Non
     (folder / "d.json").mkdir()
     (folder / "e.yaml").write_text("just words")
     (folder / "nvidia.yaml.bak").write_text("[:")
+    (folder / "f.json").write_text("[" * 100_000)
+    (folder / "g.yaml").write_text("[" * 100_000)
+    os.mkfifo(folder / "h.json")
+    (folder / "i.json").symlink_to("i.json")
+    with (folder / "j.json").open("wb") as file:
+        file.truncate(2**33)
+    assert len(engine(DEBIAN, CDISpecDirs=[str(folder)]).cdi_devices) == 3
+
+
+@pytest.mark.parametrize(
+    "devices", [None, 7, "all", {"name": "0"}, [None, 7, "all", [], {}, {"name": 7}, {"name": ""}]]
+)
+def test_devices_without_a_name_are_passed_over(tmp_path: Path, devices: Any) -> None:
+    folder = specification(tmp_path / "cdi")
+    values = {"kind": "nvidia.com/gpu", "devices": devices}
+    (folder / "a.json").write_text(json.dumps(values))
     assert len(engine(DEBIAN, CDISpecDirs=[str(folder)]).cdi_devices) == 3
 
 

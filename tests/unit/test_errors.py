@@ -8,13 +8,30 @@ from pathlib import Path
 import pytest
 
 from aligntune import errors
-from aligntune.errors import KINDS, AligntuneError
+from aligntune.errors import KINDS, AligntuneError, shown
 
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "exit-codes.md"
 
 
 def subclasses(kind: type[AligntuneError]) -> list[type[AligntuneError]]:
     return [found for child in kind.__subclasses__() for found in (child, *subclasses(child))]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("gptq", "gptq"),
+        ("modèle 模型", "modèle 模型"),
+        ("\x1b[31m\n\u202e\ud800", "\\x1b[31m\\n\\u202e\\ud800"),
+        (None, "None"),
+        ("x" * 80, "x" * 80),
+        ("x" * 81, "x" * 77 + "..."),
+        ("x" * 80 + "\n", "x" * 77 + "..."),
+        ("\n" * 10**6, "\\n" * 38 + "\\..."),
+    ],
+)
+def test_text_of_others_is_shown_printable_and_cut(text: object, told: str) -> None:
+    assert shown(text) == told
 
 
 def test_every_class_is_in_kinds_under_its_own_name() -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests import nvml
+from tests.checkpoints import write_model
 from tests.nvml import GIB, Device
 
 from aligntune_run import nvidia_smi
@@ -264,10 +265,7 @@ def test_cuda_visible_devices_chooses_and_orders(probe: Probe) -> None:
 def test_the_whole_command_judges_the_driver_that_it_finds(
     driver: str, new_enough: bool, tmp_path: Path
 ) -> None:
-    model = tmp_path / "model"
-    model.mkdir()
-    (model / "config.json").write_text('{"model_type": "llama"}')
-    (model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    model = write_model(tmp_path / "model")
     (tmp_path / "data.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
     command = f"--algo sft --model {model} --dataset {tmp_path}/data.jsonl --engine process"
     paths = os.pathsep.join(str(ROOT / room) for room in ("launcher", "shared"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -123,7 +124,9 @@ def test_a_snapshot_without_weights_is_completed_from_the_hub(
     known = ask(HF_HUB_OFFLINE="1")
     assert (known.shape, known.parameters) == (read_model(str(model)).shape, None)
     assert "HF_HUB_OFFLINE" in known.note
-    assert known.refused is None
+    assert isinstance(known.refused, HubError)
+    assert "model org/model is not whole" in known.refused.what
+    assert "has no weights" in known.refused.what
 
 
 # --- who may
@@ -225,9 +228,7 @@ def test_offline_nothing_is_asked_and_what_is_not_cached_cannot_be_had(
     assert "not in the cache" in known.refused.what
 
 
-@pytest.mark.parametrize(
-    "endpoint", ["http://127.0.0.1:1", "http://nowhere.invalid", "no address", "gopher://x", ""]
-)
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1", "http://nowhere.invalid", ""])
 def test_a_hub_that_is_not_there_is_a_note(
     tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +237,28 @@ def test_a_hub_that_is_not_there_is_a_note(
     assert known.refused is None
     assert known.note.startswith("the hub was not reached: ")
     assert len(known.note.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["no address", "gopher://x", "http://", "https:///x", "http://[", "http://x:y", "file:///etc"],
+)
+def test_an_endpoint_that_is_no_address_is_named(tmp_path: Path, endpoint: str) -> None:
+    known = read_hub_model(NAME, None, tmp_path, {"HF_ENDPOINT": endpoint}, None)
+    assert known.note.startswith("the hub was not reached: HF_ENDPOINT is ")
+    assert known.refused is None
+
+
+def test_a_shape_that_the_weights_have_no_room_for_is_not_believed(
+    served: Hub, tmp_path: Path, ask: Ask
+) -> None:
+    for shards in (1, 2):
+        config = LLAMA | {"vocab_size": 2**30}
+        folder = write_model(tmp_path / f"{shards}", config, llama(), shards=shards)
+        served.add("models", NAME, folder)
+        known = ask()
+        assert known.shape is None
+        assert "config.json and the weights disagree" in known.note
 
 
 def test_files_that_are_only_bin_say_that_their_size_is_not_known(
@@ -255,7 +278,7 @@ def test_files_that_are_only_bin_say_that_their_size_is_not_known(
 
 BAD = {
     "config.json": ["[", "[]", "\x00", "[" * 100_000, "x" * 2**21],
-    "model.safetensors": ["", "x" * 100, "\x7f" * 8],
+    "model.safetensors": ["", "x" * 100, "\x7f" * 8, "\2\0\0\0\0\0\0\0{}"],
     "model.safetensors.index.json": ["[]", '{"weight_map": {"a": "../x"}}', '{"weight_map": 1}'],
 }
 
@@ -353,6 +376,26 @@ def test_a_server_that_means_no_good_is_left_and_not_believed(
         assert not rogue.over.is_set(), "it was left while it went on"
     assert (known.model_type, known.refused) == (None, None)
     assert known.note
+
+
+@pytest.mark.parametrize("text", ["", "..", ".", "x" * 300, "x" * 2**20, "a\0b"])
+def test_a_cached_branch_that_names_no_commit_is_not_cached(
+    model: Path, tmp_path: Path, text: str
+) -> None:
+    cached(tmp_path / "cache", model)
+    (tmp_path / "cache" / "models--org--model" / "refs" / "main").write_text(text)
+    assert snapshot(tmp_path / "cache", NAME, None) is None
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_a_cached_branch_that_is_no_file_is_not_waited_for(
+    model: Path, tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    cached(tmp_path / "cache", model)
+    branch = tmp_path / "cache" / "models--org--model" / "refs" / "main"
+    branch.unlink()
+    make(branch)
+    assert snapshot(tmp_path / "cache", NAME, None) is None
 
 
 @given(st.text(max_size=30))

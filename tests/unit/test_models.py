@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from tests.checkpoints import LLAMA, header, llama, write_model, write_safetensors
 
 from aligntune.errors import ModelError
+from aligntune_run import weights
 from aligntune_run.models import ModelFacts, Shape, read_folder, read_model
 from aligntune_run.shapes import CONFIG_BYTES, UnknownShapeError, parse_object, shape_of
-from aligntune_run.weights import HEADER_BYTES, header_length, parse_header
+from aligntune_run.weights import HEADER_BYTES, header_length, parse_header, read_headers
 
 SHAPE = Shape(64, 2, 4, 2, 16, 96, 300, tied=False)
 COUNT = 2 * 300 * 64 + 64 + 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 96 * 64 + 2 * 64)
@@ -121,6 +122,7 @@ def test_experts_are_no_linear_layers_and_a_token_takes_some(tmp_path: Path) -> 
         model_type="qwen3_moe", moe_intermediate_size=32, num_experts=2, num_experts_per_tok=2
     )
     tensors = {
+        "model.embed_tokens.weight": ("BF16", (300, 64)),
         "model.layers.0.self_attn.q_proj.weight": ("BF16", (64, 64)),
         "model.layers.0.mlp.gate.weight": ("BF16", (2, 64)),
         "model.layers.0.mlp.experts.0.up_proj.weight": ("BF16", (32, 64)),
@@ -129,7 +131,7 @@ def test_experts_are_no_linear_layers_and_a_token_takes_some(tmp_path: Path) -> 
     }
     known = read_folder(write_model(tmp_path / "model", config, tensors))
     assert known.linear == (("q_proj", 128),)
-    assert known.parameters == 64 * 64 + 2 * 64 + 2 * 32 * 64 + 2 * 64 * 64
+    assert known.parameters == 300 * 64 + 64 * 64 + 2 * 64 + 2 * 32 * 64 + 2 * 64 * 64
     assert known.shape is not None
     assert (known.shape.intermediate, known.shape.experts_per_token) == (32, 2)
 
@@ -161,9 +163,9 @@ def test_weights_that_are_bin_files_count_by_their_size(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(LLAMA))
-    (folder / "pytorch_model.bin").write_bytes(b"\0" * 2000)
+    (folder / "pytorch_model.bin").write_bytes(b"\0" * 2 * COUNT)
     (folder / "training_args.bin").write_bytes(b"\0" * 500)
-    assert read_folder(folder) == ModelFacts("llama", False, 1000, "bfloat16", 128, SHAPE)
+    assert read_folder(folder) == ModelFacts("llama", False, COUNT, "bfloat16", 128, SHAPE)
 
 
 def test_code_that_a_repository_carries_is_told(folder: Path) -> None:
@@ -201,6 +203,57 @@ def test_numbers_that_cannot_be_leave_the_shape_unknown_and_say_so(
     assert known.parameters == COUNT
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"vocab_size": 2**30},
+        {"hidden_size": 2**20},
+        {"num_hidden_layers": 2**20},
+        {"num_key_value_heads": 2**20},
+        {"num_experts_per_tok": 2**20},
+    ],
+)
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_shape_that_the_weights_have_no_room_for_is_not_believed(
+    folder: Path, values: dict[str, Any], quantized: bool
+) -> None:
+    method = {"quantization_config": {"quant_method": "gptq"}} if quantized else {}
+    known = rewrite(folder, **values, **method)
+    assert known.shape is None
+    assert "config.json and the weights disagree" in known.note
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert read_folder(folder).shape is None
+
+
+def test_what_is_null_or_false_is_not_there(folder: Path) -> None:
+    assert not rewrite(folder, vision_config=None).vision
+    empty: tuple[Any, ...] = (None, False, {})
+    for nothing in empty:
+        assert rewrite(folder, quantization_config=nothing).quantized is None
+    for method in ("", " ", None, 7):
+        known = rewrite(folder, quantization_config={"quant_method": method})
+        assert known.quantized == "an unknown method"
+
+
+def test_text_of_a_stranger_is_printable_and_short(tmp_path: Path) -> None:
+    nasty = "\x1b[2J\n" + "x" * 1000
+    config = changed(model_type=nasty, quantization_config={"quant_method": nasty})
+    tensors = {"a.weight": ("BF16", (2, 2))}
+    folder = write_model(tmp_path / "model", config, tensors)
+    path = folder / "model.safetensors"
+    known = read_folder(folder)
+    for text in (known.model_type, known.quantized):
+        assert text is not None
+        assert text.startswith("\\x1b[2J\\nxxx")
+        assert len(text) == 80
+    path.write_bytes(entry(dtype=nasty))
+    (tensor,) = read_headers([path])
+    assert tensor.dtype.isprintable()
+    assert len(tensor.dtype) == 80
+    path.write_bytes(of_object({nasty: 1}))
+    refused(folder, "its tensor '\\x1b[2J\\nxxx")
+
+
 def test_widths_that_differ_by_layer_are_the_greatest(folder: Path) -> None:
     shape = rewrite(folder, intermediate_size=[96, 128]).shape
     assert shape is not None
@@ -219,6 +272,20 @@ def refused(folder: Path, says: str) -> None:
 
 def of(length: int, rest: bytes) -> bytes:
     return length.to_bytes(8, "little") + rest
+
+
+def of_object(value: Any) -> bytes:
+    text = json.dumps(value).encode()
+    return of(len(text), text)
+
+
+def offsets(*spans: tuple[int, int], size: int = 16) -> bytes:
+    """A file of one tensor a span, of bytes."""
+    tensors = {
+        f"{number}.weight": {"dtype": "U8", "shape": [end - begin], "data_offsets": [begin, end]}
+        for number, (begin, end) in enumerate(spans)
+    }
+    return of_object(tensors) + b"\0" * size
 
 
 def entry(**values: Any) -> bytes:
@@ -244,6 +311,13 @@ BAD_HEADERS = {
     "a shape of truth": entry(shape=[True, True], data_offsets=[0, 4]),
     "a shape beyond 64 bits": entry(shape=[2**64]),
     "a shape whose product is": entry(shape=[2**62] * 60),
+    "a product that no float holds": entry(dtype="F3", shape=[2**62] * 64),
+    "more numbers than bytes of an unknown dtype hold": entry(dtype="F3", shape=[16, 17]),
+    "tensors on the same bytes": offsets((0, 16), (0, 16)),
+    "tensors that overlap": offsets((0, 10), (8, 16)),
+    "a hole between tensors": offsets((0, 8), (9, 16)),
+    "a hole before them": offsets((1, 16)),
+    "a hole behind them": offsets((0, 8)),
     "too many dimensions": entry(shape=[1] * 65, data_offsets=[0, 4]),
     "no shape": entry(shape=None),
     "no dtype": entry(dtype=None),
@@ -252,6 +326,55 @@ BAD_HEADERS = {
     "three offsets": entry(data_offsets=[0, 16, 16]),
     "offsets of another dtype": entry(dtype="BF16"),
 }
+
+
+def test_tensors_may_stand_in_any_order_and_some_may_be_empty(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(offsets((8, 16), (0, 8), (8, 8), (0, 0), (16, 16)))
+    assert len(read_headers([path])) == 5
+
+
+@pytest.mark.parametrize("header", [{}, {"__metadata__": {}}])
+def test_a_header_of_no_tensor_is_of_no_weights(folder: Path, header: Any) -> None:
+    (folder / "model.safetensors").write_bytes(of_object(header))
+    refused(folder, "has no weights")
+
+
+def test_a_header_or_an_index_of_very_many_values_is_not_read_into_memory(folder: Path) -> None:
+    many: dict[str, list[int]] = {str(number): [] for number in range(600_000)}
+    (folder / "model.safetensors").write_bytes(of_object(many))
+    with at_most(64 * 2**20):
+        refused(folder, "more than 600,000 values")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": many}))
+    with at_most(64 * 2**20):
+        refused(folder, "more than 600,000 values")
+
+
+def test_the_headers_of_all_files_have_one_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(tmp_path / "model", shards=3)
+    sizes = [len(header(llama())) // 3] * 2
+    monkeypatch.setattr(weights, "HEADERS_BYTES", sum(sizes))
+    refused(folder, "the headers of ")
+    monkeypatch.undo()
+    monkeypatch.setattr(weights, "MOST_TENSORS", 10)
+    refused(folder, "than any model has")
+    (folder / "model.safetensors.index.json").unlink()
+    refused(folder, "more than 10 tensors")
+
+
+def test_the_largest_models_are_within_the_limits(tmp_path: Path) -> None:
+    tensors = {
+        f"model.layers.{layer}.mlp.experts.{expert}.{name}.{kind}": ("U8", (1,))
+        for layer in range(61)
+        for expert in range(256)
+        for name in ("gate_proj", "up_proj", "down_proj")
+        for kind in ("weight", "weight_scale_inv")
+    }
+    folder = write_model(tmp_path / "model", tensors=tensors, shards=163)
+    assert read_folder(folder).parameters == len(tensors)
 
 
 @pytest.mark.parametrize("content", BAD_HEADERS.values(), ids=BAD_HEADERS)
@@ -284,6 +407,24 @@ def test_what_is_no_file_is_said_so_and_not_waited_for(
     folder: Path, name: str, make: Callable[[Path], None]
 ) -> None:
     (folder / name).unlink()
+    make(folder / name)
+    refused(folder, name)
+
+
+def _nowhere(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def _itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, _nowhere, _itself])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "x.bin", "x.safetensors"])
+def test_weights_that_are_no_files_are_refused(
+    folder: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    (folder / "model.safetensors").unlink()
     make(folder / name)
     refused(folder, name)
 
@@ -323,6 +464,24 @@ def test_an_index_names_no_files_outside_its_folder(tmp_path: Path, file: Any) -
     index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a.weight": file}}))
     refused(folder, "outside its folder")
+
+
+@pytest.mark.parametrize(
+    "files", [["a.txt"], ["a"], [".bin"], ["a.safetensors", "b.bin"], ["a.bin", "b.py"]]
+)
+def test_an_index_names_weights_of_one_kind(tmp_path: Path, files: list[str]) -> None:
+    folder = write_model(tmp_path / "model", shards=2)
+    named = {f"{number}.weight": file for number, file in enumerate(files)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
+    refused(folder, "no weights, or of two kinds")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "\0", "\x1b\n"])
+def test_an_index_may_name_what_can_be_no_file(tmp_path: Path, name: str) -> None:
+    folder = write_model(tmp_path / "model", shards=2)
+    named = {"a.weight": f"{name}.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
+    refused(folder, "is missing")
 
 
 def test_a_shard_that_is_missing_is_named(tmp_path: Path) -> None:

@@ -20,11 +20,18 @@ from tests.hub import Hub
 
 from aligntune.errors import DataError, HubError, ModelError, OutputError, RewardError
 from aligntune.spec import DatasetSpec, RunSpec
+from aligntune.training import sources
 from aligntune.training.data import canonicalise, no_rows
 from aligntune.training.samples import SAMPLE_CHARACTERS, SAMPLE_ROWS, Sample, look_at
-from aligntune.training.sources import Source, read_rows
+from aligntune.training.sources import Source, find_files, read_rows
 from aligntune_run.models import ModelFacts, read_model
-from aligntune_run.preflight import Finding, Inputs, look, trained_parameters
+from aligntune_run.preflight import (
+    Finding,
+    Inputs,
+    look,
+    require_writable,
+    trained_parameters,
+)
 
 SFT = ("chat", "prompt_completion", "instruction", "text")
 GOOD = {"prompt": "a", "completion": "b"}
@@ -107,6 +114,53 @@ def test_a_folder_has_splits(tmp_path: Path) -> None:
     assert seen(tmp_path).format == "prompt_completion"
     assert seen(tmp_path, "test").format == "text"
     refused(tmp_path, "has no split 'dev'", "dev")
+
+
+def test_a_folder_of_very_many_files_is_not_gone_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MOST_ENTRIES", 20)
+    (tmp_path / "a.jsonl").write_text(lines(GOOD))
+    for number in range(6):
+        (tmp_path / "x" / str(number)).mkdir(parents=True)
+    assert seen(tmp_path).rows == 1
+    for number in range(20):
+        (tmp_path / "x" / str(number) / "y").mkdir(parents=True)
+    refused(tmp_path, "holds more than 20 files and folders")
+
+
+def test_of_a_folder_what_is_hidden_and_links_to_folders_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "b.jsonl").write_text(lines(GOOD))
+    (tmp_path / ".git").mkdir()
+    for name in (".git/c.jsonl", ".d.jsonl"):
+        (tmp_path / name).write_text("{")
+    (tmp_path / "deep" / "loop").symlink_to(tmp_path)
+    found = find_files(Source("x", path=tmp_path), "train")
+    assert found == [(tmp_path / "deep" / "er" / "b.jsonl", "deep/er/b.jsonl")]
+
+
+def test_text_of_a_stranger_is_printable_and_short_in_what_is_said(tmp_path: Path) -> None:
+    nasty = "\x1b[2J" + "x" * 5000
+    path = tmp_path / "a.jsonl"
+    saved_set = saved(tmp_path / "saved", GOOD)
+    state = {"_data_files": [{"filename": nasty}]}
+    (saved_set / "state.json").write_text(json.dumps(state))
+    for where, text, values in (
+        (path, lines({nasty: "a"}), {}),
+        (path, lines({nasty: "a"}), {"format": "text"}),
+        (path, lines({nasty: "a"}), {"columns": {"text": "y"}}),
+        (tmp_path / "\x1b.jsonl", "{", {}),
+        (saved_set, None, {}),
+    ):
+        if text is not None:
+            where.write_text(text)
+        with pytest.raises(DataError) as caught:
+            seen(where if where.is_dir() or where == path else tmp_path, **values)
+        assert caught.value.what.replace(str(tmp_path), "").isprintable()
+        assert "\\x1b" in caught.value.what
+        assert len(caught.value.what) < 700
+        path.unlink(missing_ok=True)
 
 
 def test_what_is_not_there_is_said_so(tmp_path: Path) -> None:
@@ -346,6 +400,25 @@ def test_a_reward_file_that_is_no_python_is_told(
     assert "mine.py does not import: " in failure.evidence
 
 
+@pytest.mark.parametrize("content", ["(" * 2**19, "1 + " * 2**20 + "1"])
+def test_a_long_reward_file_is_left_to_the_worker(
+    looked: Looked, tmp_path: Path, data: Path, content: str
+) -> None:
+    data.write_text(lines({"prompt": "a"}))
+    (tmp_path / "mine.py").write_text(content)
+    found = looked(**reward(f"{tmp_path}/mine.py:good")).findings
+    assert all(finding.level == "pass" for finding in found)
+
+
+def test_a_reward_file_that_is_a_pipe_is_not_waited_for(
+    looked: Looked, tmp_path: Path, data: Path
+) -> None:
+    data.write_text(lines({"prompt": "a"}))
+    os.mkfifo(tmp_path / "mine.py")
+    failure = only_failure(looked(**reward(f"{tmp_path}/mine.py:good")))
+    assert "it is not a file" in failure.evidence
+
+
 def test_a_reward_model_is_a_model_folder(looked: Looked, tmp_path: Path, data: Path) -> None:
     data.write_text(lines({"prompt": "a"}))
     folder = write_model(tmp_path / "judge")
@@ -365,6 +438,22 @@ def test_a_run_directory_that_cannot_be_made_is_told(
     failure = next(finding for finding in found if finding.rule == "output")
     assert isinstance(failure.error, OutputError)
     assert "cannot write to /usr/local" in failure.evidence
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "é" * 128, "\ud800", "a\0b"])
+def test_a_run_directory_has_a_name_that_a_folder_can_have(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OutputError) as caught:
+        require_writable(tmp_path / name / "run")
+    assert caught.value.what.startswith("no folder can have the name ")
+    require_writable(tmp_path / ("x" * 255) / "run")
+
+
+@pytest.mark.parametrize("folder", ["/proc/run", "/sys/run", "/proc/self/fd/run"])
+def test_no_run_directory_is_in_what_the_kernel_shows(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "link").symlink_to(Path(folder).parent)
+    for path in (Path(folder), tmp_path / "link" / "run"):
+        with pytest.raises(OutputError, match="is the kernel's"):
+            require_writable(path)
 
 
 def test_a_disk_too_small_for_checkpoints_is_warned_of(

@@ -18,6 +18,9 @@ GPU_HOOK = "nvidia-container-runtime-hook"
 NVIDIA_DEVICES = "nvidia.com/gpu"
 """The kind of device that NVIDIA's CDI specifications describe."""
 
+SPECIFICATION_BYTES = 2**22
+"""More than NVIDIA's toolkit writes for any number of GPUs and slices."""
+
 PODMAN_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 PODMAN_WITH_CDI = (5, 4)
 """Older ones accept a request for a GPU through Docker's API, and start a container without it."""
@@ -81,12 +84,14 @@ def _podman_devices(version: str) -> tuple[str, ...]:
 
 def nvidia_devices(folders: Iterable[str]) -> tuple[str, ...]:
     """The names of NVIDIA's devices that the CDI specifications in these folders describe."""
-    return tuple(
-        f"{NVIDIA_DEVICES}={device['name']}"
-        for specification in _specifications(folders)
-        if specification.get("kind") == NVIDIA_DEVICES
-        for device in specification.get("devices") or ()
-    )
+    found = []
+    for specification in _specifications(folders):
+        devices = specification.get("devices")
+        if specification.get("kind") != NVIDIA_DEVICES or not isinstance(devices, list):
+            continue
+        names = (device.get("name") for device in devices if isinstance(device, dict))
+        found += [f"{NVIDIA_DEVICES}={name}" for name in names if name and isinstance(name, str)]
+    return tuple(found)
 
 
 def _specifications(folders: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -97,6 +102,9 @@ def _specifications(folders: Iterable[str]) -> Iterator[dict[str, Any]]:
     for folder in folders:
         for path in sorted(Path(folder).glob("*")):
             try:
+                # A pipe would have its reader wait.
+                if not os.path.isfile(path) or os.path.getsize(path) > SPECIFICATION_BYTES:
+                    continue
                 text = path.read_text(encoding="utf-8")
                 if path.suffix == ".json":
                     values = json.loads(text)
@@ -104,7 +112,7 @@ def _specifications(folders: Iterable[str]) -> Iterator[dict[str, Any]]:
                     values = yaml.load(text, loader)
                 else:
                     continue
-            except (OSError, ValueError, yaml.YAMLError):
+            except (OSError, ValueError, RecursionError, yaml.YAMLError):
                 continue
             if isinstance(values, dict):
                 yield values

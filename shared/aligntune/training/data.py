@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from aligntune.errors import DataError
+from aligntune.errors import DataError, shown
 from aligntune.settings import nearest
 from aligntune.spec import DatasetSpec
 from aligntune.training.formats import FORMATS, UnusableError, detect, require_columns
@@ -85,7 +85,7 @@ def canonicalise(
     missing = [theirs for theirs in known.values() if theirs not in first[1]]
     if missing:
         raise DataError(
-            f"{first[0]}: no column {missing[0]!r}; columns: {', '.join(first[1])}"
+            f"{first[0]}: no column {missing[0]!r}; columns: {shown(', '.join(first[1]), 200)}"
             f"{nearest(missing[0], list(first[1]))}",
             "Mend dataset.columns",
         )
@@ -112,7 +112,9 @@ def canonicalise(
                 turned = {**dict.fromkeys(mapped), **turned}
             if free and not known_columns.issuperset(turned):
                 extra = next(key for key in turned if key not in known_columns)
-                raise DataError(f"{where}: a column {extra!r}, which the first row does not have")
+                raise DataError(
+                    f"{where}: a column '{shown(extra)}', which the first row does not have"
+                )
             kinds = {
                 f"{key} {type(value).__name__}"
                 for key, value in turned.items()
@@ -122,8 +124,8 @@ def canonicalise(
                 shape = kinds
             elif kinds != shape:
                 raise DataError(
-                    f"{where}: a row of {', '.join(sorted(kinds))} among rows of "
-                    f"{', '.join(sorted(shape))}",
+                    f"{where}: a row of {shown(', '.join(sorted(kinds)))} among rows of "
+                    f"{shown(', '.join(sorted(shape)))}",
                     "Rows of one dataset have to have one format",
                 )
             yield _with_system(turned, spec.system_prompt, where) if spec.system_prompt else turned

@@ -23,7 +23,7 @@ from itertools import takewhile
 from typing import Any
 
 from aligntune.algorithms import takers
-from aligntune.errors import DataError
+from aligntune.errors import DataError, shown
 from aligntune.training.sources import Values, kind_of
 
 ALPACA_PROMPT = (
@@ -49,7 +49,7 @@ def detect(values: Values, where: str, allowed: tuple[str, ...]) -> str:
         if name in allowed and FORMATS[name].fits(values):
             return name
     wanted = "; ".join(FORMATS[name].told for name in FORMATS if name in allowed)
-    named = ", ".join(map(str, values))
+    named = shown(", ".join(map(str, values)), 200)
     other = next((name for name, known in FORMATS.items() if known.fits(values)), None)
     if other and other not in allowed:
         raise DataError(
@@ -162,7 +162,7 @@ def _unpaired(values: Values, chat: bool) -> dict[str, Any]:
     if isinstance(label, str):
         label = {"true": True, "false": False, "1": True, "0": False}.get(label.lower(), label)
     if label not in (True, False):  # 1 and 0 among them
-        raise UnusableError(f"column 'label' is {label!r}, not true or false")
+        raise UnusableError(f"column 'label' is {shown(repr(label))}, not true or false")
     return {**_prompt_completion(values, chat), "label": bool(label)}
 
 
@@ -201,7 +201,7 @@ def require_columns(values: Values, name: str) -> None:
     """Refuse a row that lacks a column of its format."""
     for choice in FORMATS[name].columns:
         if not any(column in values for column in choice):
-            there = ", ".join(map(str, values)) or "none"
+            there = shown(", ".join(map(str, values)), 200) or "none"
             raise UnusableError(f"no column {choice[0]!r}; columns: {there}")
 
 

@@ -7,13 +7,14 @@ the same words. What only the worker can see (Parquet, saved datasets, what come
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from aligntune.errors import DataError
+from aligntune.errors import DataError, shown
 from aligntune.spec import DatasetSpec
 from aligntune.training.data import canonicalise, no_rows
 from aligntune.training.sources import (
@@ -166,7 +167,7 @@ def _look_at_saved(
     folder: Path, name: str, split: str, spec: DatasetSpec, allowed: tuple[str, ...]
 ) -> Sample:
     """What a dataset of ``save_to_disk`` tells of itself: its splits, files and columns."""
-    if (folder / "dataset_dict.json").exists():
+    if os.path.exists(folder / "dataset_dict.json"):
         splits = _object(folder / "dataset_dict.json", name).get("splits")
         there = [one for one in splits if isinstance(one, str)] if isinstance(splits, list) else []
         if split not in there:
@@ -175,8 +176,8 @@ def _look_at_saved(
     files = _object(folder / "state.json", name).get("_data_files")
     for file in files if isinstance(files, list) else []:
         called = file.get("filename") if isinstance(file, dict) else None
-        if isinstance(called, str) and not (folder / called).is_file():
-            raise DataError(f"{name} is not a whole saved dataset: {called} is missing")
+        if isinstance(called, str) and not os.path.isfile(folder / called):
+            raise DataError(f"{name} is not a whole saved dataset: {shown(called)} is missing")
     features = _object(folder / "dataset_info.json", name).get("features")
     if not isinstance(features, dict):
         return Sample(0, None)
@@ -188,7 +189,7 @@ def _look_at_saved(
 def _object(path: Path, name: str) -> dict[str, Any]:
     """A small JSON object of a saved dataset."""
     broken = f"{name} is not a whole saved dataset: {path.name}"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{broken} is missing")
     try:
         with path.open("rb") as file:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligntune.errors import DataError
+from aligntune.errors import DataError, shown
 
 Values = Mapping[str, Any]
 Row = tuple[str, Values]
@@ -25,6 +25,8 @@ Row = tuple[str, Values]
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 BATCH_ROWS = 1000
 PIECE_BYTES = 2**20
+MOST_ENTRIES = 100_000
+"""Files and folders that are gone through for those with data."""
 
 
 @dataclass(frozen=True)
@@ -222,8 +224,8 @@ SPLIT_NAMES = {
 
 
 def _folder_files(folder: Path, name: str, split: str) -> list[tuple[Path, str]]:
-    found = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
-    files = [path for path in found if os.path.isfile(path) and not _is_hidden(path, folder)]
+    found = (path for path in sorted(_walk(folder, name)) if path.suffix.lower() in SUFFIXES)
+    files = [path for path in found if os.path.isfile(path)]
     if not files:
         raise DataError(
             f"{name} holds no {', '.join(SUFFIXES)} files", "Name a file or another folder"
@@ -233,7 +235,7 @@ def _folder_files(folder: Path, name: str, split: str) -> list[tuple[Path, str]]
         by_split.setdefault(_split_of(path.relative_to(folder)), []).append(path)
     unnamed = by_split.pop("", [])
     if unnamed and by_split:
-        others = ", ".join(str(path.relative_to(folder)) for path in unnamed[:3])
+        others = ", ".join(_called(path, folder) for path in unnamed[:3])
         raise DataError(
             f"{name} holds splits ({', '.join(sorted(by_split))}), and files that tell none "
             f"by their name: {others}{', ...' if len(unnamed) > 3 else ''}",
@@ -243,16 +245,40 @@ def _folder_files(folder: Path, name: str, split: str) -> list[tuple[Path, str]]
     wanted = next((main for main, also in SPLIT_NAMES.items() if split in also), split)
     if wanted not in by_split:
         raise no_split(name, split, sorted(by_split))
-    return [(path, str(path.relative_to(folder))) for path in by_split[wanted]]
+    return [(path, _called(path, folder)) for path in by_split[wanted]]
+
+
+def _walk(folder: Path, name: str) -> Iterator[Path]:
+    """What is in a folder and those below it, without what is hidden."""
+    waiting, left = [folder], MOST_ENTRIES
+    while waiting:
+        try:
+            entries = os.scandir(waiting.pop())
+        except OSError:
+            continue  # one that may not be read, or is gone by now
+        with entries:
+            for entry in entries:
+                left -= 1
+                if left < 0:
+                    raise DataError(
+                        f"{name} holds more than {MOST_ENTRIES:,} files and folders",
+                        "Name the folder with the data itself",
+                    )
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+                yield Path(entry.path)
+
+
+def _called(path: Path, folder: Path) -> str:
+    return shown(path.relative_to(folder))
 
 
 def no_split(name: str, split: str, there: Iterable[str]) -> DataError:
     """What is said where a source has splits, and not this one."""
-    return DataError(f"{name} has no split {split!r}; splits: {', '.join(there)}", SPLIT_REMEDY)
-
-
-def _is_hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+    known = shown(", ".join(there), 200)
+    return DataError(f"{name} has no split {split!r}; splits: {known}", SPLIT_REMEDY)
 
 
 def _split_of(path: Path) -> str:
