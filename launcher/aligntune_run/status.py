@@ -50,10 +50,10 @@ def _of(name: str, verdicts: tuple[Verdict, ...]) -> BackendStatus:
         if (not one.backend and one.rule != "lease")
         or (one.backend == name and one.rule in OF_THE_PLACE)
     ]
-    missed = next((one for one in said if not one.passed), None)
+    missed = [one.evidence for one in said if not one.passed]
     image = next(one for one in said if one.rule == "image")
     return {
-        "available": missed is None,
-        "reason": (missed or image).evidence,
+        "available": not missed,
+        "reason": "; ".join(missed) or image.evidence,
         "verdicts": [asdict(one) for one in said],
     }

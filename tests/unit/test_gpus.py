@@ -132,6 +132,7 @@ def test_mig_without_a_slice_is_no_gpu_and_said_so(probe: Probe) -> None:
     told = probe([Device(slices=())])
     assert told.found == ()
     assert told.note == "GPU 0 has MIG on and no slice"
+    assert told.failed
 
 
 def test_a_slice_that_fails_leaves_its_neighbour(probe: Probe) -> None:
@@ -161,6 +162,7 @@ def test_a_gpu_that_fails_leaves_the_others(function: str, probe: Probe) -> None
     told = probe(3, fail={f"{function}:1": nvml.GPU_IS_LOST})
     assert [gpu.index for gpu in told.found] == [0, 2]
     assert told.note == "GPU 1 is left out: GPU is lost"
+    assert not told.failed, "others are left"
 
 
 def test_a_gpu_whose_memory_cannot_be_read_is_left_out(probe: Probe) -> None:
@@ -221,6 +223,7 @@ def test_nvml_that_does_not_work_is_said_so(
     function: str, code: int, note: str, probe: Probe
 ) -> None:
     told = probe(1, fail={function: code})
+    assert told.failed is (code != nvml.DRIVER_NOT_LOADED), "there may well be no GPU then"
     assert told.found == ()
     assert told.note.startswith(note)
     assert told.source == ""
@@ -259,6 +262,7 @@ def test_cuda_visible_devices_chooses_and_orders(probe: Probe) -> None:
     hidden = probe(3, variables={"CUDA_VISIBLE_DEVICES": ""})
     assert (hidden.found, hidden.driver) == ((), "580.65.06")
     assert hidden.note == "CUDA_VISIBLE_DEVICES hides every GPU"
+    assert not hidden.failed
 
 
 @pytest.mark.parametrize(("driver", "new_enough"), [("580.65.06", True), ("470.57.02", False)])

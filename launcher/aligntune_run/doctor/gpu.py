@@ -32,9 +32,9 @@ def gpu(found: Findings) -> Iterator[Verdict]:
             "NVIDIA's driver is loaded, and there are no device files /dev/nvidia*",
             "`sudo nvidia-modprobe -u -c=0`; in a container, have it given the GPU",
         )
-    elif found.driver_loaded:
+    elif found.driver_loaded or host.gpu_failed:
         yield fail(
-            f"NVIDIA's driver is loaded, and no GPU can be used: {host.gpu_note}",
+            f"NVIDIA's driver is here, and no GPU can be used: {host.gpu_note}",
             "See `nvidia-smi`; after an update of the driver restart the machine",
         )
     elif "NVIDIA" in found.displays and "nouveau" not in found.modules:
