@@ -89,6 +89,7 @@ tools=()
 for tool in debootstrap docker-registry docker-compose; do
     command -v "$tool" >/dev/null || tools+=("$tool")
 done
+command -v cc >/dev/null || tools+=(gcc libc6-dev)
 
 if is_root && is_debian; then
     packages+=("${tools[@]}")

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+from tests.needs import lacking
 
 LIBRARY = "libnvidia-ml.so.1"
 SOURCE = Path(__file__).with_name("nvml.c")
@@ -110,7 +110,7 @@ def library(old: bool = False) -> Path:
     """The stand-in, compiled once in a folder that goes away with us."""
     compiler = shutil.which("cc")
     if compiler is None:
-        pytest.skip("there is no C compiler (cc), which makes the stand-in for NVML")
+        lacking("there is no C compiler (cc), which makes the stand-in for NVML")
     folder = tempfile.mkdtemp(prefix="nvml-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     made = Path(folder) / LIBRARY

@@ -138,7 +138,7 @@ def _choose(
     return Outcome(verdicts, choice, None, rule, estimate)
 
 
-def bare_request(backend: str = "auto", engine: str = "auto") -> RunSpec:
+def bare_request(backend: str = "auto", engine: str = "auto", gpus: str = "auto") -> RunSpec:
     """A request for nothing but a place to run: what can be said before anything is asked for."""
     return RunSpec.model_validate(
         {
@@ -147,6 +147,7 @@ def bare_request(backend: str = "auto", engine: str = "auto") -> RunSpec:
             "dataset": {"name": "data"},
             "backend": backend,
             "engine": engine,
+            "gpus": gpus,
         }
     )
 

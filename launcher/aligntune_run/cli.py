@@ -119,6 +119,7 @@ def _train(prepared: Prepared, as_json: bool) -> None:
 @cli.command("exec", context_settings={"ignore_unknown_options": True})
 @click.option("--backend", type=click.Choice(["trl", "unsloth"]), default="trl", help="Whose.")
 @click.option("--engine", type=click.Choice(["auto", "docker", "process"]), default="auto")
+@click.option("--gpus", type=click.Choice(["auto", "0"]), default="auto", help="0 gives it none.")
 @click.option("--mount", "folders", multiple=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--find-links", multiple=True, help="Folder or page with wheels, for a first build.")
 @click.option("--yes", is_flag=True, help="Obtain an image without asking.")
@@ -126,6 +127,7 @@ def _train(prepared: Prepared, as_json: bool) -> None:
 def execute(
     backend: str,
     engine: str,
+    gpus: str,
     folders: tuple[Path, ...],
     find_links: tuple[str, ...],
     yes: bool,
@@ -143,7 +145,7 @@ def execute(
 
     how = Obtaining(find_links, agree if not yes else lambda question: True)
     with obtaining(sys.stderr) as say:
-        environment = obtain(backend, engine, how, say)
+        environment = obtain(backend, engine, gpus, how, say)
     raise Exit(run_program(words, environment, folders))
 
 

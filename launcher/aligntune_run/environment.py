@@ -51,8 +51,15 @@ class Environment:
     variables: Mapping[str, str]
 
 
-def obtain(backend: str, engine: str, obtaining: Obtaining, say: Say) -> Environment:
+def obtain(backend: str, engine: str, wanted: str, obtaining: Obtaining, say: Say) -> Environment:
     """A backend's environment, made if it is not here.
+
+    Args:
+        backend: whose.
+        engine: as ``spec.engine``.
+        wanted: ``auto`` for a GPU that no run has, if the machine has any; ``0`` for none.
+        obtaining: how it may be had.
+        say: takes what it says of its making.
 
     Raises:
         AligntuneError: it cannot be had.
@@ -62,8 +69,8 @@ def obtain(backend: str, engine: str, obtaining: Obtaining, say: Say) -> Environ
     host = probe(probe_engine(client, reason), found)
     seen = connect()[0] if engine == "process" and host.gpus else client
     host = leases.marked(host, seen)
-    best = gpu_options("auto", host.gpus)[0]
-    at = situate(bare_request(backend=backend, engine=engine), host, best)
+    best = gpu_options(wanted, host.gpus)[0]
+    at = situate(bare_request(backend, engine, wanted), host, best)
     require(judge(OF_THE_MACHINE, at))
     chosen, gpus = at.engine, at.gpus
     state = pick_image(host.images, backend, gpus)

@@ -24,6 +24,7 @@ import pytest
 from docker import DockerClient
 from docker.errors import DockerException
 from tests.containers.runs import SOCKET
+from tests.needs import lacking
 
 from aligntune import contract
 from aligntune_run.engines.container import ENTRY_POINT
@@ -103,7 +104,7 @@ def gpu_engine(folder: Path) -> Iterator[GpuEngine]:
     if dockerd is None:
         pytest.skip("there is no dockerd here to start with a stand-in for NVIDIA's hook")
     if compiler is None:
-        pytest.skip("there is no C compiler (cc), which makes the stand-in for the worker")
+        lacking("there is no C compiler (cc), which makes the stand-in for the worker")
     made = GpuEngine(folder)
     _make_hook(folder / "bin", made.log)
     words = _words(dockerd, folder)

@@ -28,6 +28,7 @@ from aligntune_run.choose import bare_request, gpu_options, require, situate
 from aligntune_run.decide import Prepared
 from aligntune_run.engines import Command
 from aligntune_run.engines.process import ProcessEngine, ProcessWorker
+from aligntune_run.environment import Environment, run_program
 from aligntune_run.gpus import Gpu
 from aligntune_run.host import Host
 from aligntune_run.leases import Lease, choosing, marked
@@ -351,7 +352,7 @@ class TestContainers:
 
 def choose_gpus(wanted: str, host: Host) -> list[str]:
     """UUIDs of what a request gets in a process, or the refusal."""
-    request = bare_request(engine="process").model_copy(update={"gpus": wanted})
+    request = bare_request(engine="process", gpus=wanted)
     at = situate(request, host, gpu_options(wanted, host.gpus)[0])
     require(judge(OF_THE_MACHINE, at))
     return [gpu.uuid for gpu in at.gpus]
@@ -401,6 +402,24 @@ def on_gpus(tmp_path: Path, wait: bool = False, choose: Any = picking) -> Prepar
         choose=choose,
         wait=wait,
     )
+
+
+TRY_TO_LOCK = """
+import fcntl, os, sys
+fcntl.flock(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)
+"""
+
+
+def test_a_program_of_exec_has_its_gpu_while_it_runs(tmp_path: Path, place: Path) -> None:
+    machine = host(tmp_path)
+    environment = Environment(machine, ("GPU-aaaa",), None, None, dict(os.environ))
+    lock = place / "aligntune-gpu-GPU-aaaa.lock"
+    words = [sys.executable, "-c", TRY_TO_LOCK, str(lock)]
+    assert run_program(words, environment, ()) == 1, "it is taken"
+    assert held(tmp_path) == [None, None], "and free again"
+    assert run_program(words, replace(environment, gpus=()), ()) == 0
+    with Lease.take([FIRST]), pytest.raises(HardwareError, match="is in use by"):
+        run_program(words, environment, ())
 
 
 class TestStarting:
