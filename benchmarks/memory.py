@@ -172,9 +172,9 @@ def measure(case: Case, folder: Path, engine: str, precision: str) -> float:
 
     Of the measured peak the memory after the worker's imports is taken off.
     """
-    from aligntune.spec import RunSpec
-    from aligntune_run.memory import estimate
-    from aligntune_run.models import read_model
+    from aligntune.spec.run_spec import RunSpec
+    from aligntune_run.memory.estimate import estimate
+    from aligntune_run.models.facts import read_model
 
     data = folder / f"{DATA.get(case.algorithm, 'prompts')}.jsonl"
     with tempfile.TemporaryDirectory(dir=folder) as output:

@@ -250,7 +250,7 @@ def our_side(
     """Seconds of training."""
     from transformers.trainer_callback import PrinterCallback
 
-    from aligntune.training.ppo import PPOConfig, PPOTrainer
+    from aligntune.worker.ppo.trainer import PPOConfig, PPOTrainer
 
     def share(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
         return [tokens.count(CHOSEN) / len(tokens) for tokens in completion_ids]

@@ -21,9 +21,9 @@ from typing import Any
 import docker
 
 from aligntune_run.images import Recipe, build, images_dir, recipe
-from aligntune_run.images.packages import find_torch_wheel
+from aligntune_run.images.indexes import find_torch_wheel
 from aligntune_run.images.recipes import FLAVOURS
-from aligntune_run.programs import capture
+from aligntune_run.subprocesses import capture
 
 IMAGES = images_dir()
 PLATFORM = ("--python-version=3.11", "--python-platform=x86_64-manylinux_2_28")
@@ -122,7 +122,7 @@ def ask(client: docker.DockerClient, image: str) -> dict[str, Any]:
     """What an image says of itself, confined as in a real run."""
     said = client.containers.run(
         image,
-        entrypoint=["python", "-m", "aligntune.training.facts"],
+        entrypoint=["python", "-m", "aligntune.worker.image_facts"],
         user="1234:1234",
         read_only=True,
         network_mode="none",

@@ -22,7 +22,7 @@ fail() {
 engine() {
     "$python" - <<'PYTHON'
 import sys
-from aligntune_run.engines.connect import connect
+from aligntune_run.host.docker_client import connect
 
 client, reason = connect()
 sys.exit(None if client else reason)

@@ -91,7 +91,7 @@ def main() -> int:
         trainer = getattr(trl, f"{name}Trainer")
         if "Unsloth" not in trainer.__name__:
             sys.exit(f"TRL was not patched: the trainer is {trainer}")
-    from aligntune.training.cli import main as train
+    from aligntune.worker.main import main as train
 
     return train(sys.argv[1:])
 

@@ -29,7 +29,7 @@ def main(output: str) -> None:
     from transformers.trainer_callback import PrinterCallback
     from unsloth import FastModel
 
-    from aligntune.training.ppo import PPOConfig, PPOTrainer
+    from aligntune.worker.ppo.trainer import PPOConfig, PPOTrainer
 
     @contextmanager
     def generating(model: Any) -> Iterator[None]:

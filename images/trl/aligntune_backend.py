@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aligntune.spec import RunSpec
+from aligntune.spec.run_spec import RunSpec
 
 NAME = "trl"
 
@@ -29,7 +29,7 @@ def load_model(
     max_length: int | None,
     head: str,
 ) -> Any:
-    """See :class:`aligntune.training.backend.Backend`."""
+    """See :class:`aligntune.worker.backend.Backend`."""
     import torch
     from transformers import (
         AutoModelForCausalLM,
@@ -64,7 +64,7 @@ def load_model(
 
 
 def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
-    """See :class:`aligntune.training.backend.Backend`."""
+    """See :class:`aligntune.worker.backend.Backend`."""
     from peft import LoraConfig, get_peft_model
 
     return get_peft_model(
@@ -83,8 +83,8 @@ def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
 
 @contextmanager
 def inference(model: Any) -> Iterator[None]:
-    """See :class:`aligntune.training.backend.Backend`."""
-    from aligntune.training.evaluation import quiet
+    """See :class:`aligntune.worker.backend.Backend`."""
+    from aligntune.worker.metrics import quiet
 
     with quiet(model):
         yield

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aligntune.errors import SpecError
-from aligntune.spec import RunSpec
+from aligntune.spec.run_spec import RunSpec
 
 NAME = "unsloth"
 
@@ -39,7 +39,7 @@ def load_model(
     max_length: int | None,
     head: str,
 ) -> Any:
-    """See :class:`aligntune.training.backend.Backend`."""
+    """See :class:`aligntune.worker.backend.Backend`."""
     import torch
     from unsloth import FastLanguageModel
 
@@ -75,7 +75,7 @@ def load_model(
 
 
 def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
-    """See :class:`aligntune.training.backend.Backend`."""
+    """See :class:`aligntune.worker.backend.Backend`."""
     from unsloth import FastLanguageModel
 
     return FastLanguageModel.get_peft_model(
@@ -93,11 +93,11 @@ def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
 
 @contextmanager
 def inference(model: Any) -> Iterator[None]:
-    """See :class:`aligntune.training.backend.Backend`."""
+    """See :class:`aligntune.worker.backend.Backend`."""
     import torch
     from unsloth import FastLanguageModel
 
-    from aligntune.training.evaluation import quiet
+    from aligntune.worker.metrics import quiet
 
     if not torch.cuda.is_available():  # its kernels for generation are for a GPU
         with quiet(model):

@@ -4,8 +4,8 @@ import os
 import sys
 from pathlib import Path
 
-from aligntune_run.ownership import name_conflict
-from aligntune_run.streams import mend_streams
+from aligntune_run.cli.import_guard import name_conflict
+from aligntune_run.cli.stdio import mend_streams
 
 
 def main() -> int:
@@ -23,7 +23,7 @@ def main() -> int:
         print(f"error: {gone}", file=sys.stderr)
         return gone.exit_code
     _tell_click_its_version()
-    from aligntune_run.cli import main as command
+    from aligntune_run.cli.main import main as command
 
     return command()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from aligntune.spec import RunSpec, is_local
+from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.tasks import Task, repositories
-from aligntune_run.memory import Estimate
+from aligntune_run.memory.estimate import Estimate
 
 Phase = Literal["fetch", "train", "evaluate", "predict", "push"]
 """What one container or process does; fetching and pushing have the network and the token."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Family = Literal["supervised", "preference", "feedback", "reward_model", "online"]
-"""What rows and losses look like; :mod:`aligntune.training.families` has a module for each."""
+"""What rows and losses look like; :mod:`aligntune.worker.families` has a module for each."""
 
 Need = Literal["reference", "rewards", "value_head"]
 """What training needs beside the model: a frozen reference, rewards, an estimate of values."""
@@ -123,7 +123,7 @@ ALGORITHMS: dict[str, Algorithm] = {
                 **ONLINE,
             },
             needs=("reference", "rewards", "value_head"),
-            module="aligntune.training.ppo",
+            module="aligntune.worker.ppo.trainer",
         ),
         _grpo(
             "grpo",

@@ -17,10 +17,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from aligntune.errors import DataError, OutputError, SpecError
-from aligntune.rundir import Record, RunDir, finished_model
-from aligntune.sections import PositiveInt, Section
-from aligntune.settings import from_file, local_name, resolve
-from aligntune.spec import RunSpec
+from aligntune.record.run_dir import Record, RunDir, finished_model
+from aligntune.spec.resolve import from_file, local_name, resolve
+from aligntune.spec.run_spec import RunSpec
+from aligntune.spec.sections import PositiveInt, Section
 
 Conversation = list[dict[str, str]]
 Prompt = str | Conversation

@@ -14,7 +14,7 @@ from docker import DockerClient
 from tests.containers.learning import Learning
 from tests.containers.runs import ROOT, Bench, in_image
 
-from aligntune_run.engines.connect import connect
+from aligntune_run.host.docker_client import connect
 from aligntune_run.images import obtain, recipe
 
 

@@ -27,8 +27,8 @@ from tests.containers.runs import SOCKET
 from tests.needs import lacking
 
 from aligntune import contract
-from aligntune_run.engines.container import ENTRY_POINT
-from aligntune_run.engines.facts import GPU_HOOK
+from aligntune_run.engines.docker.arguments import ENTRY_POINT
+from aligntune_run.host.docker_info import GPU_HOOK
 
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 

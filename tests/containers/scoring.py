@@ -81,7 +81,7 @@ def plain_scores(folder: Path, samples: list[tuple[Any, Any]]) -> list[float]:
 
 
 def our_scores(folder: Path, samples: list[tuple[Any, Any]], **args: Any) -> list[float | None]:
-    from aligntune.training.rewards import build
+    from aligntune.rewards import build
 
     chat = not isinstance(samples[0][0], str)
     (reward,) = build([Asked(model=str(folder), args=args)], Path, "cpu", chat=chat)
@@ -91,7 +91,7 @@ def our_scores(folder: Path, samples: list[tuple[Any, Any]], **args: Any) -> lis
 
 def refusal(folder: Path, chat: bool = False) -> list[str]:
     from aligntune.errors import AligntuneError
-    from aligntune.training.rewards import build
+    from aligntune.rewards import build
 
     try:
         build([Asked(model=str(folder))], Path, "cpu", chat=chat)
@@ -106,7 +106,7 @@ def train(folder: Path) -> dict[str, list[Any]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
-    from aligntune.training.rewards import build, labels
+    from aligntune.rewards import build, labels
 
     own = folder / "mine.py"
     own.write_text(
@@ -146,7 +146,7 @@ def train(folder: Path) -> dict[str, list[Any]]:
 
 def candidates(folder: Path) -> list[str]:
     """What went otherwise than it must with the candidates of ``hostile.py``."""
-    from aligntune.training.rewards.sandbox import Limits, Program, Step, run
+    from aligntune.rewards.sandbox.parent import Limits, Program, Step, run
 
     sys.path.insert(0, str(folder))
     hostile = importlib.import_module("hostile")

@@ -21,13 +21,15 @@ import pytest
 
 from aligntune import contract
 from aligntune.errors import EngineError, HardwareError, ImageError
-from aligntune.spec import RunSpec
-from aligntune_run.caches import cache_dir
-from aligntune_run.engines import Command, Exit, container, docker
-from aligntune_run.engines.connect import connect
-from aligntune_run.engines.docker import ContainerWorker, DockerEngine
-from aligntune_run.engines.facts import probe_engine
-from aligntune_run.host import Host
+from aligntune.spec.run_spec import RunSpec
+from aligntune_run.engines.base import Command, Exit
+from aligntune_run.engines.docker import arguments as docker_arguments
+from aligntune_run.engines.docker import engine as docker_engine
+from aligntune_run.engines.docker.engine import ContainerWorker, DockerEngine
+from aligntune_run.host.caches import cache_dir
+from aligntune_run.host.docker_client import connect
+from aligntune_run.host.docker_info import probe_engine
+from aligntune_run.host.probe import Host
 from aligntune_run.plan import Choice, Image, Phase, Plan, hub_ids
 
 TOKEN = "hf_thisIsNobodysToken"
@@ -390,7 +392,7 @@ def test_stopping_sends_sigterm_and_waits_for_the_checkpoint(bench: Bench) -> No
 def test_a_worker_that_does_not_stop_is_killed_after_the_grace(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docker, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(docker_engine, "GRACE_SECONDS", 0.3)
     worker = bench.start("trap '' TERM\ntouch ready\nwhile :; do sleep 0.05; done")
     bench.seen("ready")
     worker.stop()
@@ -455,7 +457,7 @@ def test_an_image_that_has_gone_is_an_error(bench: Bench) -> None:
 def test_an_image_without_a_worker_is_refused(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (docker, container):
+    for module in (docker_engine, docker_arguments):
         monkeypatch.setattr(module, "ENTRY_POINT", "no-such-program")
     with pytest.raises(ImageError, match="has no no-such-program"):
         bench.run("")

@@ -17,8 +17,8 @@ from docker import DockerClient
 from tests.containers.runs import TRACEBACK, Bench, Ended
 
 from aligntune import contract
-from aligntune.rundir import RunDir
-from aligntune_run.doctor.examine import CHECKS
+from aligntune.record.run_dir import RunDir
+from aligntune_run.doctor.diagnose import CHECKS
 
 TOKEN = "hf_NobodyMaySeeThisOne"
 EMPTY = "aligntune-doctor-test:empty"

@@ -16,7 +16,7 @@ from docker.errors import ContainerError
 
 from aligntune import contract
 from aligntune_run.images import Recipe, list_images, recipe, recipes
-from aligntune_run.images.packages import ca_bundle
+from aligntune_run.images.indexes import ca_bundle
 
 Images: TypeAlias = Callable[[str, str], str]
 
@@ -52,7 +52,7 @@ def test_the_facts_are_what_the_image_says(
 ) -> None:
     program = (
         "import contextlib, json, sys\n"
-        "from aligntune.training.facts import facts\n"
+        "from aligntune.worker.image_facts import facts\n"
         "with contextlib.redirect_stdout(sys.stderr): said = facts()\n"
         "print(json.dumps(said))\n"
     )

@@ -25,7 +25,7 @@ from tests.containers.runs import (
 )
 from tests.hub import Hub
 
-from aligntune.events import EventReader
+from aligntune.record.events import EventReader
 
 WORDS = ("the cat sat on the mat", "a dog ran in the park", "four", "what is two plus two")
 

@@ -75,8 +75,8 @@ def main(kind: str, critic: str, output: str) -> None:
     from tests.tiny import make_model, make_tokenizer
     from transformers import AutoTokenizer, TrainerCallback
 
-    from aligntune.training.ppo import PPOConfig, PPOTrainer
-    from aligntune.training.scoring import Sequences, score
+    from aligntune.worker.modeling.score import Sequences, score
+    from aligntune.worker.ppo.trainer import PPOConfig, PPOTrainer
 
     class Logs(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.toys import REWARD, TOYS, rows, spec_of
 
 from aligntune.algorithms import ALGORITHMS
-from aligntune.training.backend import installed
+from aligntune.worker.backend import installed
 
 ROOT = Path(__file__).resolve().parents[2]
 

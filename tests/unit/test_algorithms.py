@@ -9,13 +9,13 @@ from typing import Any, get_args
 import pytest
 
 from aligntune.algorithms import ALGORITHMS, BACKENDS, Algorithm, matrix, takers
+from aligntune.data.formats import FORMATS
 from aligntune.errors import SpecError
-from aligntune.sections import DatasetSpec
-from aligntune.settings import Layer, from_assignment, from_file, known_keys, resolve
-from aligntune.spec import OPTIONAL_SECTIONS, RunSpec
-from aligntune.training.arguments import Device, rounds, trainer_arguments
-from aligntune.training.families import family
-from aligntune.training.formats import FORMATS
+from aligntune.spec.resolve import Layer, from_assignment, from_file, known_keys, resolve
+from aligntune.spec.run_spec import OPTIONAL_SECTIONS, RunSpec
+from aligntune.spec.sections import DatasetSpec
+from aligntune.worker.families import family
+from aligntune.worker.trainer.arguments import Device, rounds, trainer_arguments
 
 IMAGES = Path(__file__).parents[2] / "images"
 ROWS = list(ALGORITHMS.values())

@@ -17,7 +17,11 @@ from typing import Any, get_type_hints
 import pytest
 
 from aligntune.algorithms import ALGORITHMS, BACKENDS
-from aligntune.core import backend_factory, runner, trainer
+from aligntune.api import runner, trainer
+from aligntune.api.functions import named_function
+from aligntune.api.keywords import KEYWORDS, REWARD_KEYWORDS, TURNED, RLKeywords, SFTKeywords
+from aligntune.api.runner import BackendStatus, Selection, find_runner
+from aligntune.core import backend_factory
 from aligntune.core.backend_factory import (
     Trainer,
     create_rl_trainer,
@@ -25,13 +29,10 @@ from aligntune.core.backend_factory import (
     list_backends,
     validate_backend_selection,
 )
-from aligntune.core.functions import named_function
-from aligntune.core.keywords import KEYWORDS, REWARD_KEYWORDS, TURNED, RLKeywords, SFTKeywords
-from aligntune.core.runner import BackendStatus, Selection, find_runner
 from aligntune.errors import EngineError, OutputError, SpecError
-from aligntune.rundir import Record, RunDir
-from aligntune.settings import Settings, known_keys
-from aligntune.spec import RunSpec
+from aligntune.record.run_dir import Record, RunDir
+from aligntune.spec.resolve import Settings, known_keys
+from aligntune.spec.run_spec import RunSpec
 from aligntune.tasks import Evaluate, Predict, Prompt, Push, Task
 
 ROOT = Path(__file__).parents[2]

@@ -10,17 +10,17 @@ import pytest
 
 from aligntune.algorithms import ALGORITHMS
 from aligntune.errors import SpecError
-from aligntune.settings import Layer, from_assignment, known_keys, resolve
-from aligntune.spec import RunSpec
-from aligntune.training.arguments import (
+from aligntune.spec.resolve import Layer, from_assignment, known_keys, resolve
+from aligntune.spec.run_spec import RunSpec
+from aligntune.worker.families import family
+from aligntune.worker.families.supervised import keeps_whole_rows
+from aligntune.worker.trainer.arguments import (
     OWNERS,
     REFUSED,
     Device,
     refuse_owned,
     trainer_arguments,
 )
-from aligntune.training.families import family
-from aligntune.training.families.supervised import keeps_whole_rows
 
 IMAGES = Path(__file__).parents[2] / "images"
 REASONS = {name: reason for reason, names in REFUSED.items() for name in names}

@@ -11,8 +11,8 @@ import pytest
 from tests import nvml
 from tests.unit.test_cli import TRACEBACK, environment, needed, run
 
-from aligntune_run import leases
-from aligntune_run.gpus import Gpu
+from aligntune_run.engines import gpu_leases
+from aligntune_run.host.gpus import Gpu
 
 __all__ = ["environment", "needed"]
 
@@ -102,8 +102,8 @@ def test_a_gpu_that_a_run_has_is_there_and_not_free(
 ) -> None:
     (told_of,) = told(run("status", "--json", environment=one_gpu))["host"]["gpus"]
     gpu = Gpu(**{**told_of, "capability": (9, 0)})
-    with leases.choosing():
-        lease = leases.Lease.take([gpu])
+    with gpu_leases.choosing():
+        lease = gpu_leases.Lease.take([gpu])
     with lease:
         refused = run("explain", *needed, "--engine", "process", environment=one_gpu)
         status = run("status", environment=one_gpu)

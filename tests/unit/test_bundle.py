@@ -20,10 +20,10 @@ from tests.unit.test_cli import TRACEBACK, environment, run
 from tests.unit.test_doctor import HEALTHY, on_host
 
 from aligntune.errors import OutputError
-from aligntune.rundir import RunDir
+from aligntune.record.run_dir import RunDir
 from aligntune_run.doctor.bundle import LIMIT, contents, pack
-from aligntune_run.doctor.examine import Diagnosis, examine
-from aligntune_run.doctor.look import Findings
+from aligntune_run.doctor.diagnose import Diagnosis, examine
+from aligntune_run.doctor.probe import Findings
 from aligntune_run.doctor.redact import REMOVED, Redactor
 
 __all__ = ["environment"]  # a fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aligntune.errors import EngineError
-from aligntune_run.caches import cache_dir, hub_caches, token_file
+from aligntune_run.host.caches import cache_dir, hub_caches, token_file
 
 
 @pytest.fixture

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 
 from aligntune.algorithms import ALGORITHMS, BACKENDS
 from aligntune.errors import AligntuneError, DataError, SpecError
-from aligntune.settings import Layer, from_assignment, resolve
-from aligntune.spec import RunSpec
-from aligntune.training.arguments import refuse_owned
-from aligntune_run.choose import choose
-from aligntune_run.gpus import Gpu
-from aligntune_run.host import Engine, Host, ImageState
-from aligntune_run.models import ModelFacts, of_config
+from aligntune.spec.resolve import Layer, from_assignment, resolve
+from aligntune.spec.run_spec import RunSpec
+from aligntune.worker.trainer.arguments import refuse_owned
+from aligntune_run.host.gpus import Gpu
+from aligntune_run.host.probe import Engine, Host, ImageState
+from aligntune_run.models.facts import ModelFacts, of_config
 from aligntune_run.plan import Choice
-from aligntune_run.preflight import Finding
-from aligntune_run.rules import OF_A_BACKEND, OF_THE_MACHINE
+from aligntune_run.planning.preflight import Finding
+from aligntune_run.selection.rules import OF_A_BACKEND, OF_THE_MACHINE
+from aligntune_run.selection.select import choose
 
 FACTS: dict[str, dict[str, Any]] = {
     "trl": {

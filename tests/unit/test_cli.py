@@ -14,9 +14,9 @@ import pytest
 from tests.checkpoints import write_safetensors
 
 from aligntune.algorithms import ALGORITHMS
-from aligntune.events import EventWriter
-from aligntune.settings import known_keys
-from aligntune_run.flags import FLAGS
+from aligntune.record.events import EventWriter
+from aligntune.spec.resolve import known_keys
+from aligntune_run.cli.options import FLAGS
 
 ROOT = Path(__file__).parents[2]
 TRACEBACK = "Traceback (most recent call last)"
@@ -94,7 +94,7 @@ def test_every_flag_is_of_a_key_that_the_spec_has() -> None:
 def test_help_and_version_import_nothing_heavy(word: str, environment: dict[str, str]) -> None:
     code = (
         "import sys\n"
-        "from aligntune_run.cli import main\n"
+        "from aligntune_run.cli.main import main\n"
         f"sys.argv = ['aligntune-run', {word!r}]\n"
         "code = main()\n"
         "heavy = {'pydantic', 'docker', 'yaml', 'torch', 'requests', 'pynvml'} & set(sys.modules)\n"
@@ -118,7 +118,7 @@ def test_help_looks_no_version_up(environment: dict[str, str]) -> None:
 def test_version_imports_no_rich(environment: dict[str, str]) -> None:
     code = (
         "import sys\n"
-        "from aligntune_run.cli import main\n"
+        "from aligntune_run.cli.main import main\n"
         "sys.argv = ['aligntune-run', '--version']\n"
         "main()\n"
         "assert 'rich.console' not in sys.modules\n"
@@ -485,8 +485,10 @@ def test_a_reader_who_leaves_early_is_no_error(
 
 CLOSED = """
 import os, sys
-from aligntune_run import cli, images, report, run
-from aligntune_run.engines import connect
+from aligntune_run import images
+from aligntune_run.cli import main, output
+from aligntune_run.host import docker_client
+from aligntune_run.runs import execute as runs
 done = []
 def choice(prepared, stream):
     print("x", file=stream, flush=True)
@@ -497,12 +499,12 @@ def execute(prepared, watch):
     watch({"event": "note", "message": "x"})
     done.append("trained")
     return {}
-run.prepare = lambda *_: None
-report.choice, run.obtain, run.execute = choice, obtain, execute
-report.summary = lambda record, stream: print("x", file=stream)
-connect.require_client = lambda: None
+runs.prepare = lambda *_: None
+output.choice, runs.obtain, runs.execute = choice, obtain, execute
+output.summary = lambda record, stream: print("x", file=stream)
+docker_client.require_client = lambda: None
 images.build = lambda *_, say, **__: [say("x"), done.append("built")]
-code = cli.main()
+code = main.main()
 print(*done, file=sys.stderr)
 sys.exit(code)
 """

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aligntune.algorithms import ALGORITHMS
+from aligntune.data.formats import FORMATS, ROLES, detect
+from aligntune.data.rows import canonicalise
+from aligntune.data.sources import Source, read_rows
 from aligntune.errors import DataError
-from aligntune.sections import CANONICAL_COLUMNS, DatasetSpec
-from aligntune.training.data import canonicalise
-from aligntune.training.formats import FORMATS, ROLES, detect
-from aligntune.training.sources import Source, read_rows
+from aligntune.spec.sections import CANONICAL_COLUMNS, DatasetSpec
 
 SFT = ALGORITHMS["sft"].formats
 

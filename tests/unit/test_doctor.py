@@ -14,13 +14,13 @@ from tests.hub import Hub
 from tests.unit.test_cli import TRACEBACK, environment, run
 
 from aligntune.errors import KINDS, OutputError
-from aligntune.events import EventWriter
-from aligntune.rundir import RunDir
-from aligntune_run.doctor.examine import CHECKS, Diagnosis, checks, examine
-from aligntune_run.doctor.look import Container, Findings, Folder, ask_hub
-from aligntune_run.doctor.past import past
-from aligntune_run.gpus import Gpu
-from aligntune_run.host import Engine, Host, ImageState
+from aligntune.record.events import EventWriter
+from aligntune.record.run_dir import RunDir
+from aligntune_run.doctor.diagnose import CHECKS, Diagnosis, checks, examine
+from aligntune_run.doctor.probe import Container, Findings, Folder, ask_hub
+from aligntune_run.doctor.run_report import past
+from aligntune_run.host.gpus import Gpu
+from aligntune_run.host.probe import Engine, Host, ImageState
 from aligntune_run.images import Listed
 
 __all__ = ["environment"]  # a fixture

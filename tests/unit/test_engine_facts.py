@@ -13,11 +13,11 @@ import yaml
 from docker.types import HostConfig
 from tests.unit.test_engines import GPU, make_host
 
-from aligntune_run.engines import facts
-from aligntune_run.engines.container import device_requests
-from aligntune_run.engines.facts import probe_engine
-from aligntune_run.gpus import Gpu
-from aligntune_run.host import Engine
+from aligntune_run.engines.docker.arguments import device_requests
+from aligntune_run.host import docker_info
+from aligntune_run.host.docker_info import probe_engine
+from aligntune_run.host.gpus import Gpu
+from aligntune_run.host.probe import Engine
 
 SLICE = "MIG-7a2b3c4d-0000-0000-0000-000000000000"
 
@@ -53,8 +53,10 @@ PODMAN = {
 @pytest.fixture(autouse=True)
 def no_hook(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Whatever the machine of the tests has, as of GPUs it has none."""
-    monkeypatch.setattr(facts, "GPU_HOOK", "no-such-hook")
-    monkeypatch.setattr(facts, "PODMAN_FOLDERS", (str(tmp_path / "etc"), str(tmp_path / "run")))
+    monkeypatch.setattr(docker_info, "GPU_HOOK", "no-such-hook")
+    monkeypatch.setattr(
+        docker_info, "PODMAN_FOLDERS", (str(tmp_path / "etc"), str(tmp_path / "run"))
+    )
 
 
 def engine(info: dict[str, Any], **changes: Any) -> Engine:
@@ -102,7 +104,7 @@ def test_nvidias_runtime_passes_gpus() -> None:
 def test_nvidias_hook_passes_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hook = tmp_path / "nvidia-container-runtime-hook"
     hook.touch(mode=0o755)
-    monkeypatch.setattr(facts, "GPU_HOOK", hook.name)
+    monkeypatch.setattr(docker_info, "GPU_HOOK", hook.name)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert engine(DEBIAN).gpu_way == "nvidia"
     assert engine(PODMAN).gpu_way == "none", "podman does not run it when it is asked"

@@ -22,20 +22,22 @@ from docker.errors import APIError
 
 from aligntune import contract
 from aligntune.errors import AligntuneError, EngineError, HardwareError, ImageError
-from aligntune.spec import RunSpec
-from aligntune_run.engines import Exit, process, venv
-from aligntune_run.engines.connect import connect
-from aligntune_run.engines.container import (
+from aligntune.spec.run_spec import RunSpec
+from aligntune_run.engines.base import Exit
+from aligntune_run.engines.docker.arguments import (
     SECRET_VARIABLES,
     Surroundings,
     container_arguments,
     look,
 )
-from aligntune_run.engines.docker import ContainerWorker, for_sdk, refusal
-from aligntune_run.engines.mounts import Bind, input_mounts
-from aligntune_run.engines.process import ProcessEngine, ProcessWorker
-from aligntune_run.engines.venv import find_python, without
-from aligntune_run.host import Engine, Host
+from aligntune_run.engines.docker.engine import ContainerWorker, for_sdk, refusal
+from aligntune_run.engines.docker.mounts import Bind, input_mounts
+from aligntune_run.engines.local import engine as local_engine
+from aligntune_run.engines.local import venv
+from aligntune_run.engines.local.engine import ProcessEngine, ProcessWorker
+from aligntune_run.engines.local.venv import find_python, without
+from aligntune_run.host.docker_client import connect
+from aligntune_run.host.probe import Engine, Host
 from aligntune_run.images.recipes import Sources
 from aligntune_run.plan import Choice, Image, Phase, Plan, hub_ids
 
@@ -714,7 +716,7 @@ class TestProcess:
     def test_a_worker_that_does_not_stop_is_killed_after_the_grace(
         self, started: ProcessWorker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(process, "GRACE_SECONDS", 0)
+        monkeypatch.setattr(local_engine, "GRACE_SECONDS", 0)
         os.kill(started.pid, 19)  # SIGSTOP: it cannot answer
         started.stop()
         assert started.wait(0) is None
@@ -726,8 +728,8 @@ class TestProcess:
         self, started: ProcessWorker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         os.kill(started.pid, 9)
-        before = process.oom_kills()
-        monkeypatch.setattr(process, "oom_kills", lambda: (before or 0) + 1)
+        before = local_engine.oom_kills()
+        monkeypatch.setattr(local_engine, "oom_kills", lambda: (before or 0) + 1)
         ended = started.wait(30)
         assert ended is not None
         assert (ended.code, ended.oom) == (137, True)

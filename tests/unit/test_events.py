@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aligntune.events import PHASES, EventReader, EventWriter, describe
+from aligntune.record.events import PHASES, EventReader, EventWriter, describe
 
 
 def test_what_is_written_is_read_in_order_with_the_time_it_was_written(tmp_path: Path) -> None:

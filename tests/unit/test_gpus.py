@@ -19,16 +19,16 @@ from tests import nvml
 from tests.checkpoints import write_model
 from tests.nvml import GIB, Device
 
-from aligntune_run import nvidia_smi
-from aligntune_run.gpus import Gpu, Gpus, visible
-from aligntune_run.machine import memory_total
-from aligntune_run.nvidia_smi import ask_nvidia_smi
+from aligntune_run.host import nvidia_smi
+from aligntune_run.host.gpus import Gpu, Gpus, visible
+from aligntune_run.host.nvidia_smi import ask_nvidia_smi
+from aligntune_run.host.resources import memory_total
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = """
 import dataclasses, json, sys
-from aligntune_run import nvidia_smi, nvml
-from aligntune_run.gpus import probe_gpus
+from aligntune_run.host import nvidia_smi, nvml
+from aligntune_run.host.gpus import probe_gpus
 nvml.LIBRARIES = sys.argv[1].split(",")
 nvidia_smi.WSL = "/nowhere"
 told = dataclasses.asdict(probe_gpus())

@@ -19,10 +19,10 @@ from tests.checkpoints import LLAMA, llama, write_model, write_safetensors
 from tests.hub import Hub
 
 from aligntune.errors import HubError, ModelError
-from aligntune_run import hub as hub_module
-from aligntune_run.hub import Answer, connect, refusal, secret, snapshot
-from aligntune_run.hub_models import read_hub_model
-from aligntune_run.models import ModelFacts, read_model
+from aligntune_run.models import hub_client as hub_module
+from aligntune_run.models.facts import ModelFacts, read_model
+from aligntune_run.models.hub import read_hub_model
+from aligntune_run.models.hub_client import Answer, connect, refusal, secret, snapshot
 
 TOKEN = "hf_secret"
 NAME = "org/model"

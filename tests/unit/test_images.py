@@ -33,10 +33,10 @@ from aligntune_run.images import (
     states,
 )
 from aligntune_run.images.builder import Client, _checked, _mirror
-from aligntune_run.images.packages import CA_VARIABLES, ca_bundle, index_settings
+from aligntune_run.images.indexes import CA_VARIABLES, ca_bundle, index_settings
 from aligntune_run.images.recipes import sources
 from aligntune_run.images.store import announcement
-from aligntune_run.programs import Finished, capture, stream
+from aligntune_run.subprocesses import Finished, capture, stream
 
 IMAGES = images_dir()
 LOCKS = sorted(IMAGES.glob("*/*.lock"))
@@ -67,7 +67,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setattr("aligntune_run.images.packages.SITE_CONFIG", ())
+    monkeypatch.setattr("aligntune_run.images.indexes.SITE_CONFIG", ())
     return home
 
 
@@ -103,7 +103,7 @@ class TestRecipes:
             "images/trl/facts.json",
             "images/trl/aligntune_backend.py",
             "shared/contract.py",
-            "shared/training/worker.py",
+            "shared/worker/train.py",
         ],
     )
     def test_every_input_changes_the_tag(self, copied: Sources, tmp_path: Path, name: str) -> None:

@@ -21,20 +21,21 @@ from tests.unit.test_run import ScriptedEngine, finish, prepared
 
 from aligntune import contract
 from aligntune.errors import AligntuneError, EngineError, HardwareError, StoppedError
-from aligntune.events import Event
-from aligntune.rundir import RunDir
-from aligntune_run import leases, start
-from aligntune_run.choose import bare_request, gpu_options, require, situate
-from aligntune_run.decide import Prepared
-from aligntune_run.engines import Command
-from aligntune_run.engines.process import ProcessEngine, ProcessWorker
-from aligntune_run.environment import Environment, run_program
-from aligntune_run.gpus import Gpu
-from aligntune_run.host import Host
-from aligntune_run.leases import Lease, choosing, marked
+from aligntune.record.events import Event
+from aligntune.record.run_dir import RunDir
+from aligntune_run.engines import gpu_leases
+from aligntune_run.engines.base import Command
+from aligntune_run.engines.gpu_leases import Lease, choosing, marked
+from aligntune_run.engines.local.engine import ProcessEngine, ProcessWorker
+from aligntune_run.host.gpus import Gpu
+from aligntune_run.host.probe import Host
 from aligntune_run.plan import Choice
-from aligntune_run.rules import OF_THE_MACHINE, judge
-from aligntune_run.run import execute
+from aligntune_run.planning.prepare import Prepared
+from aligntune_run.runs import launch
+from aligntune_run.runs.exec import Environment, run_program
+from aligntune_run.runs.execute import execute
+from aligntune_run.selection.rules import OF_THE_MACHINE, judge
+from aligntune_run.selection.select import bare_request, gpu_options, require, situate
 
 FIRST = Gpu(0, "GPU-aaaa", "NVIDIA H100", (9, 0), 2**36, 2**36)
 SECOND = replace(FIRST, index=1, uuid="GPU-bbbb")
@@ -42,9 +43,9 @@ SECOND = replace(FIRST, index=1, uuid="GPU-bbbb")
 AS_OTHERS = """
 import sys
 from dataclasses import replace
-from aligntune_run import leases
-from aligntune_run.gpus import Gpu
-leases.PLACES = (sys.argv[1],)
+from aligntune_run.engines import gpu_leases
+from aligntune_run.host.gpus import Gpu
+gpu_leases.PLACES = (sys.argv[1],)
 GPU = Gpu(0, "GPU-aaaa", "NVIDIA H100", (9, 0), 2**36, 2**36)
 """
 """The beginning of a program that leases GPUs where the test does."""
@@ -56,9 +57,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "locks"
     folder.mkdir()
     folder.chmod(0o1777)
-    monkeypatch.setattr(leases, "PLACES", (str(folder),))
-    monkeypatch.setattr(leases, "LOOK_SECONDS", 0.2)
-    monkeypatch.setattr(start, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(gpu_leases, "PLACES", (str(folder),))
+    monkeypatch.setattr(gpu_leases, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(launch, "POLL_SECONDS", 0.05)
     return folder
 
 
@@ -144,14 +145,14 @@ class TestLocks:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         Lease.take([FIRST]).end()
-        looking = os.open(leases._file(FIRST.uuid), os.O_RDONLY)
+        looking = os.open(gpu_leases._file(FIRST.uuid), os.O_RDONLY)
         fcntl.flock(looking, fcntl.LOCK_SH)
         monkeypatch.setattr(time, "sleep", lambda seconds: os.close(looking))
         Lease.take([FIRST]).end()
 
     def test_one_launch_chooses_at_a_time(self, other: Callable[..., Any]) -> None:
         chooser = other(
-            "with leases.choosing():\n print('chooses', flush=True)\n sys.stdin.read()",
+            "with gpu_leases.choosing():\n print('chooses', flush=True)\n sys.stdin.read()",
             stdin=subprocess.PIPE,
         )
         asked = []
@@ -172,7 +173,7 @@ class TestLocks:
             raise AssertionError("both choose")
 
     def test_a_lock_that_was_tidied_away_while_it_was_waited_for_is_not_relied_on(self) -> None:
-        path = leases._file("choosing")
+        path = gpu_leases._file("choosing")
         first = choosing()
         first.__enter__()
 
@@ -196,7 +197,7 @@ class TestLocks:
     def test_another_user_s_lease_is_seen_and_respected(
         self, tmp_path: Path, other: Callable[..., Any]
     ) -> None:
-        hold = "lease = leases.Lease.take([GPU]); lease.sign('theirs (pid 1)')\n"
+        hold = "lease = gpu_leases.Lease.take([GPU]); lease.sign('theirs (pid 1)')\n"
         tell = "print('holds', flush=True); sys.stdin.read()"
         with Lease.take([FIRST]):
             pass  # the file is root's
@@ -217,7 +218,7 @@ class TestLocks:
     def test_what_is_no_lock_file_is_refused_and_left_alone(
         self, tmp_path: Path, kind: str
     ) -> None:
-        path, precious = leases._file(FIRST.uuid), tmp_path / "precious"
+        path, precious = gpu_leases._file(FIRST.uuid), tmp_path / "precious"
         precious.write_text("precious")
         if kind == "link":
             path.symlink_to(precious)
@@ -244,8 +245,8 @@ class TestLocks:
         for folder, mode in ((mine, 0o755), (everybodys, 0o1777)):
             folder.mkdir()
             folder.chmod(mode)
-        monkeypatch.setattr(leases, "PLACES", ("/no/such", str(mine), str(everybodys), "/tmp"))
-        assert leases._file("GPU-1").parent == everybodys
+        monkeypatch.setattr(gpu_leases, "PLACES", ("/no/such", str(mine), str(everybodys), "/tmp"))
+        assert gpu_leases._file("GPU-1").parent == everybodys
 
 
 def stop() -> None:
@@ -256,8 +257,8 @@ class TestProcesses:
     """A lease is the worker's: the launcher may be killed."""
 
     LAUNCHER = """
-from aligntune_run.engines.process import ProcessWorker
-lease = leases.Lease.take([GPU])
+from aligntune_run.engines.local.engine import ProcessWorker
+lease = gpu_leases.Lease.take([GPU])
 command = ["sh", "-c", sys.argv[2] if len(sys.argv) > 2 else "sleep 60"]
 worker = ProcessWorker(
     {"command": command, "environment": {}, "without": [], "working_dir": "/"},
@@ -359,7 +360,7 @@ def choose_gpus(wanted: str, host: Host) -> list[str]:
 
 
 class TestChoosing:
-    """With what :func:`aligntune_run.leases.marked` tells, choosing takes what is free."""
+    """With what :func:`~aligntune_run.engines.gpu_leases.marked` tells, what is free is chosen."""
 
     @pytest.mark.parametrize("wanted", ["auto", "1", "GPU-bbbb"])
     def test_a_gpu_that_a_run_has_is_passed_over(self, tmp_path: Path, wanted: str) -> None:
@@ -379,14 +380,14 @@ class TestChoosing:
 
     def test_released_is_how_it_will_be(self, tmp_path: Path) -> None:
         machine = host(tmp_path, replace(FIRST, leased="a-run"), SECOND)
-        assert leases.released(machine) == host(tmp_path)
+        assert gpu_leases.released(machine) == host(tmp_path)
 
 
 def picking(host: Host) -> Choice:
     """The first free GPU, as choosing does it."""
     free = [gpu for gpu in host.gpus if not gpu.leased]
     if not free:
-        raise leases.in_use(host.gpus)
+        raise gpu_leases.in_use(host.gpus)
     return Choice("trl", "cuda", "docker", None, "f00", (free[0].uuid,), free[0].uuid, (), ())
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligntune.training.losses import Losses, summed_losses
+from aligntune.worker.trainer.losses import Losses, summed_losses
 
 
 def run(losses: Losses, values: list[float], began: int, every: int) -> list[float]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from aligntune_run import machine
-from aligntune_run.host import Engine, probe
-from aligntune_run.machine import (
+from aligntune_run.host import resources
+from aligntune_run.host.probe import Engine, probe
+from aligntune_run.host.resources import (
     computes_bf16,
     cpu_count,
     disk_free,
@@ -28,8 +28,8 @@ Machine = Callable[[dict[str, str]], None]
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Fill ``/proc`` and ``/sys/fs/cgroup`` of a machine with 64 processors."""
-    monkeypatch.setattr(machine, "PROC", tmp_path / "proc")
-    monkeypatch.setattr(machine, "CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(resources, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(resources, "CGROUPS", tmp_path / "cgroup")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
 
     def fill(texts: dict[str, str]) -> None:

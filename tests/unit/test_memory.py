@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aligntune.algorithms import ALGORITHMS
-from aligntune.spec import RunSpec
-from aligntune_run.memory import Estimate, changes, estimate
-from aligntune_run.models import ModelFacts, Shape
+from aligntune.spec.run_spec import RunSpec
+from aligntune_run.memory.estimate import Estimate, changes, estimate
+from aligntune_run.models.facts import ModelFacts, Shape
 
 GB = 10**9
 LLAMA_7B = ModelFacts(

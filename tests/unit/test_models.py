@@ -18,10 +18,15 @@ from hypothesis import strategies as st
 from tests.checkpoints import LLAMA, header, llama, write_model, write_safetensors
 
 from aligntune.errors import ModelError
-from aligntune_run import weights
-from aligntune_run.models import ModelFacts, Shape, read_folder, read_model
-from aligntune_run.shapes import CONFIG_BYTES, UnknownShapeError, parse_object, shape_of
-from aligntune_run.weights import HEADER_BYTES, header_length, parse_header, read_headers
+from aligntune_run.models import safetensors
+from aligntune_run.models.config import CONFIG_BYTES, UnknownShapeError, parse_object, shape_of
+from aligntune_run.models.facts import ModelFacts, Shape, read_folder, read_model
+from aligntune_run.models.safetensors import (
+    HEADER_BYTES,
+    header_length,
+    parse_header,
+    read_headers,
+)
 
 SHAPE = Shape(64, 2, 4, 2, 16, 96, 300, tied=False)
 COUNT = 2 * 300 * 64 + 64 + 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 96 * 64 + 2 * 64)
@@ -356,10 +361,10 @@ def test_the_headers_of_all_files_have_one_limit(
 ) -> None:
     folder = write_model(tmp_path / "model", shards=3)
     sizes = [len(header(llama())) // 3] * 2
-    monkeypatch.setattr(weights, "HEADERS_BYTES", sum(sizes))
+    monkeypatch.setattr(safetensors, "HEADERS_BYTES", sum(sizes))
     refused(folder, "the headers of ")
     monkeypatch.undo()
-    monkeypatch.setattr(weights, "MOST_TENSORS", 10)
+    monkeypatch.setattr(safetensors, "MOST_TENSORS", 10)
     refused(folder, "than any model has")
     (folder / "model.safetensors.index.json").unlink()
     refused(folder, "more than 10 tensors")

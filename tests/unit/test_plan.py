@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligntune.settings import Layer, from_assignment, resolve
-from aligntune.spec import RunSpec
+from aligntune.spec.resolve import Layer, from_assignment, resolve
+from aligntune.spec.run_spec import RunSpec
 from aligntune_run.plan import Choice, Image, Plan, Verdict, hub_ids, memory_limit
 
 GIB = 2**30

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from tests.checkpoints import write_model, write_safetensors
 from tests.hub import Hub
 
+from aligntune.data import sources
+from aligntune.data.preview import SAMPLE_CHARACTERS, SAMPLE_ROWS, Sample, look_at
+from aligntune.data.rows import canonicalise, no_rows
+from aligntune.data.sources import Source, find_files, read_rows
 from aligntune.errors import DataError, HubError, ModelError, OutputError, RewardError
-from aligntune.spec import DatasetSpec, RunSpec
-from aligntune.training import sources
-from aligntune.training.data import canonicalise, no_rows
-from aligntune.training.samples import SAMPLE_CHARACTERS, SAMPLE_ROWS, Sample, look_at
-from aligntune.training.sources import Source, find_files, read_rows
-from aligntune_run.models import ModelFacts, read_model
-from aligntune_run.preflight import (
+from aligntune.spec.run_spec import DatasetSpec, RunSpec
+from aligntune_run.models.facts import ModelFacts, read_model
+from aligntune_run.planning.preflight import (
     Finding,
     Inputs,
     look,
@@ -285,7 +285,7 @@ def told(read: Callable[[Source], None], source: Source) -> str:
 
 def test_a_look_imports_nothing_heavy() -> None:
     code = (
-        "import sys; import aligntune_run.preflight\n"
+        "import sys; import aligntune_run.planning.preflight\n"
         "heavy = {'torch', 'pyarrow', 'datasets', 'numpy', 'requests', 'jinja2'} & {*sys.modules}\n"
         "assert not heavy, heavy"
     )

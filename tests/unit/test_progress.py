@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aligntune_run.progress import progress
+from aligntune_run.cli.progress import progress
 
 RUN: list[dict[str, Any]] = [
     {"event": "phase", "name": "load_model"},

@@ -20,10 +20,10 @@ import yaml
 from tests.hostile import ENDLESS, FAKES, HELP, REFUSED
 
 from aligntune.errors import AligntuneError, DataError, RewardError, SpecError
-from aligntune.training.rewards import build, check, columns, labels, names
-from aligntune.training.rewards.candidate import ALLOWED
-from aligntune.training.rewards.clock import Limit
-from aligntune.training.rewards.sandbox import Limits, Program, Step, run
+from aligntune.rewards import build, check, columns, labels, names
+from aligntune.rewards.guard.timeout import Limit
+from aligntune.rewards.sandbox.child import ALLOWED
+from aligntune.rewards.sandbox.parent import Limits, Program, Step, run
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTED = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
@@ -383,7 +383,7 @@ def test_a_schema_that_is_none_is_refused_before_training() -> None:
 
 def test_the_host_learns_names_columns_and_labels_without_torch() -> None:
     program = (
-        "import sys, aligntune.training.rewards as r\nr.check([])\nprint(r.names())\n"
+        "import sys, aligntune.rewards as r\nr.check([])\nprint(r.names())\n"
         "print(sorted({'torch', 'math_verify', 'jsonschema', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run(
@@ -577,8 +577,8 @@ def test_limits_nest_and_the_outer_goes_on() -> None:
 STUCK = """
 import ctypes, json, sys, time
 from pathlib import Path
-from aligntune.training.rewards.backstop import Backstop
-from aligntune.training.rewards.guard import Guard
+from aligntune.rewards.guard.watchdog import Backstop
+from aligntune.rewards.guard.guard import Guard
 
 def holds_the_interpreter(prompts, completions):
     libc, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
@@ -622,7 +622,7 @@ def test_what_never_returns_to_the_interpreter_is_told_and_ends_with_the_code(
 def test_the_docs_list_every_reward_with_its_arguments_and_defaults() -> None:
     from inspect import signature
 
-    from aligntune.training.rewards.catalog import BUILT_IN
+    from aligntune.rewards.catalog import BUILT_IN
 
     table = DOCUMENTED.partition("## Built in")[2]
     rows = dict(re.findall(r"^\| `(\w+)` \| .*? \| (.+?) \|$", table, re.M))

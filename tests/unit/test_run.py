@@ -23,15 +23,15 @@ from aligntune.errors import (
     StoppedError,
     TrainingError,
 )
-from aligntune.events import EventWriter
-from aligntune.rundir import RunDir
-from aligntune.settings import Layer, from_file, resolve
-from aligntune_run.decide import Prepared
-from aligntune_run.engines import Command, Exit
-from aligntune_run.host import Engine as EngineFacts
-from aligntune_run.host import Host
+from aligntune.record.events import EventWriter
+from aligntune.record.run_dir import RunDir
+from aligntune.spec.resolve import Layer, from_file, resolve
+from aligntune_run.engines.base import Command, Exit
+from aligntune_run.host.probe import Engine as EngineFacts
+from aligntune_run.host.probe import Host
 from aligntune_run.plan import Choice, Plan
-from aligntune_run.run import execute
+from aligntune_run.planning.prepare import Prepared
+from aligntune_run.runs.execute import execute
 
 Script = Callable[["ScriptedWorker"], Exit]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aligntune.errors import OutputError
-from aligntune.rundir import RunDir, new_run_id
+from aligntune.record.run_dir import RunDir, new_run_id
 
 NOW = datetime(2026, 11, 23, 16, 5, 9)
 

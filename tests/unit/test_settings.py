@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from aligntune.errors import DataError, ModelError, SpecError
-from aligntune.settings import (
+from aligntune.spec.resolve import (
     Layer,
     from_assignment,
     from_environment,
@@ -21,7 +21,7 @@ from aligntune.settings import (
     nested,
     resolve,
 )
-from aligntune.spec import RunSpec
+from aligntune.spec.run_spec import RunSpec
 
 NEEDED: dict[str, Any] = {"algorithm": "sft", "model": "org/model", "dataset": "org/data"}
 

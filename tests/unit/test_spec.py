@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aligntune.errors import SpecError
-from aligntune.settings import Layer, resolve
+from aligntune.spec.resolve import Layer, resolve
 
 NEEDED = {"algorithm": "sft", "model": "org/model", "dataset": "org/data"}
 

@@ -13,9 +13,9 @@ import pytest
 from tests.checkpoints import write_safetensors
 
 from aligntune.errors import BackendError, DataError, ModelError, OutputError, SpecError
-from aligntune.rundir import RunDir
-from aligntune.settings import Layer, resolve
-from aligntune.spec import RunSpec
+from aligntune.record.run_dir import RunDir
+from aligntune.spec.resolve import Layer, resolve
+from aligntune.spec.run_spec import RunSpec
 from aligntune.tasks import (
     Evaluate,
     Predict,
@@ -29,13 +29,13 @@ from aligntune.tasks import (
     repositories,
     spec_for,
 )
-from aligntune_run import jobs
-from aligntune_run.choose import Outcome
-from aligntune_run.decide import Decided, Obtaining
-from aligntune_run.engines.container import Surroundings, container_arguments
-from aligntune_run.engines.process import ProcessEngine
-from aligntune_run.host import Engine, Host
+from aligntune_run.engines.docker.arguments import Surroundings, container_arguments
+from aligntune_run.engines.local.engine import ProcessEngine
+from aligntune_run.host.probe import Engine, Host
 from aligntune_run.plan import Choice, Image, Plan, hub_ids
+from aligntune_run.planning import tasks
+from aligntune_run.planning.prepare import Decided, Obtaining
+from aligntune_run.selection.select import Outcome
 
 ROOT = Path(__file__).parents[2]
 
@@ -249,7 +249,7 @@ def test_a_task_runs_without_network_or_token_and_is_told_by_a_file(kind: str, h
 
 
 def test_pushing_has_the_network_the_token_and_the_model_and_no_gpu(host: Host) -> None:
-    from aligntune_run.engines.mounts import Bind
+    from aligntune_run.engines.docker.mounts import Bind
 
     plan = plan_of(Push(of="/runs/r", repository="a/b"), spec_of(), ("GPU-1",))
     assert plan.phases == ("push",)
@@ -273,7 +273,7 @@ def test_a_process_does_a_task_with_the_same_words(host: Host, tmp_path: Path) -
 
 
 class Machine:
-    """What :func:`aligntune_run.decide.decide` finds, by the request."""
+    """What :func:`aligntune_run.planning.prepare.decide` finds, by the request."""
 
     def __init__(self, host: Host, lock: str = "f00", lacks: tuple[str, ...] = ()) -> None:
         self.host, self.lock, self.lacks = host, lock, lacks
@@ -303,8 +303,8 @@ class Machine:
 def prepared(
     task: Task, machine: Machine, monkeypatch: pytest.MonkeyPatch, **how: str
 ) -> tuple[Plan, RunSpec]:
-    monkeypatch.setattr(jobs, "decide", machine)
-    return jobs.prepare(task, Obtaining(), **how).plan, machine.asked[-1]
+    monkeypatch.setattr(tasks, "decide", machine)
+    return tasks.prepare(task, Obtaining(), **how).plan, machine.asked[-1]
 
 
 def before(backend: str = "trl", gpus: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -17,11 +17,11 @@ from typing import Any
 import yaml
 
 from aligntune.errors import OutputError
-from aligntune.rundir import RunDir
-from aligntune_run.caches import home
-from aligntune_run.doctor.examine import Diagnosis
-from aligntune_run.doctor.look import Findings
+from aligntune.record.run_dir import RunDir
+from aligntune_run.doctor.diagnose import Diagnosis
+from aligntune_run.doctor.probe import Findings
 from aligntune_run.doctor.redact import LEFT_OUT, SECRET_NAME, Redactor
+from aligntune_run.host.caches import home
 from aligntune_run.images import recipes
 
 LIMIT = 2**20

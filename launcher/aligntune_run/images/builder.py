@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aligntune.errors import ImageError
-from aligntune_run.engines.connect import engine_errors
-from aligntune_run.images.packages import ca_bundle, find_torch_wheel, index_settings
+from aligntune_run.host.docker_client import engine_errors
+from aligntune_run.images.indexes import ca_bundle, find_torch_wheel, index_settings
 from aligntune_run.images.recipes import Recipe
-from aligntune_run.programs import Finished, Say, capture, stream
+from aligntune_run.subprocesses import Finished, Say, capture, stream
 
 if TYPE_CHECKING:
     from docker import DockerClient

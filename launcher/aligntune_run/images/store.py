@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from aligntune import contract
 from aligntune.algorithms import BACKENDS
 from aligntune.errors import ImageError
-from aligntune_run.engines.connect import engine_errors
-from aligntune_run.host import ImageState
+from aligntune_run.host.docker_client import engine_errors
+from aligntune_run.host.probe import ImageState
 from aligntune_run.images.builder import build, find_buildkit_client
-from aligntune_run.images.packages import find_torch_wheel
+from aligntune_run.images.indexes import find_torch_wheel
 from aligntune_run.images.recipes import Recipe, recipes
-from aligntune_run.programs import Say
+from aligntune_run.subprocesses import Say
 
 if TYPE_CHECKING:
     from docker import DockerClient

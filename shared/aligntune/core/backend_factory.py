@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 from aligntune.algorithms import ALGORITHMS, BACKENDS
-from aligntune.core.keywords import Config, Keywords, RLKeywords, SFTKeywords, settings
-from aligntune.core.results import (
+from aligntune.api.keywords import Config, Keywords, RLKeywords, SFTKeywords, settings
+from aligntune.api.results import (
     Evaluation,
     Planned,
     Prediction,
@@ -21,10 +21,10 @@ from aligntune.core.results import (
     Saved,
     TrainResult,
 )
-from aligntune.core.runner import BackendStatus, Selection, find_runner
-from aligntune.core.trainer import Trainer
+from aligntune.api.runner import BackendStatus, Selection, find_runner
+from aligntune.api.trainer import Trainer
 from aligntune.errors import SpecError
-from aligntune.settings import Layer, resolve
+from aligntune.spec.resolve import Layer, resolve
 
 __all__ = [
     "BackendStatus",
@@ -66,7 +66,7 @@ def create_sft_trainer(
         backend: ``auto`` (the default) takes the fastest that runs here; ``trl`` is TRL, always;
             ``unsloth`` falls back to TRL, with a warning, where it cannot be had.
         config: a YAML file, or a mapping of the same keys, for what is not said here.
-        keywords: see :class:`~aligntune.core.keywords.SFTKeywords` and the table in
+        keywords: see :class:`~aligntune.api.keywords.SFTKeywords` and the table in
             docs/python-api.md; every key of a RunSpec is reached, as ``training={"warmup": 10}``.
 
     Raises:
@@ -94,7 +94,7 @@ def create_rl_trainer(
         algorithm: ``dpo``, ``ppo``, ``grpo``, ``dapo``, ``dr_grpo``, ``gspo``, ``rloo``, ``kto`` or
             ``reward``.
         config: as for :func:`create_sft_trainer`.
-        keywords: see :class:`~aligntune.core.keywords.RLKeywords`. ``reward_functions`` are names
+        keywords: see :class:`~aligntune.api.keywords.RLKeywords`. ``reward_functions`` are names
             (docs/rewards.md), ``"path.py:function"``, or functions at the top of a module.
 
     Raises:

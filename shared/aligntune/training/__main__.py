@@ -1,5 +1,5 @@
 import sys
 
-from aligntune.training.cli import main
+from aligntune.worker.main import main
 
 sys.exit(main())

@@ -20,10 +20,10 @@ from tests.containers.ppo.parts import (
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from aligntune.errors import TrainingError
-from aligntune.training.generation import plain_generating, up_to_end
-from aligntune.training.logprobs import reference
-from aligntune.training.ppo_model import Critic, decoder
-from aligntune.training.scoring import Sequences, score
+from aligntune.worker.modeling.generate import plain_generating, up_to_end
+from aligntune.worker.modeling.reference import reference
+from aligntune.worker.modeling.score import Sequences, score
+from aligntune.worker.ppo.critic import Critic, decoder
 
 
 def check_padding_changes_nothing() -> None:

@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
-from aligntune.training.ppo import PPOConfig, PPOTrainer
+from aligntune.worker.ppo.trainer import PPOConfig, PPOTrainer
 
 WORDS, PAD, END, CHOSEN = 24, 0, 1, 7
 TEMPLATE = (

@@ -26,7 +26,7 @@ from tests.containers.ppo.parts import (
 )
 from transformers import AutoModelForCausalLM
 
-from aligntune.training.ppo_rollout import prompts_of
+from aligntune.worker.ppo.rollout import prompts_of
 
 
 def steps_by_plain_transformers(

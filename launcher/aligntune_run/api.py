@@ -1,0 +1,68 @@
+"""The launcher as the Python API's runner: what the command does, for a program or a notebook."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+from aligntune.api.runner import BackendStatus, Selection
+from aligntune.record.run_dir import Record
+from aligntune.spec.resolve import Settings
+from aligntune.spec.run_spec import RunSpec
+from aligntune.tasks import Task
+from aligntune_run.cli import output
+from aligntune_run.cli.console import agree, carry_out
+from aligntune_run.planning import tasks
+from aligntune_run.planning.prepare import Obtaining, Prepared, decide
+from aligntune_run.runs import execute
+from aligntune_run.selection import availability
+
+
+class HostRunner:
+    """Runs in the chosen image, or in a venv where there is no engine.
+
+    Progress is printed as by the command. Warnings stand there too, and are Python warnings.
+    """
+
+    def plan(self, settings: Settings) -> Record:
+        """See :class:`~aligntune.api.runner.Runner`."""
+        return output.values(execute.prepare(settings, _obtaining()))
+
+    def train(self, settings: Settings) -> Record:
+        """See :class:`~aligntune.api.runner.Runner`."""
+        return _carry_out(execute.prepare(settings, _obtaining()))
+
+    def resume(self, run_dir: Path) -> Record:
+        """See :class:`~aligntune.api.runner.Runner`."""
+        return _carry_out(execute.prepare_resume(run_dir, _obtaining()))
+
+    def do(self, task: Task) -> Record:
+        """See :class:`~aligntune.api.runner.Runner`."""
+        return _carry_out(tasks.prepare(task, _obtaining()))
+
+    def status(self) -> dict[str, BackendStatus]:
+        """See :class:`~aligntune.api.runner.Runner`."""
+        return availability.look().backends
+
+    def select(self, spec: RunSpec, model: bool) -> Selection:
+        """See :class:`~aligntune.api.runner.Runner`."""
+        decided = decide(spec, _obtaining(), spec.model.name if model else None)
+        choice = decided.outcome.require()
+        return {
+            "backend": choice.backend,
+            "reason": choice.reason,
+            "warnings": list(choice.warnings),
+            "verdicts": [asdict(one) for one in choice.verdicts],
+        }
+
+
+def _obtaining() -> Obtaining:
+    return Obtaining(agree=agree)
+
+
+def _carry_out(prepared: Prepared) -> Record:
+    for message in prepared.plan.choice.warnings:
+        warnings.warn(message, stacklevel=4)
+    return carry_out(prepared, sys.stdout)

@@ -1,0 +1,1 @@
+"""The commands, one idea a file. Heavy imports are in their functions."""

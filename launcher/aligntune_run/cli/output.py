@@ -1,0 +1,232 @@
+"""What the user is told before and after a run, in words or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, TextIO
+
+import yaml
+
+from aligntune.record.events import headline
+from aligntune.record.run_dir import Record
+from aligntune_run.host.gpus import Gpu
+from aligntune_run.images import Listed
+from aligntune_run.memory.estimate import Estimate
+from aligntune_run.plan import Verdict
+from aligntune_run.planning.prepare import Decided, Prepared
+from aligntune_run.selection.availability import Status
+from aligntune_run.selection.rules import gib
+
+
+def choice(prepared: Prepared, stream: TextIO) -> None:
+    """One line for the choice, then every warning where it cannot be missed."""
+    plan = prepared.plan
+    engine: str = plan.choice.engine
+    if engine == "process" and plan.spec.engine == "process":
+        engine += ", as asked"
+    elif engine == "process":
+        engine += f", as no container engine is reachable: {prepared.host.engine.reason}"
+    what = f"{plan.task.kind} {plan.task.of}" if plan.task else plan.spec.algorithm
+    print(f"{what} with {plan.choice.reason}, engine {engine}", file=stream)
+    for warning in plan.choice.warnings:
+        rule = "!" * 78
+        print(f"{rule}\nWARNING: {warning}\n{rule}", file=sys.stderr)
+    print(f"run directory: {plan.run_dir}", file=stream, flush=True)
+
+
+def values(prepared: Prepared) -> dict[str, Any]:
+    """The plan as data, with the exact arguments that would run."""
+    return {
+        "spec": prepared.plan.spec.model_dump(mode="json"),
+        "plan": prepared.plan.to_dict(),
+        "commands": [
+            {"phase": command.phase, "engine": prepared.plan.choice.engine, **command.arguments}
+            for command in prepared.engine.commands(prepared.plan)
+        ],
+    }
+
+
+def plan(prepared: Prepared, as_json: bool) -> None:
+    """The plan, with the exact arguments that would run."""
+    told = values(prepared)
+    if as_json:
+        json_line(told)
+        return
+    choice(prepared, sys.stdout)
+    verdicts(prepared.plan.choice.verdicts)
+    print(yaml.safe_dump(json.loads(json.dumps(told)), sort_keys=False, allow_unicode=True), end="")
+
+
+def verdicts(said: Sequence[Verdict]) -> None:
+    """What each rule says, one line a rule, and what to do where it does not pass."""
+    for one in said:
+        print(f"  {one.level}  {one.backend or 'both':8} {one.rule:13} {one.evidence}")
+        if one.remedy:
+            print(f"{'':30}-> {one.remedy}")
+
+
+def explanation(decided: Decided, as_json: bool) -> None:
+    """What a request comes to here, with every rule's verdict."""
+    outcome = decided.outcome
+    refusal = outcome.refusal
+    if as_json:
+        json_line(
+            {
+                "choice": outcome.choice and asdict(outcome.choice),
+                "refusal": refusal
+                and {
+                    "kind": type(refusal).__name__,
+                    "exit_code": refusal.exit_code,
+                    "what": refusal.what,
+                    "remedy": refusal.remedy,
+                },
+                "rule": outcome.rule,
+                "estimate": outcome.estimate and asdict(outcome.estimate),
+                "verdicts": [asdict(one) for one in outcome.verdicts],
+                "model": decided.model and asdict(decided.model),
+                "gpus": [asdict(gpu) for gpu in decided.host.gpus],
+            }
+        )
+        return
+    for gpu in decided.host.gpus:
+        print(f"GPU: {_gpu(gpu)}")
+    verdicts(outcome.verdicts)
+    if outcome.estimate:
+        _memory(outcome.estimate)
+    print(outcome.choice.reason if outcome.choice else f"refused by the rule {outcome.rule!r}")
+
+
+def status(found: Status, as_json: bool) -> None:
+    """Which backends can be had here, and what there is to run them on."""
+    if as_json:
+        json_line(found.to_dict())
+        return
+    for name, backend in found.backends.items():
+        print(
+            f"{name:8} {'available' if backend['available'] else 'not here'}: {backend['reason']}"
+        )
+    host = found.host
+    for gpu in host.gpus:
+        print(f"GPU      {_gpu(gpu)}")
+    if host.gpu_note:
+        print(f"GPU      {host.gpu_note if host.gpus else f'none: {host.gpu_note}'}")
+    if host.driver:
+        print(f"driver   {host.driver}{f', CUDA {host.driver_cuda}' if host.driver_cuda else ''}")
+    engine = host.engine
+    told = f"{engine.kind} {engine.version}" if engine.reachable else f"none: {engine.reason}"
+    print(f"engine   {told}")
+    print(f"machine  {host.cpus} CPUs, {host.memory / 2**30:.1f} GiB")
+
+
+def _memory(needed: Estimate) -> None:
+    print(
+        f"memory: {gib(needed.low)} at the least, about {gib(needed.expected)}, "
+        f"{gib(needed.high)} at the most: "
+        + ", ".join(f"{name} {gib(size)}" for name, size in needed.parts)
+    )
+
+
+def _gpu(gpu: Gpu) -> str:
+    """One GPU in words."""
+    told = [
+        f"{gpu.index} {gpu.name} ({gpu.uuid})",
+        f"compute capability {gpu.capability[0]}.{gpu.capability[1]}",
+        f"{gpu.free / 2**30:.1f} of {gpu.memory / 2**30:.1f} GiB free",
+    ]
+    if gpu.leased:
+        told.append(f"taken by {gpu.leased}")
+    if gpu.users:
+        told.append(f"used by {', '.join(gpu.users)}")
+    return ", ".join(told)
+
+
+def json_line(values: Any) -> None:
+    """JSON for programs, on stdout."""
+    print(json.dumps(values, indent=2, ensure_ascii=False, default=str))
+
+
+def summary(record: Record, stream: TextIO) -> None:
+    """What came out, where it is and how to load it."""
+    result = record["result"]
+    model = f"{record['run_dir']}/model"
+    losses = f"loss {result['final_loss']:.4f}"
+    found = {name[len("eval_") :]: result[name] for name in result if name.startswith("eval_")}
+    if told := headline(found):
+        losses += f", evaluation {told}"
+    speed = f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} token/s"
+    memory = result["memory"]["peak_gpu"] or result["memory"]["peak"]
+    print(
+        f"finished: {result['steps']} steps, {losses}; {speed}, peak {memory / 2**30:.2f} GiB",
+        file=stream,
+    )
+    print(f"model: {model}", file=stream)
+    print(f"load it with:\n{_loading(record, model)}", file=stream)
+
+
+def _loading(record: Record, model: str) -> str:
+    spec = record["spec"]
+    if spec["algorithm"] == "reward":
+        return (
+            "    from transformers import AutoModelForSequenceClassification\n"
+            f"    model = AutoModelForSequenceClassification.from_pretrained({model!r})"
+        )
+    if spec["adapter"]["type"] == "none":
+        return (
+            "    from transformers import AutoModelForCausalLM\n"
+            f"    model = AutoModelForCausalLM.from_pretrained({model!r})"
+        )
+    return (
+        "    from peft import AutoPeftModelForCausalLM\n"
+        f"    model = AutoPeftModelForCausalLM.from_pretrained({model!r})"
+    )
+
+
+def evaluation(record: Record, stream: TextIO) -> None:
+    """The figures of an evaluation, and a few of the rows that they are of."""
+    result = record["result"]
+    print(f"evaluated {result['rows']} rows of {result['source']}", file=stream)
+    for name, value in result["metrics"].items():
+        if value is not None:
+            shown = f"{value:.6g}" if isinstance(value, float) else value
+            print(f"  {name:20} {shown}", file=stream)
+    for sample in result["samples"]:
+        print("sample:", file=stream)
+        for name, value in sample.items():
+            print(f"  {name}: {value}", file=stream)
+    print(f"record: {record['run_dir']}/run.json", file=stream)
+
+
+def predictions(record: Record, stream: TextIO) -> None:
+    """What a model made of each prompt; the prompts too where there are several."""
+    made = record["result"]["predictions"]
+    for one in made:
+        if len(made) > 1:
+            print(f"> {one['prompt']}", file=stream)
+        print(one["text"] if "text" in one else f"score {one['score']:.6g}", file=stream)
+
+
+def pushed(record: Record, stream: TextIO) -> None:
+    """Where a model is now."""
+    result = record["result"]
+    print(f"pushed: {result['url']} at {result['commit'][:12]}", file=stream)
+
+
+HEADLINE_VERSIONS = ("unsloth", "trl", "transformers", "torch")
+
+
+def images(found: Sequence[Listed], as_json: bool) -> None:
+    """The images on this machine, one line each, or everything about them as JSON."""
+    if as_json:
+        json_line([asdict(image) for image in found])
+        return
+    for image in found:
+        size = f"{image.size / 1e9:.2f} GB" if image.size else "?"
+        versions = " ".join(
+            f"{name} {image.versions[name]}" for name in HEADLINE_VERSIONS if name in image.versions
+        )
+        print(f"{image.ref:38} {size:>8}  {(image.id or '-')[7:19]:12}  {image.state}; {versions}")
+    if any(image.stale for image in found):
+        print("`aligntune-run images prune` removes the stale ones")

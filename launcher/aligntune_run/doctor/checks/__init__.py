@@ -1,0 +1,1 @@
+"""What doctor checks: small functions from what was seen to verdicts."""

@@ -1,0 +1,107 @@
+"""What became of a run, from what it left: how it ended, why, and how to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from aligntune.errors import AligntuneError, OutputError
+from aligntune.record.run_dir import RunDir
+from aligntune_run.doctor.checks.base import good, warn
+from aligntune_run.doctor.checks.engine import ALIVE
+from aligntune_run.doctor.probe import Container
+from aligntune_run.known_failures import Symptom, explain, tail
+from aligntune_run.plan import Verdict
+
+MOST = 3
+"""So many known failures are told of one log; what comes later tells less."""
+
+
+def past(path: Path, containers: Sequence[Container]) -> tuple[Verdict, ...]:
+    """What there is to say of a run.
+
+    Args:
+        path: its run directory.
+        containers: those of ours that the engine has.
+
+    Raises:
+        OutputError: there is no run in that folder, or its record cannot be read.
+    """
+    run = RunDir(path.absolute())
+    record = run.record()
+    if not record:
+        raise OutputError(f"{path} is not a run directory: it has no run.json")
+    own = [one for one in containers if one.run_id and one.run_id == record.get("id")]
+    at_work = run.in_use() or any(one.state in ALIVE for one in own)
+    said = [
+        *_named("run", _end(run, record, at_work)),
+        *_named("run-container", _containers(own, at_work)),
+    ]
+    if record.get("status") != "finished" and not at_work:
+        said += _named("run-log", map(_told, failures(run, record)))
+        said += _named("go-on", _go_on(run, record))
+    return tuple(said)
+
+
+def failures(run: RunDir, record: dict[str, Any]) -> tuple[Symptom, ...]:
+    """The known failures that a run's error and log show, the error's first."""
+    own = explain(str(_error(record).get("what", "")))
+    return tuple(dict.fromkeys((*own, *explain(tail(run.log)))))[:MOST]
+
+
+def _end(run: RunDir, record: dict[str, Any], at_work: bool) -> Iterator[Verdict]:
+    status = str(record.get("status", "unknown"))
+    left = record.get("exit")
+    code = f", exit code {left.get('code')}" if isinstance(left, dict) else ""
+    error = _error(record)
+    if at_work:
+        yield good(f"{run.path} is at work ({status})")
+    elif status == "finished":
+        yield good(f"{run.path} has finished{code}")
+    elif error:
+        told = AligntuneError(str(error.get("what", "")), str(error.get("remedy", "")))
+        kind = str(error.get("kind", "error"))
+        yield warn(f"{run.path} {status}{code}: {kind}: {told.what}", told.remedy)
+    else:
+        yield warn(
+            f"{run.path} is {status}{code}, and nothing is at work in it: its worker was killed, "
+            "or the machine went down",
+            f"See the end of {run.log}",
+        )
+
+
+def _containers(own: Sequence[Container], at_work: bool) -> Iterator[Verdict]:
+    for one in own:
+        if one.state in ALIVE:
+            yield good(f"{one.name} is {one.state}: `docker logs -f {one.name}` shows it")
+        else:
+            yield warn(f"{one.name} is still there ({one.state})", f"`docker rm -f {one.name}`")
+    if at_work and not own:
+        yield good("a process of this machine, or a container of another engine, is at work in it")
+
+
+def _told(symptom: Symptom) -> Verdict:
+    return warn(f"{symptom.name}: {symptom.means}", symptom.mend)
+
+
+def _go_on(run: RunDir, record: dict[str, Any]) -> Iterator[Verdict]:
+    """A run that was never planned by this command can be run again, and not gone on with."""
+    points = sorted(run.checkpoints.glob("checkpoint-*"))
+    if "task" in record:
+        yield warn("a task is not gone on with", "Do it again")
+    elif "plan" in record:
+        where = "the newest checkpoint" if points else "the start, as there is no checkpoint"
+        yield warn(f"it goes on from {where}", f"`aligntune-run --resume {run.path}`")
+    else:
+        yield warn("it was not started by this command", f"`aligntune-run -c {run.spec}`")
+
+
+def _error(record: dict[str, Any]) -> dict[str, Any]:
+    error = record.get("error")
+    return error if isinstance(error, dict) else {}
+
+
+def _named(rule: str, said: Any) -> list[Verdict]:
+    return [replace(one, rule=rule) for one in said]

@@ -1,0 +1,237 @@
+"""Everything that containers are given, as plain data. What ``--dry-run`` prints is this."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aligntune import contract
+from aligntune.tasks import TASK_FILE
+from aligntune_run.engines.docker.mounts import Bind, input_mounts
+from aligntune_run.host.docker_client import address_parts, is_loopback
+from aligntune_run.host.docker_info import NVIDIA_DEVICES
+from aligntune_run.host.probe import Host
+from aligntune_run.images.indexes import ca_bundle
+from aligntune_run.plan import ONLINE, Phase, Plan
+
+ENTRY_POINT = "aligntune-train"
+
+IDENTITY = {"HOME": "/tmp", "USER": "aligntune", "LOGNAME": "aligntune"}
+"""Who a container's programs think they are; the uid is the caller's and may have no name there."""
+
+PIDS = 16384
+"""Enough for a thread a core in every process of a large machine; a fork bomb ends here."""
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+"""Set while training: everything has been fetched, so a missing file is an error at once."""
+
+TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+SECRET_VARIABLES = f"{contract.SECRETS_DIR}/environment"
+CA_BUNDLE = f"{contract.SECRETS_DIR}/ca.pem"
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What only the file system and the caller's environment tell, as data and without secrets.
+
+    Attributes:
+        inputs: the run's local inputs, with what links in them lead to.
+        groups: the caller's further groups, which may be what makes shared data readable.
+        ca_bundle: the CA bundle that the caller's programs use, as behind a company proxy.
+        token: a file with the hub token; there may yet be none, see :meth:`DockerEngine.start`.
+        secret_variables: a file with variables that hold a password, likewise.
+    """
+
+    inputs: tuple[Bind, ...] = ()
+    groups: tuple[int, ...] = ()
+    ca_bundle: str | None = None
+    token: str | None = None
+    secret_variables: str | None = None
+
+
+def confinement(host: Host, groups: tuple[int, ...], memory: int) -> dict[str, Any]:
+    """What every container of ours gets: the caller's rights and no more, limits, and a log that
+    can be read whatever the engine's own setting is.
+
+    Args:
+        host: whose user and groups the container has; on a rootless engine uid 0 is the caller.
+        groups: the caller's further groups.
+        memory: bytes it may use, swap, ``/tmp`` and shared memory included.
+    """
+    return {
+        "user": "0:0" if host.engine.rootless else f"{host.uid}:{host.gid}",
+        "group_add": [] if host.engine.rootless else [str(group) for group in groups],
+        "read_only": True,
+        "tmpfs": {"/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={memory // 2}"},
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "init": True,
+        "log_config": {"type": "json-file", "config": {}},
+        "pids_limit": PIDS,
+        "shm_size": memory // 2,
+        "mem_limit": memory,
+        "memswap_limit": memory,
+    }
+
+
+def device_requests(gpus: tuple[str, ...], host: Host) -> list[dict[str, Any]]:
+    """How an engine is asked for GPUs: in the one way that it passes them.
+
+    Args:
+        gpus: UUIDs, of whole GPUs or of MIG slices.
+        host: whose engine it is.
+    """
+    if not gpus:
+        return []
+    if host.engine.gpu_way == "cdi":
+        names = [cdi_name(uuid, host) for uuid in gpus]
+        return [{"driver": "cdi", "device_ids": names}]
+    return [{"device_ids": list(gpus), "capabilities": [["gpu", "compute", "utility"]]}]
+
+
+def cdi_name(uuid: str, host: Host) -> str:
+    """The engine's name of a GPU: by UUID, unless it only knows it by number.
+
+    The number in a CDI name is the driver's. That of a slice is made of two, of which the driver's
+    UUID tells none, so a slice goes by its UUID.
+    """
+    by_uuid = f"{NVIDIA_DEVICES}={uuid}"
+    gpu = next((gpu for gpu in host.gpus if gpu.uuid == uuid), None)
+    if by_uuid not in host.engine.cdi_devices and gpu is not None and gpu.parent is None:
+        by_number = f"{NVIDIA_DEVICES}={gpu.index}"
+        if by_number in host.engine.cdi_devices:
+            return by_number
+    return by_uuid
+
+
+def container_arguments(
+    plan: Plan, host: Host, phase: Phase, around: Surroundings
+) -> dict[str, Any]:
+    """Everything that the container of one phase is given. Pure; JSON-ready; holds no secret.
+
+    The keys are those of the Docker SDK's ``containers.create``, mounts being of plain data.
+    Fetching has the network and the token and sees none of the user's files, pushing only the model
+    it pushes; training and all else see those that they read and have neither network nor token.
+    """
+    image = plan.choice.image
+    assert image is not None, "a plan for containers has an image"
+    command = [ENTRY_POINT, "--spec", f"{contract.RUN_DIR}/spec.yaml"]
+    mounts = [Bind(plan.run_dir, contract.RUN_DIR, read_only=False), *_caches(plan, host, phase)]
+    environment = dict(IDENTITY)
+    network, gpus = "none", () if phase in ONLINE else plan.choice.gpus
+    if plan.task:
+        command += ["--task", f"{contract.RUN_DIR}/{TASK_FILE}"]
+    if phase == "fetch":
+        command.append("--fetch")
+    else:
+        mounts += around.inputs
+    if phase in ONLINE:
+        variables, binds = _hub_access(host, around)
+        environment |= variables
+        mounts += binds
+        network = "host" if _needs_loopback(host.environment) else "bridge"
+        if around.secret_variables:
+            load = f'set -a; . {SECRET_VARIABLES}; set +a; exec "$@"'
+            command = ["/bin/sh", "-c", load, "sh", *command]
+    else:
+        environment |= OFFLINE
+        environment |= (
+            {"UNSLOTH_DISABLE_CPU_FALLBACK": "1"} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
+        )
+    return {
+        "image": image.id or image.ref,
+        "name": f"aligntune-{plan.run_id}-{phase}-{plan.attempt}",
+        "entrypoint": command[:1],
+        "command": command[1:],
+        "working_dir": "/tmp",
+        "environment": environment,
+        **confinement(host, around.groups, plan.memory),
+        "network_mode": network,
+        "mounts": [bind.to_dict() for bind in mounts],
+        "device_requests": device_requests(gpus, host),
+        "labels": {
+            contract.LABEL_RUN_ID: plan.run_id,
+            contract.LABEL_RUN_DIR: plan.run_dir,
+            contract.LABEL_PHASE: phase,
+            **({contract.LABEL_GPUS: ",".join(gpus)} if gpus else {}),
+        },
+    }
+
+
+def _caches(plan: Plan, host: Host, phase: Phase) -> list[Bind]:
+    """The caller's caches: of the hub only what is used, and never the folder with the token."""
+    binds = [Bind(str(host.cache / "worker"), contract.CACHE_DIR, read_only=False)]
+    if plan.fetch:
+        binds.append(Bind(str(host.hub_cache), contract.HUB_CACHE, read_only=phase != "fetch"))
+    if any(wanted.startswith("dataset ") for wanted in plan.fetch):
+        binds.append(Bind(str(host.datasets_cache), contract.DATASETS_CACHE, read_only=False))
+    return binds
+
+
+def _hub_access(host: Host, around: Surroundings) -> tuple[dict[str, str], list[Bind]]:
+    """Variables and mounts with which a container reaches the hub as the caller would."""
+    hidden = secret_variables(host.environment)
+    variables = {name: value for name, value in host.environment.items() if name not in hidden}
+    binds = []
+    if around.token:
+        binds.append(Bind(around.token, contract.TOKEN_PATH))
+        variables["HF_TOKEN_PATH"] = contract.TOKEN_PATH
+    if around.secret_variables:
+        binds.append(Bind(around.secret_variables, SECRET_VARIABLES))
+    if around.ca_bundle:
+        binds.append(Bind(around.ca_bundle, CA_BUNDLE))
+        variables |= {"SSL_CERT_FILE": CA_BUNDLE, "REQUESTS_CA_BUNDLE": CA_BUNDLE}
+    return variables, binds
+
+
+def secret_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Those of the hub's variables that hold a password, as a proxy's address may."""
+    return {name: value for name, value in environment.items() if address_parts(value)[1]}
+
+
+def _needs_loopback(environment: Mapping[str, str]) -> bool:
+    """Whether the hub or a proxy is only there on this machine's own loopback address."""
+    return any(
+        is_loopback(value)
+        for name, value in environment.items()
+        if name == "HF_ENDPOINT" or name.lower() in ("http_proxy", "https_proxy")
+    )
+
+
+def look(plan: Plan, host: Host, environment: Mapping[str, str] = os.environ) -> Surroundings:
+    """See what a plan's containers need of the file system and the environment. Changes nothing."""
+    private = private_folder(plan.run_id, host, environment)
+    bundle = ca_bundle(environment)
+    token_file = str(host.token.resolve()) if host.token else None
+    if token(environment):
+        token_file = str(private / "hf_token")
+    return Surroundings(
+        inputs=input_mounts(plan.local_inputs),
+        groups=caller_groups(host),
+        ca_bundle=str(bundle.resolve()) if bundle else None,
+        token=token_file,
+        secret_variables=(
+            str(private / "environment") if secret_variables(host.environment) else None
+        ),
+    )
+
+
+def caller_groups(host: Host) -> tuple[int, ...]:
+    """The caller's further groups, but for root's."""
+    return tuple(sorted(set(os.getgroups()) - {host.gid, 0}))
+
+
+def token(environment: Mapping[str, str]) -> str | None:
+    """The token in the caller's environment, which the hub's own library prefers to the file."""
+    return next(filter(None, (environment.get(name, "").strip() for name in TOKEN_VARIABLES)), None)
+
+
+def private_folder(run_id: str, host: Host, environment: Mapping[str, str]) -> Path:
+    """Where secrets lie for the moment in which a container starts; in memory where that is."""
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    above = Path(runtime) if runtime and Path(runtime).is_dir() else host.cache / "private"
+    return above / f"aligntune-{run_id}"

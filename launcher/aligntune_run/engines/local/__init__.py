@@ -1,0 +1,1 @@
+"""Runs as processes in a venv that is made from the same lock."""

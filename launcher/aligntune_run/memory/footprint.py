@@ -1,0 +1,372 @@
+"""Bytes that one training holds, part by part, as TRL, transformers and PEFT lay them out.
+
+Every number here was read out of these libraries' sources and checked by what autograd keeps, see
+docs/memory.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aligntune.spec.run_spec import GROUPED, RunSpec
+from aligntune.worker.families import family
+from aligntune_run.memory.optimizers import STATE_BYTES, STATES
+from aligntune_run.models.config import Shape
+from aligntune_run.models.facts import ModelFacts
+
+GIB = 2**30
+MIB = 2**20
+
+NORMED_QUERIES = ("qwen3", "qwen3_moe", "olmo2", "olmo3", "gemma3", "gemma3_text")
+"""Types with a norm on queries and keys."""
+
+FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text", "glm4")
+"""Types with norms before and after both blocks of a layer."""
+
+COMPOSED_GELU = ("gpt2", "phi", "gptj", "codegen", "gpt_neo", "gpt_bigcode")
+"""Types whose activation is made of single operations, of which autograd keeps each."""
+
+EAGER = ("gemma2", "bloom")
+"""Types that have no attention but the plain one, which keeps scores of all pairs of tokens."""
+
+CAPPED = ("gemma2",)
+"""Types that put scores through a tanh."""
+
+UNGATED = (*COMPOSED_GELU, "gpt_neox", "starcoder2", "opt", "bloom", "falcon", "mpt")
+"""Types with a feed-forward block of two matrices and not three."""
+
+TILE_TOKENS, TILE_WORDS = 4096, 32768
+"""Logits that TRL's fused head makes at once (trl/kernels/chunked_logprob.py)."""
+
+TILES = 7.25
+"""Float32 copies of a tile that the head's backward holds at once where Triton is not: the logits
+scaled, by temperature, as log-probabilities and probabilities, the gradient with two sums on the
+way, and which word is the target (one byte).
+"""
+
+TILES_IN_PIECES = 3
+"""Tiles more where these are small enough for glibc's heap: of what was freed a new one of the same
+size takes none, as memory that is aligned wants some bytes more.
+"""
+
+HEAP_LIMIT = 32 * MIB
+"""Bytes from which on glibc gives memory pages of its own, and so takes them back."""
+
+PIECE = 64 * MIB
+"""Float32 logits that PPO makes log-probabilities of at once (``ROOM`` in training/ppo_math.py)."""
+
+UNKNOWN_LENGTH = 1024
+"""Tokens a row is taken to have where neither the request nor the model sets an end."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One training on one device: the request with what its memory hangs on resolved.
+
+    Args:
+        cuda: whether it is a GPU.
+        half: whether it computes in half precision (autocast).
+    """
+
+    spec: RunSpec
+    model: ModelFacts
+    shape: Shape
+    parameters: int
+    backend: str
+    cuda: bool
+    half: bool
+
+    # What is trained
+
+    @property
+    def adapted(self) -> bool:
+        return self.spec.adapter.type != "none"
+
+    @property
+    def quantization(self) -> str:
+        """``none``, ``4bit`` or ``8bit``, as asked for or as the model comes."""
+        return "4bit" if self.model.quantized else self.spec.model.quantization
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of a weight that is not quantized, as ``worker/inputs/model.py`` resolves it."""
+        asked = self.spec.model.dtype
+        if asked == "auto":
+            own = self.model.dtype if self.adapted else "float32"
+            return 2 if own in ("float16", "bfloat16") else 4
+        return 4 if asked == "float32" else 2
+
+    @property
+    def compute_bytes(self) -> int:
+        return 2 if self.half or self.weight_bytes == 2 else 4
+
+    @property
+    def embedding(self) -> int:
+        """Numbers in one matrix of embeddings, or of outputs."""
+        return self.shape.vocabulary * self.shape.hidden
+
+    @property
+    def inner(self) -> int:
+        """Numbers in the layers, which are matrices but for a few."""
+        matrices = 1 if self.shape.tied else 2
+        return max(self.parameters - matrices * self.embedding, 0)
+
+    @property
+    def weights(self) -> int:
+        size = {"none": self.weight_bytes, "4bit": 0.516, "8bit": 1.01}[self.quantization]
+        return round(self.inner * size + (self.parameters - self.inner) * self.weight_bytes)
+
+    @property
+    def adapter(self) -> int:
+        """Numbers in the adapter; PEFT holds them in float32."""
+        if not self.adapted:
+            return 0
+        targets = self.spec.adapter.targets
+        sums = self.model.linear or self._usual_linear()
+        named = [size for name, size in sums if targets == "all-linear" or name in targets]
+        return self.spec.adapter.rank * sum(named)
+
+    def _usual_linear(self) -> tuple[tuple[str, int], ...]:
+        shape = self.shape
+        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        ahead = 4 * shape.hidden + 2 * queries + 2 * keys
+        return (("all", shape.layers * (ahead + 3 * (shape.hidden + shape.intermediate))),)
+
+    @property
+    def trainable(self) -> int:
+        return self.adapter if self.adapted else self.parameters
+
+    @property
+    def trainable_bytes(self) -> int:
+        return 4 if self.adapted else self.weight_bytes
+
+    @property
+    def gradients(self) -> int:
+        return self.trainable * self.trainable_bytes
+
+    @property
+    def optimizer_is_known(self) -> bool:
+        name = self.spec.training.optimizer
+        return name in STATES or name in STATE_BYTES
+
+    @property
+    def optimizer(self) -> int:
+        """State of the optimizer; one that is not known is taken for AdamW."""
+        name = self.spec.training.optimizer
+        if name in STATE_BYTES:
+            return round(STATE_BYTES[name] * self.trainable)
+        return STATES.get(name, 2) * self.gradients
+
+    @property
+    def scratch(self) -> int:
+        """What a step of the optimizer makes on the way: a root of all second moments."""
+        whole = self.cuda and self.spec.training.optimizer == "adamw_torch"
+        return self.gradients if whole else 0
+
+    # What it reads
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest row."""
+        limits = (family(self.spec.row).longest(self.spec), self.model.context)
+        known = [limit for limit in limits if limit]
+        if family(self.spec.row).longest(self.spec) is None:
+            known.append(UNKNOWN_LENGTH)
+        return min(known)
+
+    @property
+    def rows(self) -> int:
+        """Sequences that one pass computes on: both answers of a pair together."""
+        pairs = self.spec.row.family in ("preference", "reward_model")
+        return self.spec.training.batch_size * (2 if pairs else 1)
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.length
+
+    # What a pass leaves
+
+    @property
+    def checkpointing(self) -> bool:
+        asked = self.spec.training.gradient_checkpointing
+        own = self.spec.unsloth.get("use_gradient_checkpointing")
+        if self.backend == "unsloth" and own:
+            return True
+        return self.cuda if asked == "auto" else bool(asked)
+
+    @property
+    def layer(self) -> int:
+        """Bytes that autograd keeps of one layer, for all tokens."""
+        shape, kind = self.shape, self.model.model_type or ""
+        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        size, wide = self.compute_bytes, 4  # norms compute in float32
+        full = not self.adapted
+        states = shape.hidden * (wide * (4 if full else 2) + size * (2 if size == 4 else 5))
+        attention = size * 2 * (queries + keys) + 4 * shape.heads
+        if self.adapted and size == 2:
+            attention += size * queries
+        if kind in NORMED_QUERIES:
+            attention += wide * (2 if full else 1) * (queries + keys)
+        if kind in FOUR_NORMS:
+            states += wide * (4 if full else 2) * shape.hidden
+        if self.eager:
+            scores = 4 if size == 4 else 4 + size  # the softmax is in float32
+            scores += 2 * size if kind in CAPPED else 0
+            attention += scores * shape.heads * self.length
+        block = shape.intermediate * size * self._kept_in_block(kind)
+        experts = shape.experts_per_token
+        if experts > 1:
+            block = experts * (block + 2 * shape.hidden * size)
+        return self.tokens * (states + attention + block + self._kept_by_adapter)
+
+    @property
+    def _kept_by_adapter(self) -> int:
+        """Bytes a token and layer: ranks; under dropout every input, dropped, and which it was;
+        under DoRA every output twice."""
+        shape, adapter = self.shape, self.spec.adapter
+        if not self.adapted:
+            return 0
+        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+        inputs = 5 * shape.hidden + queries + shape.intermediate if adapter.dropout else 0
+        outputs = 2 * shape.hidden + queries + 2 * keys + 2 * shape.intermediate
+        outputs = 2 * outputs if adapter.dora else 0
+        size = self.compute_bytes
+        return 7 * adapter.rank * size + inputs * (size + 1) + outputs * size
+
+    @staticmethod
+    def _kept_in_block(kind: str) -> int:
+        return 8 if kind in COMPOSED_GELU else 2 if kind in UNGATED else 4
+
+    @property
+    def eager(self) -> bool:
+        asked = self.spec.model.attention
+        return asked == "eager" or (asked == "auto" and self.model.model_type in EAGER)
+
+    @property
+    def casts(self) -> int:
+        """Copies in half precision of weights that are not, which the pass back needs too."""
+        if not self.half or self.weight_bytes == 2 or self.quantization != "none":
+            return 0
+        return 2 * self.inner
+
+    @property
+    def unpacked(self) -> int:
+        """Experts' weights with their adapter added, which PEFT makes for every pass."""
+        if not self.adapted or self.shape.experts_per_token == 1:
+            return 0
+        return self.inner * self.weight_bytes
+
+    @property
+    def assembled(self) -> int:
+        """What glibc keeps of loading: experts are put together, which files hold one by one, and
+        LLM.int8 is made of whole weights.
+        """
+        made = self.shape.experts_per_token > 1 or self.quantization == "8bit"
+        return min(self.inner * self.weight_bytes, 4 * HEAP_LIMIT) if made else 0
+
+    @property
+    def kept(self) -> int:
+        """Activations between forward and backward."""
+        ends = 3 * self.tokens * self.shape.hidden * 4
+        if not self.checkpointing:
+            return self.shape.layers * self.layer + self.casts + self.unpacked + ends + self.mask
+        if self.backend == "unsloth" and self.spec.unsloth.get("use_gradient_checkpointing"):
+            return ends  # Unsloth moves them to main memory
+        states = self.tokens * self.shape.hidden * self.weight_bytes
+        # Autocast's copies of what is trained are freed with the pass, in pieces that glibc keeps.
+        pieces = 0 if self.cuda or self.adapted else self.casts
+        return self.shape.layers * states + pieces + ends + self.mask
+
+    @property
+    def mask(self) -> int:
+        """Which token sees which; packed rows are one long sequence."""
+        if self.spec.training.packing:
+            return 5 * self.tokens**2
+        return 0 if self.rows == 1 else self.rows * self.length**2
+
+    @property
+    def recomputed(self) -> int:
+        """Of one layer on the way back: what it keeps, made again, and gradients of the block."""
+        shape = self.shape
+        slopes = 4 * shape.intermediate * shape.experts_per_token * self.compute_bytes
+        again = self.layer + (self.casts + self.unpacked) // shape.layers
+        return self.tokens * (slopes + 16 * shape.hidden) + (again if self.checkpointing else 0)
+
+    # What the head makes
+
+    @property
+    def head(self) -> int:
+        """Logits and all that the loss makes of them, at their most."""
+        kind, size = self.spec.row.family, self.compute_bytes
+        if kind == "reward_model":
+            return 0
+        if self.spec.row.trainer == "PPOTrainer":
+            return self._whole_logits()
+        words = self.shape.vocabulary
+        buffer = min(self.tokens, TILE_TOKENS) * size
+        if self.cuda:
+            cast = 0 if self.weight_bytes == size else min(words, TILE_WORDS) * self.shape.hidden
+            return buffer * TILE_WORDS + size * cast + 4 * self.tokens * self.shape.hidden
+        predicted = self.tokens - self.rows  # a row's first token is not
+        tile = min(predicted, TILE_TOKENS) * min(words, TILE_WORDS)
+        tiles = TILES + (TILES_IN_PIECES if 4 * tile < HEAP_LIMIT else 0)
+        cast = 0 if self.weight_bytes == size else size * min(words, TILE_WORDS)
+        return round(tile * (size + 4 * tiles)) + (cast + 4 * self.tokens) * self.shape.hidden
+
+    def _whole_logits(self) -> int:
+        """PPO reads log-probabilities from the logits of completions (training/ppo_math.py)."""
+        completion = min(self.spec.rl.max_completion_length, self.length)
+        logits = self.rows * completion * self.shape.vocabulary
+        copies = 8 if self.compute_bytes == 4 else 2 + 8  # accelerate makes float32 of them
+        return logits * copies + 2 * min(4 * logits, PIECE)
+
+    @property
+    def head_gradient(self) -> int:
+        """The output matrix's own, made in float32."""
+        trained = not self.adapted and self.spec.row.family != "reward_model"
+        return self.embedding * 4 if trained else 0
+
+    @property
+    def evaluation(self) -> int:
+        """Logits of a whole batch and the loss's float32 copy, as transformers makes it."""
+        data = self.spec.dataset
+        if self.spec.row.family != "supervised" or not (
+            data.eval_name or data.eval_split or data.validation_fraction
+        ):
+            return 0
+        size = self.weight_bytes
+        return self.tokens * self.shape.vocabulary * (size + 4 + (4 if size == 2 else 0))
+
+    # What else there is
+
+    @property
+    def reference(self) -> int:
+        """A frozen copy of all weights; with an adapter the policy is its own."""
+        row = self.spec.row
+        held = "reference" in row.needs or row.trainer in GROUPED
+        free = row.family == "online" and not self.spec.rl.beta
+        return self.weights if held and not free and not self.adapted else 0
+
+    @property
+    def critic(self) -> int:
+        """PPO's second model, if it has one, with gradients and optimizer."""
+        if self.spec.row.trainer != "PPOTrainer" or self.spec.ppo.critic == "head":
+            return 0
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def critic_kept(self) -> int:
+        return self.kept if self.critic else 0
+
+    @property
+    def cache(self) -> int:
+        """Keys and values of all completions that are sampled at once."""
+        if self.spec.row.family != "online":
+            return 0
+        training, shape = self.spec.training, self.shape
+        rows = training.batch_size * training.gradient_accumulation
+        if self.spec.row.trainer == "PPOTrainer":
+            rows = min(64, rows * self.spec.ppo.num_mini_batches)
+        keys = 2 * shape.layers * shape.kv_heads * shape.head_dim * self.weight_bytes
+        words = 6 * 4 * shape.vocabulary  # logits and what sampling makes of them
+        return rows * (self.length * 2 * keys + words)

@@ -1,0 +1,338 @@
+"""What can be seen of a request's own files before anything heavy, as data.
+
+Nothing here raises: what is wrong is a finding, with the error that the worker would end with
+over the same thing. Whoever decides may go on, or raise it.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from aligntune.data.preview import look_at
+from aligntune.data.sources import Source
+from aligntune.errors import (
+    AligntuneError,
+    DataError,
+    ModelError,
+    OutputError,
+    RewardError,
+    shown,
+)
+from aligntune.spec.run_spec import RunSpec, is_local
+from aligntune.tasks import evaluation_set
+from aligntune_run.models import hub_client
+from aligntune_run.models.config import CONFIG_BYTES, read_object
+from aligntune_run.models.facts import ModelFacts, read_folder, read_model
+from aligntune_run.models.hub import read_hub_model
+from aligntune_run.plan import Verdict
+
+TEXT_BYTES = 2**22
+"""More than any chat template has."""
+
+REWARD_BYTES = 2**18
+"""Of a longer reward file only the worker tells: parsing takes 500 times its size in memory."""
+
+NAME_BYTES = 255
+"""Of a file or folder, on every file system of Linux that is common."""
+
+NOT_DISKS = ("/proc", "/sys")
+
+STATE_BYTES = 12
+"""Of a trained parameter in a checkpoint: itself and two moments, each in float32."""
+
+WEIGHT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        rule: ``model_files``, ``adapter``, ``chat_template``, ``rewards``, ``data``,
+            ``evaluation_data``, ``credentials``, ``output`` or ``disk``.
+        level: ``warn`` is for what may still go well.
+        evidence: what was seen, in words.
+        error: what a failure ends a run with; None where it is none.
+    """
+
+    rule: str
+    level: Literal["pass", "warn", "fail"]
+    evidence: str
+    error: AligntuneError | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        remedy = self.error.remedy if self.error else ""
+        return Verdict(self.rule, "", self.level, self.evidence, remedy)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What was seen: the model that is trained, and every finding in the order of looking."""
+
+    model: ModelFacts
+    findings: tuple[Finding, ...]
+
+
+def look(
+    spec: RunSpec, run_dir: Path, cache: Path, environment: Mapping[str, str], token: Path | None
+) -> Inputs:
+    """Look at everything of the user's that a run will read, and where it will write.
+
+    Local files are read as far as bounds allow (the headers of weights, the first rows of data);
+    the hub is asked a few small questions, all within
+    :data:`aligntune_run.models.hub_client.HUB_SECONDS`.
+
+    Args:
+        spec: the request.
+        run_dir: where the run will write.
+        cache: the caller's hub cache.
+        environment: for HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN.
+        token: the file with the hub token, if there is one.
+    """
+    there, access = _ask_hub(spec, cache, environment, token)
+    model, found = look_at_model(spec.model.name, there)
+    findings = [
+        *found,
+        *access,
+        *_files(spec),
+        *_data(spec),
+        _tried("output", f"{run_dir} can be written", lambda: require_writable(run_dir)),
+        _disk(spec, model, run_dir),
+    ]
+    return Inputs(model, tuple(findings))
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a run directory that cannot be made.
+
+    Raises:
+        OutputError: the nearest folder above it that is there may not be written, or no folder
+            can have its name.
+    """
+    remedy = "Name another folder with --output"
+    if any(_is_no_name(part) for part in path.parts):
+        raise OutputError(f"no folder can have the name {shown(path)}", remedy)
+    above = nearest_folder(path)
+    if any(Path(os.path.realpath(above)).is_relative_to(kernel) for kernel in NOT_DISKS):
+        raise OutputError(f"{above} is the kernel's, and holds no files of others", remedy)
+    if not os.access(above, os.W_OK | os.X_OK, effective_ids=True):
+        raise OutputError(f"cannot write to {above}", f"{remedy}, or change its owner")
+
+
+def _is_no_name(part: str) -> bool:
+    try:
+        return len(os.fsencode(part)) > NAME_BYTES or "\0" in part
+    except UnicodeEncodeError:  # half a character, as JSON can have it
+        return True
+
+
+def nearest_folder(path: Path) -> Path:
+    """The path itself, or the first above it that is there."""
+    return next(folder for folder in (path, *path.parents) if os.path.exists(folder))
+
+
+def _tried(rule: str, good: str, work: Callable[[], object]) -> Finding:
+    """A finding of something that raises where it is wrong."""
+    try:
+        work()
+    except AligntuneError as error:
+        return Finding(rule, "fail", error.what, error)
+    return Finding(rule, "pass", good)
+
+
+def look_at_model(name: str, there: ModelFacts) -> tuple[ModelFacts, list[Finding]]:
+    """A model in its folder, or as the hub tells of it.
+
+    Args:
+        name: its folder, or hub id.
+        there: what the hub told of it.
+    """
+    known = there
+    if is_local(name):
+        try:
+            known = read_model(name)
+        except AligntuneError as error:
+            return ModelFacts(note=error.what), [Finding("model_files", "fail", error.what, error)]
+    if known.refused is not None:
+        rule = "credentials" if known.gated else "model_files"
+        return known, [Finding(rule, "fail", known.refused.what, known.refused)]
+    if known.model_type is None:
+        return known, [Finding("model_files", "warn", f"{name}: {known.note}")]
+    found = [Finding("model_files", "pass", f"{name} has {_told(known)}")]
+    if known.granted:
+        found.append(Finding("credentials", "pass", f"{name} is gated, and this token opens it"))
+    return known, found
+
+
+def _told(known: ModelFacts) -> str:
+    count = f"{known.parameters:,}" if known.parameters else "an unknown number of"
+    dtype = f" in {known.dtype}" if known.dtype else ""
+    return f"{count} parameters{dtype}" + (f" ({known.note})" if known.note else "")
+
+
+def _ask_hub(
+    spec: RunSpec, cache: Path, environment: Mapping[str, str], token: Path | None
+) -> tuple[ModelFacts, list[Finding]]:
+    """A hub model's facts, and of all else from a hub whether it may be read; asked all at once."""
+    jobs: dict[str, Callable[[], ModelFacts | Finding]] = {}
+    there = hub_client.connect(environment, token)
+    for kind, name, revision in spec.repositories:
+        stored = "dataset" if kind == "dataset" else "model"
+        if is_local(name):
+            continue
+        if kind == "model":
+            jobs[kind] = partial(read_hub_model, name, revision, cache, environment, token)
+        elif there is not None and not hub_client.snapshot(cache, name, revision, stored):
+            jobs[f"{kind} {name}"] = partial(_access, there, stored, name)
+    model, found = ModelFacts(), []
+    deadline = time.monotonic() + hub_client.HUB_SECONDS + 1  # each of them keeps to its own before
+    for key, answer in hub_client.together(jobs, deadline).items():
+        if isinstance(answer, ModelFacts):
+            model = answer
+        elif isinstance(answer, Finding):
+            found.append(answer)
+        elif key == "model":
+            model = ModelFacts(note=f"the hub was not reached: {hub_client.reason(answer)}")
+        else:
+            note = f"{key}: the hub was not reached: {hub_client.reason(answer)}"
+            found.append(Finding("credentials", "warn", note))
+    return model, found
+
+
+def _access(there: hub_client.Hub, kind: str, name: str) -> Finding:
+    answer = there.access(kind, name)
+    error = hub_client.refusal(answer, f"{kind} {name}", None)
+    if error is not None:
+        return Finding("credentials", "fail", error.what, error)
+    if not answer.good:
+        return Finding("credentials", "warn", f"{kind} {name}: the hub answers {answer.status}")
+    return Finding("credentials", "pass", f"{kind} {name} may be fetched")
+
+
+def _files(spec: RunSpec) -> Iterator[Finding]:
+    """Local files beside model and data: adapter, chat template, rewards."""
+    adapter, template = spec.adapter.path, spec.model.chat_template
+    if adapter and is_local(adapter):
+        yield _tried("adapter", f"{adapter} is an adapter", partial(_require_adapter, adapter))
+    if template:
+        work = partial(_read_text, template, "the chat template")
+        yield _tried("chat_template", f"{template} can be read", work)
+    for reward in spec.rewards:
+        if reward.file:
+            good = f"{reward.file} is a file"
+            yield _tried("rewards", good, partial(_require_python, reward.file))
+        elif reward.model and is_local(reward.model):
+            good = f"{reward.model} is a model folder"
+            yield _tried("rewards", good, partial(read_folder, Path(reward.model)))
+
+
+def _require_adapter(name: str) -> None:
+    folder = Path(name)
+    remedy = "Name a folder that peft saved"
+    try:
+        read_object(folder / "adapter_config.json", CONFIG_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelError(f"no adapter in {name}: no adapter_config.json", remedy) from None
+    weights = ("adapter_model.safetensors", "adapter_model.bin")
+    if not any((folder / file).is_file() for file in weights):
+        raise ModelError(f"the adapter {name} has no weights ({' or '.join(weights)})", remedy)
+
+
+def _read_text(name: str, what: str) -> str:
+    try:
+        if not os.path.isfile(name):
+            raise ModelError(f"cannot read {what} {name}: it is not a file")
+        with open(name, "rb") as file:
+            return file.read(TEXT_BYTES).decode()
+    except OSError as error:
+        raise ModelError(f"cannot read {what} {name}: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        raise ModelError(f"cannot read {what} {name}: not UTF-8 text", "Save it as UTF-8") from None
+
+
+def _require_python(name: str) -> None:
+    """Refuse a reward file that is no Python; whether it imports only the worker can tell."""
+    try:
+        if not os.path.isfile(name):
+            raise RewardError(f"cannot read {name}: it is not a file")
+        with warnings.catch_warnings(), open(name, "rb") as file:
+            warnings.simplefilter("ignore")
+            if len(code := file.read(REWARD_BYTES + 1)) <= REWARD_BYTES:
+                ast.parse(code)
+    except SyntaxError as error:
+        raise RewardError(
+            f"the reward file {name} does not import: line {error.lineno}: {error.msg}", "Mend it"
+        ) from None
+    except OSError as error:
+        raise RewardError(f"cannot read {name}: {error.strerror or error}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise RewardError(f"the reward file {name} does not import: {error}", "Mend it") from None
+
+
+def _data(spec: RunSpec) -> Iterator[Finding]:
+    """The first rows of every local set that is read."""
+    sets = [("data", spec.dataset.name, spec.dataset.split)]
+    held_out = evaluation_set(spec)
+    if held_out is not None and held_out != sets[0][1:]:
+        sets.append(("evaluation_data", *held_out))
+    for rule, name, split in sets:
+        if not is_local(name):
+            yield Finding(rule, "pass", f"{name} is on the hub, and is looked at once it is here")
+            continue
+        limit = spec.dataset.max_samples if rule == "data" and "[" not in split else None
+        source = Source(name, path=Path(name))
+        try:
+            seen = look_at(source, split, spec.dataset, spec.row.formats, limit)
+        except DataError as error:
+            yield Finding(rule, "fail", error.what, error)
+            continue
+        first = "its first row is" if seen.rows == 1 else f"its first {seen.rows} rows are"
+        rows = f"{first} good" if seen.rows else "only the worker reads its rows"
+        told = f"{seen.format.replace('_', '-')} data; {rows}" if seen.format else rows
+        yield Finding(rule, "pass", f"{name}: {told}")
+
+
+def _disk(spec: RunSpec, model: ModelFacts, run_dir: Path) -> Finding:
+    """Whether what is free holds the result and the checkpoints, of which one more is there while
+    the oldest is not yet gone.
+    """
+    above = nearest_folder(run_dir)
+    try:
+        free = shutil.disk_usage(above).free
+    except OSError as error:
+        return Finding("disk", "warn", f"how much is free on {above} is not known: {error}")
+    known = f"{_size(free)} are free on {above}"
+    trained = trained_parameters(spec, model)
+    if trained is None:
+        return Finding("disk", "pass", f"{known}; what checkpoints take is not known")
+    kept = (spec.training.save_total_limit or 1) + 1
+    needed = trained * (STATE_BYTES * kept + WEIGHT_BYTES)
+    evidence = f"{known}; the result and {kept} checkpoints take about {_size(needed)}"
+    if free >= needed:
+        return Finding("disk", "pass", evidence)
+    return Finding("disk", "warn", f"{evidence}: lower training.save_total_limit, or free some")
+
+
+def trained_parameters(spec: RunSpec, model: ModelFacts) -> int | None:
+    """Numbers that are trained, and so saved; None where the model does not tell."""
+    if spec.adapter.type == "none":
+        return model.parameters
+    if not model.linear or spec.adapter.path:
+        return None
+    targets = spec.adapter.targets
+    wanted = [size for name, size in model.linear if targets == "all-linear" or name in targets]
+    return sum(wanted) * spec.adapter.rank
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

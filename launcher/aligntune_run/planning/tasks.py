@@ -1,0 +1,139 @@
+"""What is done with a finished run: evaluating, asking and pushing it, prepared as a run is.
+
+:func:`prepare` makes the plan; :func:`~aligntune_run.runs.execute.obtain` and
+:func:`~aligntune_run.runs.execute.execute` carry it out as they do any other.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from aligntune.algorithms import TITLES
+from aligntune.errors import (
+    AligntuneError,
+    BackendError,
+    DataError,
+    EngineError,
+    HardwareError,
+    ImageError,
+    ModelError,
+    SpecError,
+)
+from aligntune.record.run_dir import RunDir
+from aligntune.spec.run_spec import RunSpec, is_local
+from aligntune.tasks import Job, Push, Task, job, repositories
+from aligntune_run.plan import Plan, hub_ids, memory_limit
+from aligntune_run.planning.preflight import require_writable
+from aligntune_run.planning.prepare import Decided, Obtaining, Prepared, decide
+
+
+def prepare(
+    task: Task,
+    obtaining: Obtaining,
+    gpus: str | None = None,
+    engine: str | None = None,
+) -> Prepared:
+    """Look at the run and the machine and decide; nothing is changed, obtained or written.
+
+    Backend, engine and GPU are what the run had, where they can still be had, else what would be
+    chosen now, with a warning.
+
+    Args:
+        task: what to do, and of which run.
+        obtaining: how an image or venv that is missing may be had.
+        gpus: as ``spec.gpus``, instead of the run's own.
+        engine: as ``spec.engine``, instead of the run's own.
+
+    Raises:
+        AligntuneError: the run has no result, or the task cannot be done here.
+    """
+    wanted = job(task)
+    run = RunDir(wanted.new_folder())
+    before = _before(wanted)
+    changes = {name: value for name, value in (("gpus", gpus), ("engine", engine)) if value}
+    spec = wanted.spec.model_copy(update={**before, **changes})
+    decided, warnings = _decide(wanted, spec, set(changes), obtaining)
+    require_writable(run.path)
+    choice = decided.outcome.require()
+    if not isinstance(task, Push):  # which no backend and no GPU has a part in
+        warnings += choice.warnings
+    plan = Plan(
+        run_id=f"{wanted.record['id']}-{run.path.name}" if "id" in wanted.record else run.path.name,
+        run_dir=str(run.path),
+        spec=spec,
+        origins={},
+        choice=replace(choice, warnings=tuple(warnings)),
+        memory=memory_limit(spec.memory, decided.host.memory_usable),
+        fetch=hub_ids(spec, wanted.task),
+        task=wanted.task,
+        inputs=(str(Path(task.of, "model")),),
+        fetched=wanted.record.get("fetched"),
+    )
+    _require_inputs(plan)
+    return decided.prepared(plan)
+
+
+def _before(wanted: Job) -> dict[str, Any]:
+    """Backend, engine and GPUs of the run itself; what is said of it where it was run by hand."""
+    choice = wanted.record.get("plan", {}).get("choice", {})
+    same = {name: choice[name] for name in ("backend", "engine") if name in choice}
+    if "gpus" in choice and not choice["gpus"]:
+        same["gpus"] = "0"
+    return {**same, "strict": "backend" in same}
+
+
+def _decide(
+    wanted: Job, spec: RunSpec, said: set[str], obtaining: Obtaining
+) -> tuple[Decided, list[str]]:
+    """What will do it, and what the user must not miss about that."""
+    model = _loaded(wanted)
+    of = wanted.task.of
+    if isinstance(wanted.task, Push):
+        obtaining = replace(obtaining, wait=True)  # it gets no GPU: whoever has them is no matter
+    warnings = []
+    try:
+        decided = decide(spec, obtaining, model)
+        choice = decided.outcome.require()
+    except (BackendError, EngineError, HardwareError, ImageError) as error:
+        free = {"backend": "auto", "engine": "auto", "gpus": "auto", "strict": False}
+        changed = {name: value for name, value in free.items() if name not in said}
+        decided = decide(spec.model_copy(update=changed), obtaining, model)
+        choice = decided.outcome.require()
+        warnings.append(
+            f"what {of} was trained with cannot be had: {error.what.removeprefix('--strict: ')}. "
+            f"{TITLES[choice.backend]} takes its place"
+        )
+    before = wanted.record.get("plan", {}).get("choice", {})
+    lock = before.get("lock_hash")
+    if lock and choice.backend == before.get("backend") and choice.lock_hash != lock:
+        warnings.append(
+            f"{of} was trained on another lock ({lock[:12]}) than {TITLES[choice.backend]} "
+            f"{choice.flavour} has now ({choice.lock_hash[:12]}): figures may differ a little"
+        )
+    return decided, warnings
+
+
+def _loaded(wanted: Job) -> str | None:
+    """The model whose type matters: the run's own, or the one that its adapter was put on."""
+    if isinstance(wanted.task, Push):
+        return None
+    if wanted.spec.adapter.type == "none":
+        return str(Path(wanted.task.of, "model"))
+    return wanted.spec.model.name
+
+
+def _require_inputs(plan: Plan) -> None:
+    """Refuse what was there when the run was trained, is needed again and is gone."""
+    kinds: dict[str, type[AligntuneError]] = {
+        name: DataError if kind == "dataset" else ModelError
+        for kind, name, _ in repositories(plan.spec, plan.task)
+        if is_local(name)
+    }
+    for path in plan.local_inputs:
+        if not os.path.exists(path):
+            raise kinds.get(path, SpecError)(
+                f"{path} is gone, which the run was made with and is needed again", "Put it back"
+            )

@@ -1,0 +1,1 @@
+"""Carrying out a plan: start, follow, stop, record."""

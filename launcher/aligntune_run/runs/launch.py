@@ -1,0 +1,134 @@
+"""Starting a phase: on GPUs that are free now, whichever were free when they were chosen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from aligntune.errors import AligntuneError, HardwareError, StoppedError
+from aligntune.record.events import Event
+from aligntune_run.engines import gpu_leases
+from aligntune_run.engines.base import Command, Worker
+from aligntune_run.host.gpus import Gpu
+from aligntune_run.host.probe import Host
+from aligntune_run.runs.signals import Interrupt
+from aligntune_run.engines.gpu_leases import Lease
+from aligntune_run.plan import ONLINE, Plan
+
+if TYPE_CHECKING:
+    from aligntune_run.planning.prepare import Prepared
+
+POLL_SECONDS = 2.0
+"""How often one looks whether a GPU has become free."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker, and the lease of its GPUs, which ends with it and with this launcher."""
+
+    worker: Worker
+    lease: Lease
+
+
+def start(
+    prepared: Prepared,
+    command: Command,
+    keep: Callable[[Plan], None],
+    tell: Callable[[Event], None],
+    interrupt: Interrupt,
+) -> Started:
+    """Start a phase's worker, with a lease of its GPUs where it gets any.
+
+    Args:
+        prepared: the plan.
+        command: of the phase.
+        keep: takes the plan where it has changed, as others were quicker to take a GPU.
+        tell: is told, as a note, what the user should know.
+        interrupt: ends waiting.
+
+    Raises:
+        HardwareError: others have the GPUs, and it is not to be waited for them.
+        StoppedError: interrupted while it waited.
+        AligntuneError: the engine refused.
+    """
+    if command.phase in ONLINE or not prepared.plan.choice.gpus:
+        return Started(prepared.engine.start(command), Lease())
+
+    def heed() -> None:
+        if interrupt.asked:
+            raise StoppedError("stopped while it waited for a GPU", prepared.plan.again)
+
+    waits = False
+    while True:
+        with gpu_leases.choosing(heed):
+            try:
+                plan = _on_free_gpus(prepared)
+            except HardwareError as error:
+                if not prepared.wait:
+                    raise
+                problem = error.what
+            else:
+                if plan is not prepared.plan:
+                    keep(plan)
+                    tell({"event": "note", "message": f"now {plan.choice.reason}"})
+                    command = _same_phase(prepared, plan, command)
+                return _start(prepared, plan, command)
+        if not waits:
+            tell({"event": "note", "message": f"waiting for a GPU: {problem}"})
+            waits = True
+        until = time.monotonic() + POLL_SECONDS
+        while time.monotonic() < until:
+            heed()
+            time.sleep(gpu_leases.TICK_SECONDS)
+
+
+def _start(prepared: Prepared, plan: Plan, command: Command) -> Started:
+    lease = Lease.take(_gpus(prepared.host, plan))
+    try:
+        worker = prepared.engine.start(command, lease.descriptors)
+    except BaseException:
+        lease.end()
+        raise
+    lease.sign(f"{plan.run_id} ({worker.title})")
+    return Started(worker, lease)
+
+
+def _same_phase(prepared: Prepared, plan: Plan, command: Command) -> Command:
+    commands = prepared.engine.commands(plan)
+    return next(one for one in commands if one.phase == command.phase)
+
+
+def _on_free_gpus(prepared: Prepared) -> Plan:
+    """The plan itself if its GPUs are free, else the same on others that are.
+
+    Raises:
+        HardwareError: there are none, or other GPUs would make another run of it.
+    """
+    plan, host = prepared.plan, prepared.look()
+    taken = [gpu for gpu in _gpus(host, plan) if gpu.leased]
+    if not taken:
+        return plan
+    try:
+        now = prepared.choose(host)
+    except AligntuneError as error:  # as of a GPU that is free and too small
+        raise gpu_leases.in_use(taken) from error
+    before = plan.choice
+    alike = replace(
+        before, gpus=now.gpus, reason=now.reason, verdicts=now.verdicts, estimate=now.estimate
+    )
+    found = replace(plan, choice=alike)
+    same = (now.backend, now.flavour, now.engine, now.lock_hash) == (
+        before.backend,
+        before.flavour,
+        before.engine,
+        before.lock_hash,
+    )
+    if not same or any(gpu.leased for gpu in _gpus(host, found)):
+        raise gpu_leases.in_use(taken)
+    return found
+
+
+def _gpus(host: Host, plan: Plan) -> list[Gpu]:
+    return [gpu for gpu in host.gpus if gpu.uuid in plan.choice.gpus]

@@ -1,0 +1,53 @@
+"""Ctrl-C and SIGTERM: the worker checkpoints and ends; asked twice, it ends at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Self
+
+from aligntune_run.engines.base import Worker
+
+
+class Interrupt:
+    """Passes the launcher's stop signals on for as long as its ``with`` block lasts.
+
+    A signal that comes while there is no worker, before the first or between two, waits: the next
+    one is asked to stop as soon as it has started. Only a program's main thread is sent signals: in
+    another there is nothing to pass on.
+    """
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self._worker: Worker | None = None
+
+    def __enter__(self) -> Self:
+        main = threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGINT, signal.SIGTERM) if main else ()
+        self._before = {number: signal.signal(number, self._forward) for number in numbers}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def attach(self, worker: Worker | None) -> None:
+        """From now on this worker is told, or none is."""
+        self._worker = worker
+        if worker is not None and self.asked:
+            worker.stop()
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        self.asked += 1
+        if self._worker is None:
+            return
+        if self.asked == 1:
+            self._worker.stop()
+        else:
+            self._worker.kill()

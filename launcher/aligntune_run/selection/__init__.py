@@ -1,0 +1,1 @@
+"""Choosing backend, engine and GPUs. Pure: no clock, network or environment."""

@@ -1,0 +1,278 @@
+"""Choosing: pure, from the request, the host and what the images publish to a Choice.
+
+``auto`` takes the first backend, fastest first, whose rules all pass; the first failing rule of a
+faster one is the reason given. The rules are in :mod:`aligntune_run.selection.rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from aligntune.algorithms import ALGORITHMS, BACKENDS, TITLES
+from aligntune.errors import AligntuneError, BackendError
+from aligntune.spec.run_spec import RunSpec
+from aligntune_run.host.gpus import Gpu
+from aligntune_run.host.probe import Host, ImageState
+from aligntune_run.memory.estimate import Estimate
+from aligntune_run.models.facts import ModelFacts
+from aligntune_run.plan import Choice, Image, Verdict
+from aligntune_run.planning.preflight import Finding
+from aligntune_run.selection.rules import (
+    OF_A_BACKEND,
+    OF_THE_MACHINE,
+    Candidate,
+    Facts,
+    Situation,
+    judge,
+)
+
+OF_ITS_OWN = ("algorithm", "gpu", "driver", "capability", "model", "image", "storage")
+"""Rules that say of a backend that it cannot be had; the others say what is wrong in a request."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a request comes to, and all that was said on the way.
+
+    Attributes:
+        verdicts: of every rule: of the machine first, then of each backend, the faster one first.
+        choice: None where nothing can run it.
+        refusal: why nothing can; None where something can.
+        rule: the one that decided; empty where no rule stood in the way of what was wanted most.
+        estimate: of the memory that training takes, with what is chosen or else was wanted most.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    choice: Choice | None
+    refusal: AligntuneError | None
+    rule: str
+    estimate: Estimate | None
+
+    def require(self) -> Choice:
+        """The choice.
+
+        Raises:
+            AligntuneError: there is none; the class says whose fault it is.
+        """
+        if self.refusal is not None:
+            raise self.refusal
+        assert self.choice is not None
+        return self.choice
+
+
+def choose(
+    spec: RunSpec,
+    host: Host,
+    model: ModelFacts | None,
+    facts: Mapping[str, Facts],
+    findings: Sequence[Finding] = (),
+    *,
+    trains: bool = True,
+) -> Outcome:
+    """What a request comes to on a host.
+
+    Args:
+        spec: the request.
+        host: the machine.
+        model: what the model's own files say; unknown fields where they are not here yet. None
+            leaves the model out of it.
+        facts: by backend, what its image publishes in ``facts.json``.
+        findings: what was seen of the request's own files.
+        trains: whether the request is to train; whether it fits in memory is then judged too.
+    """
+    outcomes = (
+        _choose(spec, host, gpus, model, facts, findings, trains)
+        for gpus in gpu_options(spec.gpus, host.gpus)
+    )
+    first = next(outcomes)
+    if first.choice is not None:
+        return first
+    return next((outcome for outcome in outcomes if outcome.choice is not None), first)
+
+
+def _choose(
+    spec: RunSpec,
+    host: Host,
+    gpus: tuple[Gpu, ...],
+    model: ModelFacts | None,
+    facts: Mapping[str, Facts],
+    findings: Sequence[Finding],
+    trains: bool,
+) -> Outcome:
+    """What it comes to with these GPUs."""
+    situation = situate(spec, host, gpus)
+    seen = tuple(finding.verdict for finding in findings)
+    said = {"": (*seen, *judge(OF_THE_MACHINE, situation))}
+    candidates = {
+        name: candidate(situation, name, facts[name], model, trains=trains) for name in BACKENDS
+    }
+    said |= {name: judge(OF_A_BACKEND, one) for name, one in candidates.items()}
+    failing = {name: _first_failure(verdicts) for name, verdicts in said.items()}
+    verdicts = tuple(verdict for one in said.values() for verdict in one)
+    wanted = [spec.backend] if spec.backend != "auto" else list(BACKENDS)
+    if spec.backend == "unsloth" and not spec.strict:
+        wanted.append("trl")
+    chosen = None if failing[""] else next((name for name in wanted if not failing[name]), None)
+    if chosen is None:
+        strict = spec.strict and spec.backend != "auto"
+        missed = failing[""] or failing[wanted[0] if strict else wanted[-1]]
+        assert missed is not None
+        estimate = candidates[missed.backend or wanted[0]].estimate
+        found = next((one.error for one in findings if one.error), None)
+        return Outcome(verdicts, None, found or _refusal(spec, missed), missed.rule, estimate)
+    missed = failing[wanted[0]] if wanted[0] != chosen else None
+    image, estimate = candidates[chosen].image, candidates[chosen].estimate
+    rule = missed.rule if missed else ""
+    assert image is not None
+    assert image.how is not None, "the image rule has passed"
+    choice = Choice(
+        backend=chosen,
+        flavour=image.flavour,
+        engine=situation.engine,
+        image=Image(image.ref, image.id, image.how, image.lock_hash)
+        if situation.engine == "docker"
+        else None,
+        lock_hash=image.lock_hash,
+        gpus=tuple(gpu.uuid for gpu in situation.gpus),
+        reason=_reason(spec, chosen, missed, situation.gpus),
+        warnings=_warnings(spec, chosen, missed, (*said[""], *said[chosen])),
+        verdicts=verdicts,
+        rule=rule,
+        estimate=estimate,
+    )
+    return Outcome(verdicts, choice, None, rule, estimate)
+
+
+def bare_request(backend: str = "auto", engine: str = "auto", gpus: str = "auto") -> RunSpec:
+    """A request for nothing but a place to run: what can be said before anything is asked for."""
+    return RunSpec.model_validate(
+        {
+            "algorithm": next(iter(ALGORITHMS)),
+            "model": {"name": "model"},
+            "dataset": {"name": "data"},
+            "backend": backend,
+            "engine": engine,
+            "gpus": gpus,
+        }
+    )
+
+
+def situate(spec: RunSpec, host: Host, gpus: tuple[Gpu, ...]) -> Situation:
+    """Where a request would run: docker where an engine is reachable, else a process.
+
+    Whether it may run there is what the rules say.
+    """
+    process = spec.engine == "process" or not host.engine.reachable
+    engine: Literal["docker", "process"] = "process" if process else "docker"
+    return Situation(spec, host, engine, gpus)
+
+
+def candidate(
+    at: Situation, backend: str, facts: Facts, model: ModelFacts | None, *, trains: bool = True
+) -> Candidate:
+    """One backend in one situation, with the image it would run in."""
+    return Candidate(
+        at.spec,
+        at.host,
+        at.engine,
+        at.gpus,
+        backend=backend,
+        facts=facts,
+        image=pick_image(at.host.images, backend, at.gpus),
+        model=model,
+        trains=trains,
+    )
+
+
+def gpu_options(wanted: str, gpus: Sequence[Gpu]) -> list[tuple[Gpu, ...]]:
+    """The GPUs a run may get, as far as there are any, the best first; ``auto`` is any one of them,
+    or none where there is none.
+
+    Of those that may be picked the free ones come first: without a run of ours, without anybody's
+    program, with the most free memory.
+    """
+    if wanted == "all":
+        return [tuple(gpus)]
+    free_first = sorted(
+        gpus, key=lambda gpu: (gpu.leased is not None, bool(gpu.users), -gpu.free, gpu.index)
+    )
+    if wanted in ("auto", "1"):
+        return [(gpu,) for gpu in free_first] or [()]
+    if wanted.isdigit():
+        return [tuple(free_first[: int(wanted)])]
+    named = (
+        gpu for entry in wanted.split(",") for gpu in gpus if entry in (str(gpu.index), gpu.uuid)
+    )
+    return [tuple(dict.fromkeys(named))]
+
+
+def pick_image(
+    images: Sequence[ImageState], backend: str, gpus: Sequence[Gpu]
+) -> ImageState | None:
+    """A backend's image: with a GPU the CUDA one; without, the small one if it can be had."""
+    flavours = ("cuda",) if gpus else ("cpu", "cuda")
+    states = [
+        state
+        for flavour in flavours
+        for state in images
+        if (state.backend, state.flavour) == (backend, flavour)
+    ]
+    return next((state for state in states if state.how), states[0] if states else None)
+
+
+def require(verdicts: Sequence[Verdict]) -> None:
+    """Refuse what a rule of the machine forbids.
+
+    Raises:
+        AligntuneError: the first failure; the class says whose fault it is.
+    """
+    missed = _first_failure(verdicts)
+    if missed is not None:
+        raise _error(missed)
+
+
+def _first_failure(verdicts: Sequence[Verdict]) -> Verdict | None:
+    return next((verdict for verdict in verdicts if not verdict.passed), None)
+
+
+def _refusal(spec: RunSpec, missed: Verdict) -> AligntuneError:
+    if spec.strict and missed.backend == "unsloth" and missed.rule in OF_ITS_OWN:
+        return BackendError(
+            f"--strict: {TITLES['unsloth']} cannot be had: {missed.evidence}",
+            "Leave --strict out to fall back to TRL",
+        )
+    return _error(missed)
+
+
+def _error(missed: Verdict) -> AligntuneError:
+    kind = {**OF_THE_MACHINE, **OF_A_BACKEND}[missed.rule].kind
+    start = f"{TITLES[missed.backend]}: " if missed.backend else ""
+    return kind(f"{start}{missed.evidence}", missed.remedy)
+
+
+def _reason(spec: RunSpec, chosen: str, missed: Verdict | None, gpus: Sequence[Gpu]) -> str:
+    where = f"on {', '.join(gpu.name for gpu in gpus)}" if gpus else "on the CPU"
+    if spec.backend == chosen:
+        why = "as asked"
+    elif missed is not None:
+        why = f"not {TITLES[missed.backend]}: {missed.evidence}"
+    else:
+        why = "every rule of the fastest backend passes"
+    return f"{TITLES[chosen]} {where} ({why})"
+
+
+def _warnings(
+    spec: RunSpec, chosen: str, missed: Verdict | None, said: Sequence[Verdict]
+) -> tuple[str, ...]:
+    """What the user must not miss: a backend that was asked for and not had, and rules' own."""
+    warned = (verdict for verdict in said if verdict.level == "warn")
+    told = [". ".join(filter(None, (one.evidence, one.remedy))) for one in warned]
+    if missed is not None and spec.backend != "auto":
+        told.insert(
+            0,
+            f"{TITLES[spec.backend]} was asked for and cannot be had: {missed.evidence}. "
+            f"Training with {TITLES[chosen]} instead; --strict makes this an error",
+        )
+    return tuple(told)

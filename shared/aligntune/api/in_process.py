@@ -1,0 +1,210 @@
+"""The runner of the Python API inside an image: the same worker, in this very process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from datetime import datetime
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+from aligntune.algorithms import BACKENDS, TITLES
+from aligntune.api.runner import BackendStatus, Selection
+from aligntune.errors import KINDS, AligntuneError, BackendError, OutputError
+from aligntune.record.run_dir import Record, RunDir, new_run_id
+from aligntune.rewards import check
+from aligntune.spec.resolve import Settings, from_file, resolve
+from aligntune.spec.run_spec import RunSpec
+from aligntune.tasks import TASK_FILE, Task, job
+from aligntune.worker.backend import installed
+from aligntune.worker.failures import Job, guarded
+from aligntune.worker.main import open_events
+from aligntune.worker.tasks.evaluate import do
+from aligntune.worker.train import train
+from aligntune.worker.trainer.arguments import refuse_owned
+
+WHY = "this is its image"
+
+
+class InsideRunner:
+    """Carries out requests in this process; what trainers print goes to the run's log."""
+
+    def __init__(self) -> None:
+        self._name = installed().NAME
+
+    def plan(self, settings: Settings) -> Record:
+        """See :class:`~aligntune.api.runner.Runner`."""
+        spec = settings.spec
+        refuse_owned(spec)
+        check(spec.rewards)
+        choice = self.select(spec, model=True)
+        run_id = new_run_id(spec.algorithm, spec.model.name, datetime.now())
+        run = RunDir(Path(spec.output) if spec.output else Path("runs", run_id).absolute())
+        run.require_new()
+        return {
+            "spec": spec.model_dump(mode="json"),
+            "plan": {
+                "run_id": run_id,
+                "run_dir": str(run.path),
+                "origins": settings.origins,
+                "choice": choice,
+            },
+            "commands": [],
+        }
+
+    def train(self, settings: Settings) -> Record:
+        """See :class:`~aligntune.api.runner.Runner`."""
+        planned = self.plan(settings)
+        warn(planned["plan"]["choice"]["warnings"])
+        run = RunDir(Path(planned["plan"]["run_dir"]))
+        run.create(planned["plan"]["run_id"], settings.spec, origins=settings.origins)
+        return carry_out(train, settings.spec, run)
+
+    def resume(self, run: Path) -> Record:
+        """See :class:`~aligntune.api.runner.Runner`."""
+        there = RunDir(run)
+        if there.record().get("status") == "finished":
+            raise OutputError(f"{run} is a finished run", "Start a new one")
+        return carry_out(train, resolve([from_file(there.spec)]).spec, there)
+
+    def do(self, task: Task) -> Record:
+        """See :class:`~aligntune.api.runner.Runner`."""
+        wanted = job(task)
+        run = RunDir(wanted.new_folder())
+        fetched = wanted.record.get("fetched")
+        known: dict[str, Any] = {"fetched": fetched} if fetched else {}
+        run.create(run.path.name, wanted.spec, task=task.model_dump(mode="json"), **known)
+        (run.path / TASK_FILE).write_text(wanted.task.model_dump_json(indent=2), "utf-8")
+        return carry_out(partial(do, task=wanted.task), wanted.spec, run)
+
+    def status(self) -> dict[str, BackendStatus]:
+        """See :class:`~aligntune.api.runner.Runner`."""
+        return {name: self._status(name) for name in BACKENDS}
+
+    def _status(self, name: str) -> BackendStatus:
+        here = name == self._name
+        if here:
+            versions = {one: _version(one) for one in ("unsloth", "trl", "torch")}
+            told = ", ".join(f"{one} {version}" for one, version in versions.items() if version)
+            reason = f"installed: {told}"
+        else:
+            reason = f"this is the image of {TITLES[self._name]}; {TITLES[name]} has its own"
+        verdict = {"rule": "image", "level": "pass" if here else "fail", "evidence": reason}
+        return {"available": here, "reason": reason, "verdicts": [verdict]}
+
+    def select(self, spec: RunSpec, model: bool) -> Selection:
+        """See :class:`~aligntune.api.runner.Runner`."""
+        said = []
+        wrong = spec.backend not in ("auto", self._name)
+        if wrong:
+            what = f"{TITLES[spec.backend]} was asked for, and this is the image of "
+            what += TITLES[self._name]
+            if spec.strict or spec.backend == "trl":  # which is TRL always
+                raise BackendError(what, "Run it in its own image, or from the host")
+            said.append(f"{what}. Training with {TITLES[self._name]} instead")
+        row = spec.row
+        if self._name not in row.backends:
+            raise BackendError(
+                f"{row.title} does not run on {TITLES[self._name]}, whose image this is",
+                "Run it in TRL's image, or from the host",
+            )
+        verdicts = [
+            {**verdict, "backend": name}
+            for name, status in self.status().items()
+            for verdict in status["verdicts"]
+        ]
+        reason = f"{TITLES[self._name]} ({'as asked' if spec.backend == self._name else WHY})"
+        return {
+            "backend": self._name,
+            "reason": reason,
+            "warnings": said,
+            "verdicts": verdicts,
+        }
+
+
+def _version(name: str) -> str | None:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
+    return None
+
+
+def warn(messages: list[str]) -> None:
+    """Say what must not be missed, as Python warnings too."""
+    for message in messages:
+        warnings.warn(message, stacklevel=4)
+
+
+def carry_out(work: Job, spec: RunSpec, run: RunDir) -> Record:
+    """Have the worker do its work here; its record, or the error that it ended with.
+
+    Raises:
+        AligntuneError: as the worker told it.
+    """
+    with _lent_output() as people, _own_signals(), open_events(run, people) as events:
+        code = guarded(work, spec, run, events)
+    record = run.record()
+    if code:
+        told = record.get("error") or {"kind": "", "what": f"see {run.log}", "remedy": ""}
+        raise KINDS.get(told["kind"], AligntuneError)(told["what"], told["remedy"])
+    return record
+
+
+@contextlib.contextmanager
+def _lent_output() -> Iterator[TextIO]:
+    """stdout and stderr, which the worker sends to its log, as they were afterwards.
+
+    Yields:
+        where events are told meanwhile: a notebook's own stdout, else what was file 1.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept = [os.dup(1), os.dup(2)]
+    people = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
+    streams = sys.stdout, sys.stderr
+    notebook = not _is_file(sys.stdout, 1)
+    try:
+        with contextlib.ExitStack() as stack:
+            if notebook:  # where only what is written to Python's own objects is seen
+                for number, redirect in (
+                    (1, contextlib.redirect_stdout),
+                    (2, contextlib.redirect_stderr),
+                ):
+                    log = open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+                    stack.callback(log.flush)
+                    stack.enter_context(redirect(log))
+            yield streams[0] if notebook else people
+    finally:
+        for stream in streams:
+            stream.flush()
+        for number, before in enumerate(kept, 1):
+            os.dup2(before, number)
+            os.close(before)
+        people.close()
+
+
+def _is_file(stream: TextIO, number: int) -> bool:
+    try:
+        return stream.fileno() == number
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """The caller's handlers, which the worker replaces by its own, as they were afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

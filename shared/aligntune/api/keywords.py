@@ -1,0 +1,341 @@
+"""From Python arguments to layers of settings: the names that AlignTune's users know, and our own.
+
+:data:`KEYWORDS` are the names that are only another word for a key of the RunSpec; :data:`TURNED`
+those that take more than that. Every section of the RunSpec is a keyword too:
+``training={"warmup": 10}``. What is said twice, or is none of these, is refused.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypedDict, get_args
+
+from aligntune.api.functions import named_function
+from aligntune.errors import SpecError
+from aligntune.spec.resolve import (
+    Layer,
+    Settings,
+    beta_key,
+    from_environment,
+    from_file,
+    known_keys,
+    listed,
+    nearest,
+    nested,
+    resolve,
+)
+from aligntune.spec.run_spec import RunSpec
+
+STRENGTH = 3
+"""An explicit Python argument is the last word: above files, environment and command line."""
+
+Reward = str | Mapping[str, Any] | Callable[..., Any]
+Config = str | os.PathLike[str] | Mapping[str, Any]
+"""A YAML file, or what would be in one."""
+
+
+class Sections(TypedDict, total=False):
+    """The keys of a :class:`~aligntune.spec.run_spec.RunSpec`, in whose words they are."""
+
+    model: str | Mapping[str, Any]
+    dataset: str | Mapping[str, Any]
+    training: Mapping[str, Any]
+    adapter: Mapping[str, Any]
+    strict: bool
+    output: str | os.PathLike[str] | None
+    engine: Literal["auto", "docker", "process"]
+    gpus: str | int
+    image: str | None
+    pull: Literal["missing", "never", "always"]
+    memory: str | None
+    fit: Literal["refuse", "warn"]
+    trainer_args: Mapping[str, Any]
+    trl: Mapping[str, Any]
+    unsloth: Mapping[str, Any]
+
+
+class Keywords(Sections, total=False):
+    """What every trainer takes beside model, data, backend and config."""
+
+    output_dir: str | os.PathLike[str] | None
+    num_epochs: float
+    max_steps: int | None
+    batch_size: int
+    gradient_accumulation_steps: int
+    learning_rate: float
+    max_seq_length: int | None
+    max_samples: int | None
+    split: str
+    column_mapping: Mapping[str, str] | None
+    system_prompt: str | None
+    val_split_ratio: float
+    use_peft: bool
+    lora_r: int
+    lora_alpha: float
+    lora_dropout: float
+    lora_target_modules: Sequence[str] | str | None
+    quantization: Mapping[str, Any] | str | None
+    seed: int
+    report_to: str | Sequence[str] | None
+
+
+class SFTKeywords(Keywords, total=False):
+    """What supervised fine-tuning takes beside that."""
+
+    packing: bool
+    completion_only_loss: bool | None
+    assistant_only_loss: bool
+
+
+class RLKeywords(Keywords, total=False):
+    """What learning from preferences and rewards takes beside that."""
+
+    preference: Mapping[str, Any]
+    rl: Mapping[str, Any]
+    ppo: Mapping[str, Any]
+    rewards: Sequence[Reward] | Reward
+    reward_functions: Sequence[Reward] | Reward | None
+    reward_function_weights: Sequence[float] | None
+    reward_model_name: str | None
+    beta: float
+    kl_coef: float
+    cliprange: float
+    num_generations: int
+    max_prompt_length: int | None
+    max_completion_length: int
+    temperature: float
+
+
+KEYWORDS: Mapping[str, str] = {
+    "model_name": "model.name",
+    "dataset_name": "dataset.name",
+    "output_dir": "output",
+    "num_epochs": "training.epochs",
+    "max_steps": "training.max_steps",
+    "batch_size": "training.batch_size",
+    "gradient_accumulation_steps": "training.gradient_accumulation",
+    "learning_rate": "training.learning_rate",
+    "max_seq_length": "training.max_length",
+    "packing": "training.packing",
+    "completion_only_loss": "training.completion_only_loss",
+    "assistant_only_loss": "training.assistant_only_loss",
+    "seed": "training.seed",
+    "max_samples": "dataset.max_samples",
+    "split": "dataset.split",
+    "system_prompt": "dataset.system_prompt",
+    "val_split_ratio": "dataset.validation_fraction",
+    "lora_r": "adapter.rank",
+    "lora_alpha": "adapter.alpha",
+    "lora_dropout": "adapter.dropout",
+    "cliprange": "rl.epsilon",
+    "num_generations": "rl.num_generations",
+    "max_prompt_length": "rl.max_prompt_length",
+    "max_completion_length": "rl.max_completion_length",
+    "temperature": "rl.temperature",
+}
+"""Keyword -> the key that it is another word for."""
+
+NEEDED = {"algorithm": "algorithm", "model_name": "model", "dataset_name": "dataset"}
+
+REWARD_KEYWORDS = ("reward_functions", "reward_function_weights", "reward_model_name")
+
+
+def settings(config: Config | None, given: Mapping[str, Any], only: str | None = None) -> Settings:
+    """A valid request from Python arguments.
+
+    Args:
+        config: weaker than everything else that is said, and stronger than defaults.
+        given: keyword -> value; only what the caller has said.
+        only: the algorithm that is meant; another one that is named is refused.
+
+    Raises:
+        SpecError: a keyword is unknown (the nearest known one is named), is said twice, or has a
+            value that cannot be.
+    """
+    weaker = [*_from_config(config), *from_environment(os.environ)]
+    layers = [*weaker, *python_layers(given, weaker)]
+    if only:
+        for layer in layers:
+            if (other := layer.values.get("algorithm", only)) != only:
+                raise SpecError(f"{layer.origin} says algorithm {other}", "Use create_rl_trainer")
+        layers.append(Layer("the trainer", {"algorithm": only}, STRENGTH))
+    for word, key in NEEDED.items():
+        if not any(layer.values.get(key) for layer in layers):
+            raise SpecError(f"missing {word}", "Pass it, or have it in the config")
+    return resolve(layers, Path.cwd())
+
+
+def python_layers(given: Mapping[str, Any], weaker: Sequence[Layer] = ()) -> list[Layer]:
+    """One layer a keyword; ``weaker`` layers may say which algorithm ``beta`` is of."""
+    given = {name: _plain(value) for name, value in given.items()}
+    own = [Layer("algorithm=", {"algorithm": given["algorithm"]})] if given.get("algorithm") else []
+    of_beta = beta_key([*weaker, *own])
+    layers: list[Layer] = []
+    said: dict[str, str] = {}
+    for name, value in given.items():
+        values = _values(name, value, given, of_beta)
+        for key in _dotted(values):
+            if key in said:
+                raise SpecError(
+                    f"{key} is said twice: by {said[key]} and by {name}", "Leave one of them out"
+                )
+            said[key] = name
+        if values:
+            layers.append(Layer(f"{name}=", values, STRENGTH))
+    return layers
+
+
+def _from_config(config: Config | None) -> Iterator[Layer]:
+    if isinstance(config, Mapping):
+        yield Layer("config=", _plain(config), 0)
+    elif config is not None:
+        yield from_file(Path(config).expanduser())
+
+
+def _values(name: str, value: Any, given: Mapping[str, Any], of_beta: str) -> dict[str, Any]:
+    """What one keyword says, as a nested part of a RunSpec; empty where it says nothing."""
+    if name in KEYWORDS:
+        key = KEYWORDS[name]
+        return nested(key, value) if value is not None or _nullable(key) else {}
+    if name in ("beta", "kl_coef"):
+        return {} if value is None else nested(of_beta, value)
+    if name in TURNED:
+        return {} if value is None else TURNED[name](value)
+    if name in REWARD_KEYWORDS:
+        first = next(one for one in REWARD_KEYWORDS if given.get(one) is not None or one == name)
+        return _rewards(given) if first == name else {}
+    if name == "rewards":
+        return {} if value is None else {"rewards": [_reward(one) for one in listed(value)]}
+    if name in RunSpec.model_fields:
+        return {name: value}
+    raise SpecError(f"unknown keyword {name!r}{_suggest(name)}")
+
+
+def _suggest(name: str) -> str:
+    for key in known_keys():
+        section, _, leaf = key.rpartition(".")
+        if leaf == name and section:
+            return f"; did you mean {section}={{{name!r}: ...}}?"
+    words = [*KEYWORDS, *TURNED, *REWARD_KEYWORDS, "beta", "kl_coef", *RunSpec.model_fields]
+    return nearest(name, words)
+
+
+def _nullable(key: str) -> bool:
+    """Whether null is a value of a key, and not just nothing said."""
+    section, _, name = key.rpartition(".")
+    model = RunSpec.model_fields[section].annotation if section else RunSpec
+    fields: Mapping[str, Any] = getattr(model, "model_fields", {})
+    return type(None) in get_args(fields[name].annotation)
+
+
+def _plain(value: Any) -> Any:
+    """Paths as texts, however deep, as files and records hold them."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _dotted(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _dotted(value, f"{above}{name}.")
+        elif name in ("model", "dataset") and not above:
+            yield f"{name}.name"
+        else:
+            yield above + name
+
+
+def _use_peft(value: Any) -> dict[str, Any]:
+    if not isinstance(value, bool):
+        raise SpecError(f"use_peft is True or False, not {value!r}")
+    return nested("adapter.type", "lora" if value else "none")
+
+
+def _targets(value: Any) -> dict[str, Any]:
+    alone = isinstance(value, str) and value != "all-linear"
+    return nested("adapter.targets", [value] if alone else value)
+
+
+def _quantization(value: Any) -> dict[str, Any]:
+    """``{"load_in_4bit": True}`` is NF4 with double quantization, and nothing else is."""
+    if isinstance(value, str):
+        return nested("model.quantization", value)
+    if not isinstance(value, Mapping):
+        raise SpecError(f"quantization is a mapping or a word, not {value!r}")
+    done = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    for name, item in value.items():
+        if name in ("load_in_4bit", "load_in_8bit") and isinstance(item, bool):
+            continue
+        if name not in done or item != done[name]:
+            raise SpecError(
+                f"quantization: {name}={item!r} cannot be had",
+                "It is {'load_in_4bit': True} (NF4, double quantization) or {'load_in_8bit': True}",
+            )
+    four, eight = (value.get(f"load_in_{bits}bit", False) for bits in (4, 8))
+    if four and eight:
+        raise SpecError("quantization: load_in_4bit and load_in_8bit exclude each other")
+    return nested("model.quantization", "4bit" if four else "8bit" if eight else "none")
+
+
+def _columns(value: Any) -> dict[str, Any]:
+    """Canonical name -> name in the data, and never guessed to be the other way round."""
+    if not isinstance(value, Mapping):
+        raise SpecError(f"column_mapping is a mapping, not {value!r}")
+    return nested("dataset.columns", dict(value))
+
+
+def _report_to(value: Any) -> dict[str, Any]:
+    """Nothing to set: a run writes TensorBoard's files, and reports to nobody."""
+    for name in listed(value):
+        if name not in ("tensorboard", "none"):
+            raise SpecError(
+                f"report_to={name!r} cannot be had: training has no network",
+                "Losses go to events.jsonl and tensorboard/ in the run directory",
+            )
+    return {}
+
+
+TURNED: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    "use_peft": _use_peft,
+    "lora_target_modules": _targets,
+    "quantization": _quantization,
+    "column_mapping": _columns,
+    "report_to": _report_to,
+}
+"""Keyword -> what its value says; None says nothing."""
+
+
+def _rewards(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The three keywords about rewards, which make one list."""
+    functions, weights, model = (given.get(name) for name in REWARD_KEYWORDS)
+    rewards = [_reward(one) for one in listed(functions)] if functions is not None else []
+    if model is not None:
+        rewards.append({"model": model})
+    if weights is not None:
+        numbers = listed(weights)
+        if len(numbers) != len(rewards):
+            raise SpecError(
+                f"reward_function_weights has {len(numbers)} weights for {len(rewards)} rewards",
+                "Give one for each of reward_functions, and then for reward_model_name",
+            )
+        rewards = [{**one, "weight": it} for one, it in zip(rewards, numbers, strict=True)]
+    return {"rewards": rewards} if rewards else {}
+
+
+def _reward(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        return {"name": value}
+    if callable(value):
+        return {"name": named_function(value)}
+    if isinstance(value, Mapping):
+        name = value.get("name")
+        return {**value, "name": named_function(name)} if callable(name) else dict(value)
+    raise SpecError(
+        f"{value!r} is no reward", "Name one, as 'path.py:function' or {'model': ...}, or pass one"
+    )

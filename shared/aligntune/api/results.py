@@ -1,0 +1,223 @@
+"""What a trainer's methods return. Every result names the folder that holds its record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aligntune.record.run_dir import Record
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What training would do.
+
+    Attributes:
+        backend: ``trl`` or ``unsloth``.
+        reason: the choice and the rule that decided, in one line.
+        warnings: what must not be missed, as a backend that was asked for and cannot be had.
+        verdicts: what every rule said of every backend.
+        run_dir: where the run would be.
+        spec: every value of the request.
+        commands: exactly what would be started, by phase.
+    """
+
+    backend: str
+    reason: str
+    warnings: tuple[str, ...]
+    verdicts: tuple[dict[str, Any], ...] = field(repr=False)
+    run_dir: Path
+    spec: dict[str, Any] = field(repr=False)
+    commands: tuple[dict[str, Any], ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, values: Record) -> Planned:
+        choice = values["plan"]["choice"]
+        return cls(
+            backend=choice["backend"],
+            reason=choice["reason"],
+            warnings=tuple(choice["warnings"]),
+            verdicts=tuple(choice["verdicts"]),
+            run_dir=Path(values["plan"]["run_dir"]),
+            spec=values["spec"],
+            commands=tuple(values["commands"]),
+        )
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run.
+
+    Attributes:
+        run_dir: the run directory.
+        model_dir: the model in it: full weights or an adapter, tokenizer and card.
+        backend: what trained.
+        steps: optimizer steps.
+        train_loss: mean loss over the steps, None where the algorithm tells none.
+        final_loss: the last loss that was logged.
+        metrics: the evaluation at the end; empty where there were no evaluation rows.
+        record: everything else: spec, plan, image, versions, times (``run.json``).
+    """
+
+    run_dir: Path
+    model_dir: Path
+    backend: str
+    steps: int
+    train_loss: float | None
+    final_loss: float | None
+    metrics: dict[str, float | int | None]
+    record: Record = field(repr=False)
+
+    @classmethod
+    def of(cls, run: Path, record: Record) -> TrainResult:
+        result = record["result"]
+        return cls(
+            run_dir=run,
+            model_dir=run / "model",
+            backend=result["backend"],
+            steps=result["steps"],
+            train_loss=result.get("train_loss"),
+            final_loss=result.get("final_loss"),
+            metrics={
+                name.removeprefix("eval_"): value
+                for name, value in result.items()
+                if name.startswith("eval_")
+            },
+            record=record,
+        )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation of a run's model.
+
+    Attributes:
+        metrics: ``loss`` (mean over tokens, nats) and ``perplexity``; ``accuracy`` and ``margin``;
+            ``reward`` and ``kl``: what the run's algorithm is judged by.
+        samples: a few rows with what the model made of them.
+        rows: how many rows were measured.
+        source: where they are from.
+        run_dir: the folder of the evaluation.
+        record: its ``run.json``.
+    """
+
+    metrics: dict[str, float | int | None]
+    samples: tuple[dict[str, Any], ...] = field(repr=False)
+    rows: int
+    source: str
+    run_dir: Path
+    record: Record = field(repr=False)
+
+    @classmethod
+    def of(cls, record: Record) -> Evaluation:
+        result = record["result"]
+        return cls(
+            metrics=result["metrics"],
+            samples=tuple(result["samples"]),
+            rows=result["rows"],
+            source=result["source"],
+            run_dir=Path(record["run_dir"]),
+            record=record,
+        )
+
+    @property
+    def loss(self) -> float | None:
+        return self.metrics.get("loss")
+
+    @property
+    def perplexity(self) -> float | None:
+        return self.metrics.get("perplexity")
+
+    @property
+    def accuracy(self) -> float | None:
+        return self.metrics.get("accuracy")
+
+    @property
+    def reward(self) -> float | None:
+        return self.metrics.get("reward")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model made of one prompt.
+
+    Attributes:
+        prompt: as it was given.
+        chat: whether it was put through the model's chat template.
+        text: the completion; None of a reward model.
+        score: a reward model's score; None of any other.
+        tokens: tokens of the completion.
+        ended: whether it came to its own end before ``max_new_tokens``.
+    """
+
+    prompt: str | list[dict[str, str]]
+    chat: bool
+    text: str | None = None
+    score: float | None = None
+    tokens: int | None = None
+    ended: bool | None = None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One :class:`Prediction` a prompt, in their order; ``run_dir`` is their folder."""
+
+    predictions: tuple[Prediction, ...]
+    run_dir: Path
+    record: Record = field(repr=False)
+
+    @classmethod
+    def of(cls, record: Record) -> Predictions:
+        made = tuple(Prediction(**values) for values in record["result"]["predictions"])
+        return cls(made, Path(record["run_dir"]), record)
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self.predictions)
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    def __getitem__(self, index: int) -> Prediction:
+        return self.predictions[index]
+
+    @property
+    def texts(self) -> list[str | None]:
+        """The completions."""
+        return [one.text for one in self.predictions]
+
+    @property
+    def scores(self) -> list[float | None]:
+        """A reward model's scores."""
+        return [one.score for one in self.predictions]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A copy of a run's model: ``path`` is its folder, ``files`` the names in it."""
+
+    path: Path
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """A model on a hub: its ``repository``, address and commit; ``run_dir`` has the record."""
+
+    repository: str
+    url: str
+    commit: str
+    run_dir: Path
+    record: Record = field(repr=False)
+
+    @classmethod
+    def of(cls, record: Record) -> Pushed:
+        result = record["result"]
+        return cls(
+            repository=result["repository"],
+            url=result["url"],
+            commit=result["commit"],
+            run_dir=Path(record["run_dir"]),
+            record=record,
+        )

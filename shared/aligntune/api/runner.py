@@ -1,0 +1,82 @@
+"""What carries out what the API asks for: the launcher on a host, this very process in an image."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol, TypedDict, cast
+
+from aligntune.errors import EngineError
+from aligntune.record.run_dir import Record
+from aligntune.spec.resolve import Settings
+from aligntune.spec.run_spec import RunSpec
+from aligntune.tasks import Task
+
+GROUP = "aligntune.runners"
+"""Entry points that make a :class:`Runner` when they are called."""
+
+
+class BackendStatus(TypedDict):
+    """Whether a backend can be had here, and why.
+
+    Attributes:
+        available: whether it can.
+        reason: what it would run with, or what is in its way.
+        verdicts: what each rule said: ``rule``, ``level`` (pass, warn or fail), ``evidence``.
+    """
+
+    available: bool
+    reason: str
+    verdicts: list[dict[str, Any]]
+
+
+class Selection(TypedDict):
+    """What would be chosen for a request: ``verdicts`` also have the ``backend`` they are of."""
+
+    backend: str
+    reason: str
+    warnings: list[str]
+    verdicts: list[dict[str, Any]]
+
+
+class Runner(Protocol):
+    """Carries out requests. What it raises is an :class:`~aligntune.errors.AligntuneError`."""
+
+    def plan(self, settings: Settings) -> Record:
+        """What :meth:`train` would do: ``spec``, ``plan`` and ``commands``; changes nothing."""
+
+    def train(self, settings: Settings) -> Record:
+        """Train, and return the finished run's record."""
+
+    def resume(self, run: Path) -> Record:
+        """Go on with a run that did not finish, and return its record."""
+
+    def do(self, task: Task) -> Record:
+        """Do something with a finished run, and return the record of that."""
+
+    def status(self) -> dict[str, BackendStatus]:
+        """What can be had here, by backend; changes and obtains nothing."""
+
+    def select(self, spec: RunSpec, model: bool) -> Selection:
+        """What would be chosen for a request; ``model`` says whether its model is part of it."""
+
+
+def find_runner() -> Runner:
+    """The runner for where this is: in an image this process, else what is installed as one.
+
+    Raises:
+        EngineError: there is none.
+    """
+    if find_spec("aligntune_backend"):
+        inside = import_module("aligntune.api.in_process")
+        return cast(Runner, inside.InsideRunner())
+    for found in entry_points(group=GROUP):
+        return cast(Runner, found.load()())
+    if find_spec("aligntune_run"):  # from a source tree, which has no entry points
+        return cast(Runner, import_module("aligntune_run.api").HostRunner())
+    raise EngineError(
+        "nothing here can run this: no backend and no launcher",
+        "Install the launcher: pip install aligntune-run",
+    )

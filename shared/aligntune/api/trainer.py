@@ -1,0 +1,185 @@
+"""One trainer for every algorithm and backend: a request, and what is done with its result."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from aligntune.api.results import Evaluation, Planned, Predictions, Pushed, Saved, TrainResult
+from aligntune.api.runner import Runner, find_runner
+from aligntune.errors import OutputError
+from aligntune.record.run_dir import RunDir, finished_model
+from aligntune.spec.resolve import Settings, from_file, resolve
+from aligntune.spec.run_spec import RunSpec
+from aligntune.tasks import Evaluate, Predict, Prompt, Push, make
+
+AnyPath = str | os.PathLike[str]
+
+
+class Trainer:
+    """Trains what was asked for, in the backend that was chosen, and then works on the result.
+
+    Made by :func:`~aligntune.core.backend_factory.create_sft_trainer` and
+    :func:`~aligntune.core.backend_factory.create_rl_trainer`, or from a run that is there by
+    :meth:`from_run`. Nothing of it lives in a container: each method starts what it needs and
+    leaves all in the run directory. Every method raises
+    :class:`~aligntune.errors.AligntuneError` by class, with what happened and what to do.
+
+    Args:
+        settings: the request, with the origin of each value.
+        runner: what carries it out.
+        run: a run directory that is there already.
+    """
+
+    def __init__(
+        self, settings: Settings, runner: Runner | None = None, run: Path | None = None
+    ) -> None:
+        self._settings = settings
+        self._runner = runner or find_runner()
+        self._run = run
+
+    @classmethod
+    def from_run(cls, path: AnyPath, runner: Runner | None = None) -> Trainer:
+        """The trainer of a run that is there, as in another process, after a break, or of the
+        command. One that did not finish is gone on with by :meth:`train`.
+
+        Raises:
+            OutputError: there is no run in ``path``.
+        """
+        run = RunDir(Path(path).expanduser().absolute())
+        if not run.record() or not run.spec.exists():
+            raise OutputError(f"{path} is not a run directory", "Name the folder of a run")
+        return cls(resolve([from_file(run.spec)]), runner, run.path)
+
+    @property
+    def spec(self) -> RunSpec:
+        """Every value of the request."""
+        return self._settings.spec
+
+    @property
+    def run_dir(self) -> Path | None:
+        """The newest run of this trainer, finished or not; None before :meth:`train`."""
+        return self._run
+
+    def __repr__(self) -> str:
+        run = f", run_dir={str(self._run)!r}" if self._run else ""
+        return f"<Trainer of {self.spec.algorithm} for {self.spec.model.name!r}{run}>"
+
+    def plan(self) -> Planned:
+        """What :meth:`train` would do, and why; nothing is changed, obtained or written."""
+        return Planned.of(self._runner.plan(self._settings))
+
+    def train(self) -> TrainResult:
+        """Train to the end, in a new run directory each time it is called.
+
+        Ctrl-C asks for a checkpoint and an end; ``Trainer.from_run(...).train()`` goes on.
+        """
+        if self._run is not None and RunDir(self._run).record().get("status") != "finished":
+            record = self._runner.resume(self._run)
+        else:
+            record = self._runner.train(self._settings)
+            self._run = Path(record["run_dir"])
+        return TrainResult.of(self._run, record)
+
+    def evaluate(
+        self,
+        dataset: AnyPath | None = None,
+        *,
+        split: str | None = None,
+        max_samples: int | None = None,
+        batch_size: int | None = None,
+    ) -> Evaluation:
+        """Measure the model on held-out rows.
+
+        Args:
+            dataset: file, folder or hub id; None is the run's own evaluation rows, on which the
+                figures are those that training ended with.
+            split: split of it.
+            max_samples: the first so many rows.
+            batch_size: rows a forward; None is as in training.
+        """
+        named = None if dataset is None else os.fspath(dataset)
+        of, more = str(self._finished()), {"max_samples": max_samples, "batch_size": batch_size}
+        task = make(Evaluate, of=of, dataset=named, split=split, **more)
+        return Evaluation.of(self._runner.do(task))
+
+    def predict(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        chat: bool | None = None,
+        batch_size: int | None = None,
+    ) -> Predictions:
+        """Complete prompts, or score texts where the run has trained a reward model.
+
+        Args:
+            prompts: a text, a conversation (a list of messages), or several of either.
+            max_new_tokens: where a completion is cut; None is 256.
+            temperature: of sampling; None takes the likeliest token each time.
+            seed: of sampling.
+            chat: whether a text is what a user says in a conversation; None is as the training data
+                was, and each prediction says which it was.
+            batch_size: prompts a forward.
+        """
+        one = isinstance(prompts, str) or (
+            len(prompts) > 0 and all(isinstance(message, dict) for message in prompts)
+        )
+        task = make(
+            Predict,
+            of=str(self._finished()),
+            prompts=[prompts] if one else list(prompts),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            chat=chat,
+            batch_size=batch_size,
+        )
+        return Predictions.of(self._runner.do(task))
+
+    def save_model(self, path: AnyPath) -> Saved:
+        """Copy the model (weights or adapter, tokenizer, card) into a new or an empty folder.
+
+        Raises:
+            OutputError: there is something in the folder, or it cannot be written.
+        """
+        model = self._finished() / "model"
+        target = Path(path).expanduser().absolute()
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise OutputError(f"{path} is not an empty folder", "Name a new one")
+        beside = target.with_name(f"{target.name}.part")
+        try:
+            shutil.rmtree(beside, ignore_errors=True)
+            shutil.copytree(model, beside)
+            os.replace(beside, target)
+        except OSError as error:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise OutputError(f"cannot write {path}: {error}", "Name another folder") from error
+        return Saved(target, tuple(sorted(file.name for file in target.iterdir())))
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool | None = None, commit_message: str | None = None
+    ) -> Pushed:
+        """Upload the model to a repository of a hub, which is made if it is not there.
+
+        The token is the one that you are logged in with (``hf auth login`` or ``HF_TOKEN``).
+        """
+        task = make(
+            Push,
+            of=str(self._finished()),
+            repository=repo_id,
+            private=private,
+            message=commit_message,
+        )
+        return Pushed.of(self._runner.do(task))
+
+    def _finished(self) -> Path:
+        if self._run is None:
+            raise OutputError("nothing is trained yet", "Call train(), or use Trainer.from_run()")
+        if finished_model(self._run) is None:
+            raise OutputError(f"{self._run} has no model yet", "Call train(), which goes on")
+        return self._run

@@ -1,0 +1,204 @@
+"""The first rows of local data, for a look before anything heavy: bounded, and without Arrow.
+
+The readers are the worker's own (:mod:`aligntune.data.sources`), so what both see is told in
+the same words. What only the worker can see (Parquet, saved datasets, what comes later) is left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from aligntune.data.rows import canonicalise, no_rows
+from aligntune.data.sources import (
+    Row,
+    Source,
+    as_row,
+    csv_rows,
+    find_files,
+    json_rows,
+    jsonl_rows,
+    no_split,
+    reading,
+)
+from aligntune.errors import DataError, shown
+from aligntune.spec.run_spec import DatasetSpec
+
+SAMPLE_ROWS = 16
+SAMPLE_CHARACTERS = 4 * 2**20
+"""Rows that are longer are the worker's to judge."""
+
+INFO_BYTES = 2**20
+MAGIC = b"PAR1"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was seen: how many rows, none where only the worker can read them, and their format."""
+
+    rows: int
+    format: str | None
+
+
+class _Enough(Exception):  # noqa: N818
+    """More would have to be read than a look is worth."""
+
+
+def look_at(
+    source: Source,
+    split: str,
+    spec: DatasetSpec,
+    allowed: tuple[str, ...],
+    limit: int | None = None,
+) -> Sample:
+    """Read the first rows of a local source as the worker would.
+
+    Args:
+        source: where they are.
+        split: name of the split, with an optional slice.
+        spec: the request, for format, columns and system prompt.
+        allowed: the formats that the algorithm takes.
+        limit: rows that the worker will read at most; None for all.
+
+    Raises:
+        DataError: what the worker would raise over the same rows.
+    """
+    name = split.partition("[")[0]
+    files = find_files(source, name)
+    if files is None:
+        assert source.path is not None
+        return _look_at_saved(source.path, source.name, name, spec, allowed)
+    for path, called in files:
+        with reading(path, called):
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise DataError(f"cannot read {called}: it is not a file")
+            if path.suffix.lower() == ".parquet":
+                _require_parquet(path, called, status.st_size)
+    rows = _Counted(row for path, called in files for row in _first_rows(path, called))
+    found: str | None = None
+    try:
+        found, canonical = canonicalise(
+            rows, spec, allowed, chat=True, limit=min(limit or SAMPLE_ROWS, SAMPLE_ROWS)
+        )
+        for _ in canonical:
+            pass  # it is judged as it is made
+    except _Enough:
+        return Sample(rows.count, found)
+    if not rows.count:
+        raise no_rows(source, name)
+    return Sample(rows.count, found)
+
+
+class _Counted(Iterator[Row]):
+    """Rows, and how many of them there were."""
+
+    def __init__(self, rows: Iterator[Row]) -> None:
+        self.rows, self.count = rows, 0
+
+    def __next__(self) -> Row:
+        row = next(self.rows)
+        self.count += 1
+        return row
+
+
+def _first_rows(path: Path, name: str) -> Iterator[Row]:
+    """A file's rows, until there are too many characters of them."""
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        raise _Enough
+    with reading(path, name):
+        if suffix == ".json" and path.stat().st_size <= SAMPLE_CHARACTERS:
+            yield from json_rows(path, name)
+            return
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            start = file.read(SAMPLE_CHARACTERS).lstrip() if suffix == ".json" else ""
+            if start.startswith("["):
+                yield from _listed(start, name)
+                return
+            file.seek(0)
+            yield from (csv_rows if suffix == ".csv" else jsonl_rows)(_lines(file), name)
+
+
+def _lines(file: TextIO) -> Iterator[str]:
+    left = SAMPLE_CHARACTERS
+    while line := file.readline(left):
+        left -= len(line)
+        if left == 0 and not line.endswith("\n"):
+            raise _Enough
+        yield line
+        if left == 0:
+            raise _Enough
+
+
+def _listed(start: str, name: str) -> Iterator[Row]:
+    """The first rows of a long JSON list, of which this is the beginning."""
+    decoder, place, number = json.JSONDecoder(), 1, 0
+    while True:
+        while start[place : place + 1] in tuple(" \t\r\n,"):
+            place += 1
+        try:
+            row, place = decoder.raw_decode(start, place)
+        except (ValueError, RecursionError):
+            raise _Enough from None  # cut short, or broken: only the whole file tells
+        number += 1
+        where = f"{name}, row {number}"
+        yield where, as_row(row, where)
+
+
+def _require_parquet(path: Path, name: str, size: int) -> None:
+    with path.open("rb") as file:
+        first = file.read(len(MAGIC))
+        file.seek(max(0, size - len(MAGIC)))
+        last = file.read(len(MAGIC))
+    if (first, last) != (MAGIC, MAGIC) or size < 3 * len(MAGIC):
+        raise DataError(
+            f"{name} is not a valid Parquet file: it does not begin and end with {MAGIC.decode()}",
+            "Save or download it again",
+        )
+
+
+def _look_at_saved(
+    folder: Path, name: str, split: str, spec: DatasetSpec, allowed: tuple[str, ...]
+) -> Sample:
+    """What a dataset of ``save_to_disk`` tells of itself: its splits, files and columns."""
+    if os.path.exists(folder / "dataset_dict.json"):
+        splits = _object(folder / "dataset_dict.json", name).get("splits")
+        there = [one for one in splits if isinstance(one, str)] if isinstance(splits, list) else []
+        if split not in there:
+            raise no_split(name, split, there)
+        folder = folder / split
+    files = _object(folder / "state.json", name).get("_data_files")
+    for file in files if isinstance(files, list) else []:
+        called = file.get("filename") if isinstance(file, dict) else None
+        if isinstance(called, str) and not os.path.isfile(folder / called):
+            raise DataError(f"{name} is not a whole saved dataset: {shown(called)} is missing")
+    features = _object(folder / "dataset_info.json", name).get("features")
+    if not isinstance(features, dict):
+        return Sample(0, None)
+    columns = dict.fromkeys(features)
+    found, _ = canonicalise([(f"{name}, row 1", columns)], spec, allowed, chat=True)
+    return Sample(0, found)
+
+
+def _object(path: Path, name: str) -> dict[str, Any]:
+    """A small JSON object of a saved dataset."""
+    broken = f"{name} is not a whole saved dataset: {path.name}"
+    if not os.path.isfile(path):
+        raise DataError(f"{broken} is missing")
+    try:
+        with path.open("rb") as file:
+            content = file.read(INFO_BYTES + 1)
+        if len(content) > INFO_BYTES:
+            return {}  # features of thousands of columns: the worker's to judge
+        told = json.loads(content)
+    except (OSError, ValueError, RecursionError):
+        raise DataError(f"{broken} cannot be read") from None
+    if not isinstance(told, dict):
+        raise DataError(f"{broken} is no object")
+    return told

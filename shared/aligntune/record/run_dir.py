@@ -1,0 +1,146 @@
+"""The run directory: what a run leaves behind, and the state that everything else reads.
+
+Each file has one writer at a time: the launcher makes the folder with ``spec.yaml`` and the first
+``run.json`` before the worker starts, the worker owns everything while it lives, and the launcher
+adds the exit cause to ``run.json`` after the worker is gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aligntune.errors import OutputError
+
+if TYPE_CHECKING:
+    from aligntune.spec.run_spec import RunSpec
+
+Record = dict[str, Any]
+"""``run.json``: id, status (planned, running, finished, failed, stopped), spec, plan, result."""
+
+
+RECORD = "run.json"
+
+
+class RunDir:
+    """The files of one run below ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.spec = path / "spec.yaml"
+        self.record_file = path / RECORD
+        self.events = path / "events.jsonl"
+        self.log = path / "train.log"
+        self.checkpoints = path / "checkpoints"
+        self.model = path / "model"
+
+    def record(self) -> Record:
+        """The record, or an empty one where none has been written.
+
+        Raises:
+            OutputError: ``run.json`` is there and is not a record.
+        """
+        try:
+            record = json.loads(self.record_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise OutputError(f"cannot read {self.record_file}: {error}") from error
+        if not isinstance(record, dict):
+            raise OutputError(f"{self.record_file} is not a run's record")
+        return record
+
+    def update(self, **values: Any) -> Record:
+        """Set top-level keys of the record; readers see the old record or the new, never half."""
+        record = {**self.record(), **values}
+        beside = self.record_file.with_suffix(".json.part")
+        beside.write_text(
+            json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8"
+        )
+        os.replace(beside, self.record_file)
+        return record
+
+    def in_use(self) -> bool:
+        """Whether a worker is at work here: it holds a lock on the events while it lives."""
+        try:
+            with self.events.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False  # no worker has begun
+        return False
+
+    def require_new(self) -> None:
+        """Refuse a folder that holds anything: nothing is ever overwritten.
+
+        Raises:
+            OutputError: the folder is a run, holds other files, or is not a folder.
+        """
+        if not os.path.lexists(self.path):
+            return
+        if not self.path.is_dir():
+            raise OutputError(f"{self.path} is not a folder", "Name another with --output")
+        if self.record_file.exists():
+            status = self.record().get("status", "unknown")
+            raise OutputError(
+                f"{self.path} already holds a run ({status})",
+                "Name another folder with --output, or leave it out for a new one",
+            )
+        if any(self.path.iterdir()):
+            raise OutputError(
+                f"{self.path} is not empty", "Name an empty or a new folder with --output"
+            )
+
+    def create(self, run_id: str, spec: RunSpec, **values: Any) -> None:
+        """Make the folder with its spec and the first record; refuse one that is in use.
+
+        Raises:
+            OutputError: it is in use, or cannot be written.
+        """
+        with self.writing("Name another folder with --output"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.require_new()
+            again = spec.model_copy(update={"output": None})
+            with self.spec.open("x", encoding="utf-8") as file:  # of two at once, one is the first
+                file.write(again.to_yaml())
+            self.update(
+                id=run_id,
+                status="planned",
+                run_dir=str(self.path),
+                created=datetime.now().astimezone().isoformat(timespec="seconds"),
+                spec=spec.model_dump(mode="json"),
+                **values,
+            )
+
+    @contextmanager
+    def writing(self, remedy: str) -> Iterator[None]:
+        """Turns what the run directory does not take into an OutputError with this remedy."""
+        try:
+            yield
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            what = "no space left for" if full else "cannot write"
+            raise OutputError(f"{what} {self.path}: {error.strerror}", remedy) from error
+
+
+def finished_model(path: Path) -> Path | None:
+    """The model that the run in ``path`` left, or None where there is no such run or model."""
+    model = path / "model"
+    there = os.path.isfile(path / RECORD) and os.path.isdir(model)
+    return model if there else None
+
+
+def new_run_id(algorithm: str, model: str, now: datetime) -> str:
+    """``<date>-<algorithm>-<model>-<short id>``: sortable, readable and never the same twice."""
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", Path(model).name).strip("-.")[:40] or "model"
+    return f"{now:%Y%m%d-%H%M%S}-{algorithm}-{name}-{secrets.token_hex(3)}"

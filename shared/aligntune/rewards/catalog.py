@@ -1,0 +1,172 @@
+"""The rewards that there are, what they take, and whether a request for some makes sense."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, Protocol, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from aligntune.errors import SpecError
+from aligntune.rewards.builtin.answers import exact_match, math_answer, numeric
+from aligntune.rewards.builtin.code import code
+from aligntune.rewards.builtin.form import json_schema, length, regex
+
+FUNCTION = re.compile(r"(?P<path>/.*):(?P<function>[^\W\d]\w*)", re.DOTALL)
+"""``/path/to/file.py:function``."""
+
+
+class RewardSpec(Protocol):
+    """What is asked for: ``aligntune.spec.run_spec.RewardSpec``."""
+
+    @property
+    def name(self) -> str | None:
+        """A built-in's name, or ``/path/to/file.py:function``."""
+
+    @property
+    def model(self) -> str | None:
+        """Folder or hub id of a sequence classification model; there is this or ``name``."""
+
+    @property
+    def revision(self) -> str | None:
+        """Branch, tag or commit of a hub id."""
+
+    @property
+    def weight(self) -> float:
+        """What the score is multiplied by; the trainer does that."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that one call, which is a whole batch, may take."""
+
+    @property
+    def args(self) -> Mapping[str, Any]:
+        """The reward's own arguments."""
+
+
+BUILT_IN: dict[str, Callable[..., Any]] = {
+    "exact_match": exact_match,
+    "numeric": numeric,
+    "math": math_answer,
+    "regex": regex,
+    "json_schema": json_schema,
+    "length": length,
+    "code": code,
+}
+"""Each makes a reward from its keyword arguments, and imports nothing heavy to do so."""
+
+
+def model(*, batch_size: int = 8, max_length: int | None = None) -> None:
+    """The arguments of a reward model, see :mod:`.model`.
+
+    Args:
+        batch_size: samples scored at once.
+        max_length: tokens that a sample is cut to, at its beginning; null is what the model takes.
+    """
+    for key, value in (("batch_size", batch_size), ("max_length", max_length)):
+        if value is not None and value < 1:
+            raise SpecError(f"{key} is {value}, and must be 1 or more")
+
+
+def names() -> tuple[str, ...]:
+    """The built-in rewards."""
+    return tuple(BUILT_IN)
+
+
+def labels(rewards: Sequence[RewardSpec]) -> list[str]:
+    """What each reward is logged as; a name's second use is ``name_2``."""
+    found: list[str] = []
+    for reward in rewards:
+        plain = _plain_label(reward)
+        label, count = plain, 1
+        while label in found:
+            count += 1
+            label = f"{plain}_{count}"
+        found.append(label)
+    return found
+
+
+def _plain_label(reward: RewardSpec) -> str:
+    if reward.model is not None:
+        return PurePosixPath(reward.model).name
+    parts = FUNCTION.fullmatch(reward.name or "")
+    return parts["function"] if parts else str(reward.name)
+
+
+def columns(rewards: Sequence[RewardSpec]) -> dict[str, str]:
+    """The column of the data that each reward reads, by label, of those known to read one."""
+    found = {}
+    for reward, label in zip(rewards, labels(rewards), strict=True):
+        parameter = inspect.signature(_factory(reward)).parameters.get("column")
+        if parameter is not None:
+            found[label] = str(reward.args.get("column", parameter.default))
+    return found
+
+
+def check(rewards: Sequence[RewardSpec]) -> None:
+    """Refuse rewards that there are none of, and arguments that they do not take.
+
+    Looks at the request only, so a user's file and a model are not opened.
+
+    Raises:
+        SpecError: naming the reward, and the argument if it is one.
+    """
+    for reward in rewards:
+        if (reward.name is None) == (reward.model is None):
+            raise SpecError("a reward is a name or a model", "Set one of the two")
+        if reward.name is not None and reward.name not in BUILT_IN:
+            if not FUNCTION.fullmatch(reward.name):
+                raise _no_such(reward.name)
+        else:
+            make(reward)
+
+
+def make(reward: RewardSpec) -> Any:
+    """The function of a built-in reward; for a reward model only its arguments are checked."""
+    factory = _factory(reward)
+    what = f"reward {_plain_label(reward)}"
+    known = inspect.signature(factory).parameters
+    hints = get_type_hints(factory)
+    for key, value in reward.args.items():
+        if key not in known:
+            from aligntune.spec.resolve import nearest
+
+            takes = f"It takes {', '.join(known)}"
+            raise SpecError(f"{what} has no argument {key!r}{nearest(key, list(known))}", takes)
+        try:
+            TypeAdapter(hints[key], config=ConfigDict(strict=True)).validate_python(value)
+        except ValidationError as error:
+            said = error.errors()[0]["msg"]
+            raise SpecError(f"{what}: {key} is {value!r}. {said}") from None
+    for key, parameter in known.items():
+        if parameter.default is parameter.empty and key not in reward.args:
+            raise SpecError(f"{what} needs the argument {key!r}")
+    try:
+        return factory(**reward.args)
+    except SpecError as error:
+        raise SpecError(f"{what}: {error.what}", error.remedy) from error
+
+
+def _factory(reward: RewardSpec) -> Callable[..., Any]:
+    if reward.model is not None:
+        return model
+    return BUILT_IN.get(reward.name or "", _user_function)
+
+
+def _user_function() -> None:
+    """A user's function, of which nothing is known before it is loaded."""
+
+
+def _no_such(name: str) -> SpecError:
+    from aligntune.spec.resolve import nearest
+
+    known = ", ".join(BUILT_IN)
+    if ".py" in name:
+        return SpecError(f"{name} names no function", "Write it as /path/to/file.py:function_name")
+    return SpecError(
+        f"no reward {name!r}{nearest(name, list(BUILT_IN))}",
+        f"Built in are {known}; your own is /path/to/file.py:function_name",
+    )

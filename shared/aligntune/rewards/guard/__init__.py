@@ -1,0 +1,1 @@
+"""What keeps a reward that goes wrong from harming the run."""

@@ -1,0 +1,226 @@
+"""Holds a reward to what it promised: a number or None for each sample, in time."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+import numbers
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aligntune.contract import INPUT_ROOT_VARIABLE
+from aligntune.errors import AligntuneError, RewardError
+from aligntune.rewards.guard.timeout import Limit
+from aligntune.rewards.guard.watchdog import Backstop
+from aligntune.rewards.inputs import excerpt
+from aligntune.worker.failures import foreseen, named
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The samples of one call."""
+
+    prompts: Sequence[Any]
+    completions: Sequence[Any]
+    rest: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.completions)
+
+    def only(self, index: int) -> Batch:
+        """One sample of it: columns are lists of its length, and all else is passed on as it is."""
+        rest = {
+            key: [value[index]] if isinstance(value, list) and len(value) == len(self) else value
+            for key, value in self.rest.items()
+        }
+        return Batch([self.prompts[index]], [self.completions[index]], rest)
+
+    def shown(self, index: int) -> str:
+        """A sample as an error shows it."""
+        prompt, completion = excerpt(self.prompts[index]), excerpt(self.completions[index])
+        return f"sample {index + 1} of {len(self)} (prompt {prompt}, completion {completion})"
+
+    def arguments(self) -> dict[str, Any]:
+        return {"prompts": self.prompts, "completions": self.completions, **self.rest}
+
+
+class Guard:
+    """A reward under guard, in the form in which a trainer calls it.
+
+    Args:
+        function: the reward; it may be a coroutine function.
+        name: what it is logged as.
+        timeout: seconds that a call may take. A function that limits each sample itself says in
+            its attribute ``needs`` what a batch of so many may take, and has that time at least.
+        backstop: what ends this process should a call never return to the interpreter.
+
+    Raises:
+        RewardError: when called, and the reward raises, does not return in time, or returns what is
+            not a finite number or None for each sample. It names the reward and the sample.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], name: str, timeout: float, backstop: Backstop | None
+    ) -> None:
+        self.__name__ = name
+        self._function = function
+        self._timeout = timeout
+        self._backstop = backstop
+
+    def __call__(self, prompts: Any, completions: Any, **rest: Any) -> list[float | None]:
+        batch = Batch(prompts, completions, rest)
+        if not len(batch):
+            return []
+        try:
+            with self._in_time(self._seconds(batch), self._never(self._first_of(batch))) as limit:
+                returned = self._ask(batch)
+        except AligntuneError:
+            raise
+        except (Exception, SystemExit) as error:
+            if foreseen(error) is not None:  # out of memory, a full disk: no fault of the function
+                raise
+            traceback.print_exc()
+            raise self._raised(batch, error) from error
+        if limit.over:
+            raise self._too_slow(batch)
+        return self._numbers(batch, returned)
+
+    def _ask(self, batch: Batch) -> Any:
+        returned = self._function(**batch.arguments())
+        return asyncio.run(_awaited(returned)) if inspect.isawaitable(returned) else returned
+
+    def _seconds(self, batch: Batch) -> float:
+        needs = getattr(self._function, "needs", None)
+        return max(self._timeout, needs(len(batch))) if needs else self._timeout
+
+    @contextmanager
+    def _in_time(self, seconds: float, error: RewardError) -> Iterator[Limit]:
+        with ExitStack() as stack:
+            if self._backstop is not None:
+                stack.enter_context(self._backstop.watching(seconds, error))
+            yield stack.enter_context(Limit(seconds))
+
+    def _numbers(self, batch: Batch, returned: Any) -> list[float | None]:
+        scores = _as_list(returned)
+        if scores is None:
+            raise self._error(
+                f"returned {_described(returned)}, not a list of {len(batch)} numbers, for "
+                f"{self._first_of(batch)}"
+            )
+        if len(scores) != len(batch):
+            raise self._wrong_length(batch, len(scores))
+        found: list[float | None] = []
+        for index, score in enumerate(scores):
+            value = _number(score)
+            if value is None and score is not None:
+                raise self._error(
+                    f"returned {_described(score)}, which is no number, for {batch.shown(index)}"
+                )
+            if value is not None and not math.isfinite(value):
+                raise self._error(f"returned {value} for {batch.shown(index)}")
+            found.append(value)
+        return found
+
+    def _raised(self, batch: Batch, error: BaseException) -> RewardError:
+        """The sample that it raises for, by asking one at a time, where that shows it."""
+        for index, _, again, limit in self._one_by_one(batch):
+            if again is not None or limit.over:
+                return self._error(f"raised {_where(again or error)} for {batch.shown(index)}")
+        return self._error(f"raised {_where(error)} for {self._first_of(batch)}")
+
+    def _too_slow(self, batch: Batch) -> RewardError:
+        """The sample that takes all the time that there is for the whole batch."""
+        for index, _, _, limit in self._one_by_one(batch):
+            if limit.over:
+                return self._never(batch.shown(index))
+        return self._error(
+            f"did not return within {self._timeout:g} s for {len(batch)} samples together, though "
+            "it does for each alone",
+            "Raise the reward's timeout, or make the function faster",
+        )
+
+    def _wrong_length(self, batch: Batch, length: int) -> RewardError:
+        what = f"returned {length} numbers for {len(batch)} samples"
+        for index, returned, _, _ in self._one_by_one(batch):
+            alone = _as_list(returned)
+            if alone is not None and len(alone) != 1:
+                return self._error(f"{what}, and {len(alone)} for {batch.shown(index)} alone")
+        return self._error(f"{what}, beginning with {batch.shown(0)}")
+
+    def _one_by_one(self, batch: Batch) -> Iterator[tuple[int, Any, BaseException | None, Limit]]:
+        """Ask for each sample by itself, all of them within the time of one batch."""
+        left = self._seconds(batch)
+        for index in range(len(batch)):
+            returned, failed = None, None
+            with self._in_time(left, self._never(batch.shown(index))) as limit:
+                try:
+                    returned = self._ask(batch.only(index))
+                except (Exception, SystemExit) as error:
+                    failed = error
+            yield index, returned, failed, limit
+            left = max(left - limit.spent, 0.01)
+
+    def _never(self, where: str) -> RewardError:
+        return self._error(
+            f"did not return within {self._timeout:g} s for {where}",
+            "Mend the function, or raise the reward's timeout",
+        )
+
+    def _first_of(self, batch: Batch) -> str:
+        if len(batch) == 1:
+            return batch.shown(0)
+        return f"a batch of {len(batch)} samples, of which the first is {batch.shown(0)}"
+
+    def _error(self, what: str, remedy: str = "Mend the function") -> RewardError:
+        return RewardError(f"the reward {self.__name__} {what}", remedy)
+
+
+async def _awaited(returned: Any) -> Any:
+    return await returned
+
+
+def _as_list(returned: Any) -> list[Any] | None:
+    """What a function returned as a list; arrays will do, texts and mappings will not."""
+    if isinstance(returned, (str, bytes, Mapping)):
+        return None
+    try:
+        return list(returned)
+    except TypeError:
+        return None
+
+
+def _number(score: Any) -> float | None:
+    """A number, also one of numpy's or torch's, or None for what is none."""
+    if not isinstance(score, numbers.Real) and hasattr(score, "item"):
+        try:
+            score = score.item()
+        except (ValueError, RuntimeError):  # of more than one element
+            return None
+    try:
+        return float(score) if isinstance(score, numbers.Real) else None
+    except OverflowError:
+        return math.inf
+
+
+def _described(value: Any) -> str:
+    text = repr(value)
+    short = text if len(text) <= 60 else f"{text[:57]}..."
+    return f"{short} ({type(value).__name__})"
+
+
+def _where(error: BaseException) -> str:
+    """An error in one line, with the last line of code that is the function's own."""
+    said = named(error)
+    others = ("<", sys.prefix, sys.base_prefix, str(Path(__file__).parents[1]))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(others):
+            name = frame.filename.removeprefix(os.environ.get(INPUT_ROOT_VARIABLE, ""))
+            return f"{said} ({name}, line {frame.lineno})"
+    return said

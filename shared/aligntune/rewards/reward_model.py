@@ -1,0 +1,150 @@
+"""A reward model: a sequence classification model of transformers with one output, the score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from aligntune.errors import ModelError
+from aligntune.worker.failures import first_line
+
+HEAD = "ForSequenceClassification"
+
+
+def load_model(
+    folder: Path,
+    name: str,
+    device: Any,
+    chat: bool,
+    *,
+    batch_size: int = 8,
+    max_length: int | None = None,
+) -> Callable[..., list[float | None]]:
+    """The reward that a model gives: its output for prompt and completion, as one text.
+
+    A conversation is put into the reward model's own chat template; a text ends in its
+    end-of-sequence token, off which training has read its score. What is longer than the model
+    takes loses its beginning, since the completion is what is judged.
+
+    Args:
+        folder: where the model is here.
+        name: what the user called it.
+        device: ``torch.device`` to compute on.
+        chat: whether there will be conversations.
+        batch_size: samples scored at once.
+        max_length: tokens of the longest sample; None is what the model takes.
+
+    Raises:
+        ModelError: it does not load, or has no reward head.
+    """
+    config = _config(folder, name)
+    tokenizer = _tokenizer(folder, name)
+    if chat and tokenizer.chat_template is None:
+        raise ModelError(
+            f"the data is conversations, and the reward model {name} has no chat template",
+            "Save one with its tokenizer, or use prompts that are text",
+        )
+    model = _weights(folder, name, device)
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    takes = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limits = (max_length, takes, tokenizer.model_max_length)  # the last is vast where none is known
+    most = min(limit for limit in limits if limit)
+
+    def text(prompt: Any, completion: Any) -> str:
+        if isinstance(prompt, str):
+            whole, end = f"{prompt}{completion}", tokenizer.eos_token or ""
+            return whole if whole.endswith(end) else whole + end
+        return str(tokenizer.apply_chat_template([*prompt, *completion], tokenize=False))
+
+    def score(samples: list[tuple[Any, Any]]) -> list[float]:
+        import torch
+
+        inputs = tokenizer(
+            [text(*sample) for sample in samples],
+            # A chat template writes the special tokens itself.
+            add_special_tokens=isinstance(samples[0][0], str),
+            padding=True,
+            truncation=True,
+            max_length=most,
+            return_tensors="pt",
+        ).to(device)
+        with torch.inference_mode():
+            scores: list[float] = model(**inputs).logits[:, 0].float().tolist()
+        return scores
+
+    def reward_model(prompts: Any, completions: Any, **_: Any) -> list[float | None]:
+        samples = list(zip(prompts, completions, strict=True))
+        batches = (samples[at : at + batch_size] for at in range(0, len(samples), batch_size))
+        return [value for batch in batches for value in score(batch)]
+
+    return reward_model
+
+
+def _config(folder: Path, name: str) -> Any:
+    from transformers import AutoConfig
+
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"the reward model {name} is an adapter",
+            "Merge it into its base (peft's merge_and_unload), or train it without an adapter",
+        )
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"no reward model in {name}: there is no config.json")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"the reward model {name} cannot be read: {first_line(error)}") from error
+    made = (config.architectures or ["model without a head"])[0]
+    if not made.endswith(HEAD):
+        raise ModelError(
+            f"{name} is a {made}, which has no reward head",
+            f"Use a *{HEAD} with one label, as reward training makes",
+        )
+    if config.num_labels != 1:
+        labels = ", ".join(map(str, (config.id2label or {}).values()))
+        raise ModelError(
+            f"the head of {name} classifies into {config.num_labels} labels ({labels}), and a "
+            "reward model has one output",
+            "Use a reward model, not a classifier",
+        )
+    return config
+
+
+def _tokenizer(folder: Path, name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises a dozen classes for a folder without one
+        raise ModelError(
+            f"the reward model {name} has no usable tokenizer: {first_line(error)}"
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ModelError(f"the tokenizer of the reward model {name} has nothing to pad with")
+    tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
+    return tokenizer
+
+
+def _weights(folder: Path, name: str, device: Any) -> Any:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    dtype: Any = torch.float32 if torch.device(device).type == "cpu" else "auto"
+    try:
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"the reward model {name} does not load: {first_line(error)}") from error
+    lacking = sorted(found["missing_keys"])
+    if lacking:  # transformers would fill them with chance
+        raise ModelError(
+            f"the weights of the reward model {name} lack {', '.join(lacking[:3])}",
+            "Save the model with its classification head",
+        )
+    return model.to(device).eval().requires_grad_(False)

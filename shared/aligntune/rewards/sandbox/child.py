@@ -1,0 +1,184 @@
+"""The child that runs one candidate: confines itself for good, then runs what nobody has read.
+
+Run as a script, by itself: ``python -I child.py`` with its orders, JSON, as standard input.
+It reports on standard output: ``ready`` once it is confined, then its secret and a number for each
+step that ran to its end.
+
+What confines it is the kernel: resource limits (memory, CPU time, open files), and a filter of
+system calls (seccomp, https://docs.kernel.org/userspace-api/seccomp_filter.html) with a list of
+what is allowed. It needs no privilege, so it works for any uid and in any container. Not on the
+list, and so impossible: starting a process or a thread, signalling any process, opening a file for
+writing or changing one in any way, a socket to anywhere, tracing another process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import platform
+import re
+import resource
+import signal
+import struct
+import sys
+import types
+
+PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
+SECCOMP_MODE_FILTER = 2
+AUDIT_ARCH_X86_64 = 0xC000003E
+KILL, ALLOW, REFUSE = 0x80000000, 0x7FFF0000, 0x00050000
+LOAD, JUMP_IF_EQUAL, RETURN, AND = 0x20, 0x15, 0x06, 0x54
+"""Of classic BPF: load a word of the call, compare, return a verdict, mask."""
+
+OPEN_FILES = 64
+
+ALLOWED = """
+its own memory: mmap=9 mprotect=10 munmap=11 brk=12 mremap=25 mincore=27 madvise=28 arch_prctl=158
+    membarrier=324
+reading, and writing to what is open: its reports and /dev/null: read=0 write=1 close=3 lseek=8
+    pread64=17 readv=19 writev=20 pipe=22 dup=32 dup2=33 dup3=292 pipe2=293 eventfd2=290
+looking at files: stat=4 fstat=5 lstat=6 access=21 getcwd=79 chdir=80 fchdir=81 readlink=89
+    statfs=137 fstatfs=138 getdents64=217 newfstatat=262 readlinkat=267 faccessat=269 statx=332
+    faccessat2=439
+waiting, also on both ends of a pair of sockets, which asyncio makes for itself: poll=7 select=23
+    pselect6=270 ppoll=271 epoll_wait=232 epoll_ctl=233 epoll_pwait=281 epoll_create1=291
+    sendto=44 recvfrom=45 shutdown=48 getsockopt=55 wait4=61 waitid=247 pause=34
+    restart_syscall=219
+time: nanosleep=35 getitimer=36 alarm=37 setitimer=38 gettimeofday=96 times=100 time=201
+    clock_gettime=228 clock_getres=229 clock_nanosleep=230 sched_yield=24
+signals to itself, as from its own timer: rt_sigaction=13 rt_sigprocmask=14 rt_sigreturn=15
+    rt_sigpending=127 rt_sigtimedwait=128 rt_sigsuspend=130 sigaltstack=131
+who and where it is: getpid=39 uname=63 getrlimit=97 getrusage=98 sysinfo=99 getuid=102 getgid=104
+    geteuid=107 getegid=108 getppid=110 getpgrp=111 getgroups=115 getpgid=121 getsid=124
+    gettid=186 getcpu=309 sched_getaffinity=204
+locks, chance and the end: futex=202 set_tid_address=218 set_robust_list=273 get_robust_list=274
+    rseq=334 getrandom=318 exit=60 exit_group=231
+"""
+"""System calls of x86-64 that a candidate may make, whatever their arguments."""
+
+WRITING = os.O_ACCMODE | os.O_CREAT | os.O_TRUNC
+DUPLICATE_AND_FLAGS = (0, 1, 2, 3, 4, 1030)  # of fcntl: nothing that sets who gets a signal
+LOOKS_AT_A_TERMINAL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
+SOCK_TYPE, SOCK_STREAM = 0xF, 1
+
+CONDITIONAL = (
+    # name, number, argument, mask, values it may have under the mask, what a refusal says
+    ("open", 2, 1, WRITING, (0,), errno.EROFS),
+    ("openat", 257, 2, WRITING, (0,), errno.EROFS),
+    ("fcntl", 72, 1, 0xFFFFFFFF, DUPLICATE_AND_FLAGS, errno.EPERM),
+    ("ioctl", 16, 1, 0xFFFFFFFF, LOOKS_AT_A_TERMINAL, errno.ENOTTY),
+    ("socketpair", 53, 1, SOCK_TYPE, (SOCK_STREAM,), errno.EPERM),
+)
+"""Calls that it may make with some arguments only."""
+
+
+def main() -> None:
+    orders = json.loads(sys.stdin.buffer.read())
+    reports = os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+    os.close(nothing)
+    try:
+        confine(orders["parent"], orders["memory"], orders["cpu_seconds"])
+    except Exception as error:
+        os.write(reports, f"{error}\n".encode())
+        os._exit(1)
+    os.write(reports, b"ready\n")
+    run(orders["source"], orders["steps"], orders["token"], reports)
+    os._exit(0)
+
+
+def run(source: str, steps: list[str], token: str, reports: int) -> None:
+    """Run a candidate and then each step, reporting those that came to their end."""
+    write = os.write
+    module = types.ModuleType("candidate")
+    sys.modules["candidate"] = module
+    try:
+        exec(compile(source, "candidate.py", "exec"), module.__dict__)
+    except BaseException:  # SystemExit too: it ends a candidate, and passes nothing
+        return
+    for number, step in enumerate(steps):
+        try:
+            exec(compile(step, f"test {number}", "exec"), module.__dict__)
+        except BaseException:
+            continue
+        write(reports, f"{token} {number}\n".encode())
+
+
+def confine(parent: int, memory: int, cpu_seconds: int) -> None:
+    """Give up everything that a candidate has no use for; there is no way back.
+
+    Raises:
+        OSError: the kernel refuses.
+        RuntimeError: this is no machine that we know the system calls of.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def prctl(option: int, *arguments: int | ctypes.c_void_p) -> None:
+        rest = [*arguments, 0, 0, 0, 0][:4]
+        if libc.prctl(option, *(ctypes.c_ulong(a) if isinstance(a, int) else a for a in rest)):
+            number = ctypes.get_errno()
+            raise OSError(number, f"prctl {option}: {os.strerror(number)}")
+
+    if platform.machine() != "x86_64":
+        raise RuntimeError(f"the code reward is for x86-64, and this is {platform.machine()}")
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it ended before it could be told of
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("1000")  # whoever else is short of memory, this is what goes first
+    except OSError:
+        pass
+    limits = {
+        resource.RLIMIT_AS: memory,
+        resource.RLIMIT_CPU: cpu_seconds,
+        resource.RLIMIT_NOFILE: OPEN_FILES,
+        # The filter does not let it write or fork at all; these hold where a kernel's filter fails.
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NPROC: 0,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+    }
+    for kind, most in limits.items():
+        resource.setrlimit(kind, (most, most))
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+    program = seccomp_program()
+    code = ctypes.create_string_buffer(program, len(program))
+    head = struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
+    filter_ = ctypes.create_string_buffer(head, len(head))
+    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.cast(filter_, ctypes.c_void_p))
+
+
+def seccomp_program() -> bytes:
+    """The filter: what is listed is allowed, all else refused, another architecture is the end."""
+    code: list[bytes] = []
+
+    def add(operation: int, value: int, if_so: int = 0, if_not: int = 0) -> None:
+        code.append(struct.pack("HBBI", operation, if_so, if_not, value))
+
+    add(LOAD, 4)  # the architecture
+    add(JUMP_IF_EQUAL, AUDIT_ARCH_X86_64, 1, 0)
+    add(RETURN, KILL)
+    add(LOAD, 0)  # the number of the call; those of x32 have a bit more and match nothing
+    for number in map(int, re.findall(r"=(\d+)", ALLOWED)):
+        add(JUMP_IF_EQUAL, number, 0, 1)
+        add(RETURN, ALLOW)
+    for _, number, argument, mask, values, refusal in CONDITIONAL:
+        add(JUMP_IF_EQUAL, number, 0, 3 + 2 * len(values))
+        add(LOAD, 16 + 8 * argument)  # its lower half, which is all of an int
+        add(AND, mask)
+        for value in values:
+            add(JUMP_IF_EQUAL, value, 0, 1)
+            add(RETURN, ALLOW)
+        add(RETURN, REFUSE | refusal)
+    add(RETURN, REFUSE | errno.EPERM)
+    return b"".join(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Runs code that nobody has read: each candidate in a child process that can do next to nothing.
+
+What a candidate may do is said in one place, ``child.py``. Here is what the
+parent sees to: no environment, no input, an empty folder to be in, a wall-clock limit, an end to
+everything in the child's session, and that only what carries a candidate's secret counts as passed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aligntune.errors import RewardError
+
+CHILD = Path(__file__).with_name("child.py")
+READY = b"ready\n"
+MOST_OUTPUT = 2**20
+"""Bytes of a child's reports beyond which it is ended."""
+
+STARTUP_SECONDS = 60.0
+"""For Python to start and confine itself, before a candidate's own time begins."""
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""All of it. A candidate has no thread to give, and numpy would start some when imported."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Source that is run after a candidate's own, in the same module; a test where it counts."""
+
+    source: str
+    counts: bool
+
+
+@dataclass(frozen=True)
+class Program:
+    """A candidate's code and what is run after it."""
+
+    source: str
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one candidate may take: seconds by the clock, and bytes of address space."""
+
+    seconds: float
+    memory: int
+
+
+def run(programs: Sequence[Program], limits: Limits, parallel: int | None = None) -> list[int]:
+    """How many of its counting steps each program passed.
+
+    Args:
+        programs: run several at once, in no order.
+        limits: for each.
+        parallel: how many at once; None is :func:`at_once`.
+
+    Raises:
+        RewardError: a child could not be started or confined.
+    """
+    waiting = deque(enumerate(programs))
+    most = parallel or at_once()
+    passed = [0] * len(programs)
+    running: dict[int, _Child] = {}
+    with tempfile.TemporaryDirectory() as folder, selectors.DefaultSelector() as selector:
+        try:
+            while waiting or running:
+                while waiting and len(running) < most:
+                    index, program = waiting.popleft()
+                    running[index] = _Child(program, limits, folder)
+                    selector.register(running[index].reports, selectors.EVENT_READ, index)
+                nearest = min(child.deadline for child in running.values()) - time.monotonic()
+                for key, _ in selector.select(max(nearest, 0)):
+                    running[key.data].read()
+                for index, child in list(running.items()):
+                    if child.ended or time.monotonic() > child.deadline:
+                        selector.unregister(child.reports)
+                        passed[index] = child.finish()
+                        del running[index]
+        finally:
+            for child in running.values():
+                child.kill()
+    return passed
+
+
+def at_once() -> int:
+    """Candidates to run at once: one a CPU, divided among the trainers of this machine."""
+    trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's
+    return max(1, len(os.sched_getaffinity(0)) // trainers)
+
+
+def require_confinement() -> None:
+    """Make sure that candidates can be confined here.
+
+    Raises:
+        RewardError: they cannot, with the reason.
+    """
+    (passed,) = run([Program("", (Step("assert True", True),))], Limits(STARTUP_SECONDS, 2**29))
+    if not passed:
+        raise RewardError("the code reward cannot run a candidate here that does nothing at all")
+
+
+@dataclass
+class _Child:
+    """One candidate's process."""
+
+    program: Program
+    limits: Limits
+    folder: str
+    output: bytes = b""
+    ended: bool = False
+    ready: bool = False
+    token: str = field(default_factory=lambda: secrets.token_hex(16))
+
+    def __post_init__(self) -> None:
+        order = {
+            "token": self.token,
+            "source": self.program.source,
+            "steps": [step.source for step in self.program.steps],
+            "cpu_seconds": int(self.limits.seconds) + 1,
+            "memory": self.limits.memory,
+            "parent": os.getpid(),
+        }
+        with _file_of(json.dumps(order).encode()) as orders:
+            self.process = subprocess.Popen(
+                # -I: neither the environment nor the current folder say what is imported.
+                [sys.executable, "-I", "-B", str(CHILD)],
+                stdin=orders,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=ENVIRONMENT,
+                cwd=self.folder,
+                start_new_session=True,
+            )
+        assert self.process.stdout is not None
+        self.reports = self.process.stdout
+        self.deadline = time.monotonic() + STARTUP_SECONDS
+
+    def read(self) -> None:
+        chunk = os.read(self.reports.fileno(), 2**16)
+        self.output += chunk
+        if not self.ready and self.output.startswith(READY):
+            self.ready = True
+            self.deadline = time.monotonic() + self.limits.seconds
+        self.ended = not chunk or len(self.output) > MOST_OUTPUT
+
+    def finish(self) -> int:
+        """End it, whatever it does, and count what it passed."""
+        self.kill()
+        if not self.ready:
+            said = self.output.decode(errors="replace").strip() or "it said nothing"
+            raise RewardError(f"code cannot be run confined here: {said.splitlines()[-1]}")
+        words = {f"{self.token} {number}" for number, step in self._tests()}
+        return len(words.intersection(self.output.decode(errors="replace").splitlines()))
+
+    def _tests(self) -> Iterator[tuple[int, Step]]:
+        return ((number, step) for number, step in enumerate(self.program.steps) if step.counts)
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.reports.close()
+
+
+@contextmanager
+def _file_of(content: bytes) -> Iterator[int]:
+    """An open file without a name, at its beginning; unlike a pipe it never makes us wait."""
+    with tempfile.TemporaryFile() as file:
+        file.write(content)
+        file.seek(0)
+        yield file.fileno()

@@ -1,0 +1,129 @@
+"""A user's reward: a function in a Python file."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from aligntune.errors import RewardError, SpecError
+from aligntune.rewards.catalog import FUNCTION, RewardSpec
+from aligntune.rewards.guard.timeout import Limit
+from aligntune.rewards.guard.watchdog import Backstop
+from aligntune.rewards.inputs import column_of
+from aligntune.spec.resolve import nearest
+from aligntune.worker.failures import first_line, named
+
+
+def load_function(
+    reward: RewardSpec, locate: Callable[[str], Path], backstop: Backstop | None = None
+) -> Callable[..., Any]:
+    """The function that ``reward`` names, of which a call passes what its signature takes.
+
+    Raises:
+        SpecError: no such file or function, or the function cannot be called with what there is.
+        RewardError: the file does not import.
+    """
+    parts = FUNCTION.fullmatch(reward.name or "")
+    assert parts is not None
+    name, function_name = parts["path"], parts["function"]
+    path = locate(name)
+    if not path.is_file():
+        raise SpecError(f"no reward file {name}", "Name it as /path/to/file.py:function")
+    module = _import(path, name, reward.timeout, backstop)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        own = [
+            key
+            for key, value in vars(module).items()
+            if inspect.isfunction(value) and value.__module__ == module.__name__
+        ]
+        has = f"; it has {', '.join(own)}" if own else ""
+        raise SpecError(
+            f"{name} has no function {function_name!r}{nearest(function_name, own)}{has}"
+        )
+    return _fitted(function, f"{function_name} of {name}", reward.args)
+
+
+def _import(path: Path, name: str, timeout: float, backstop: Backstop | None) -> ModuleType:
+    known = f"aligntune_reward_{sha256(str(path).encode()).hexdigest()[:12]}"
+    if known in sys.modules:  # two functions of one file share what it keeps
+        return sys.modules[known]
+    found = importlib.util.spec_from_file_location(known, path)
+    if found is None or found.loader is None:
+        raise SpecError(f"the reward file {name} is no Python file (*.py)")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[known] = module
+    if str(path.parent) not in sys.path:  # last, so that nothing beside it takes another's name
+        sys.path.append(str(path.parent))
+    endless = RewardError(
+        f"the reward file {name} did not import within {timeout:g} s", "Raise the reward's timeout"
+    )
+    try:
+        with ExitStack() as stack:
+            if backstop is not None:
+                stack.enter_context(backstop.watching(timeout, endless))
+            with Limit(timeout) as limit:
+                found.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[known]
+        traceback.print_exc()
+        raise RewardError(
+            f"the reward file {name} does not import: {_told(error, path)}", "Mend it"
+        ) from error
+    if limit.over:
+        raise endless
+    return module
+
+
+def _told(error: BaseException, path: Path) -> str:
+    if isinstance(error, SyntaxError):
+        return f"line {error.lineno}: {error.msg}"
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(path)
+    ]
+    where = f"line {lines[-1]}: " if lines else ""
+    return f"{where}{named(error)}"
+
+
+def _fitted(
+    function: Callable[..., Any], what: str, arguments: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """``function`` with its own arguments set, given of each call what its signature takes."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"{what} has no signature to be called by: {first_line(error)}") from error
+    only_by_place = [
+        one.name
+        for one in parameters
+        if one.kind is one.POSITIONAL_ONLY and one.default is one.empty
+    ]
+    if only_by_place:
+        raise SpecError(f"{what} takes {only_by_place[0]!r} by position only; it is passed by name")
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    named = {
+        one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    }
+    needed = {one.name for one in parameters if one.name in named and one.default is one.empty}
+    for key in arguments:
+        if key not in named and not takes_all:
+            raise SpecError(f"{what} has no argument {key!r}{nearest(key, sorted(named))}")
+
+    def call(**given: Any) -> Any:
+        passed = {key: value for key, value in given.items() if takes_all or key in named}
+        lacking = needed - passed.keys() - arguments.keys()
+        if lacking:
+            column_of(min(lacking), given)
+        return function(**{**passed, **arguments})
+
+    return call

@@ -1,0 +1,343 @@
+"""RunSpec: what the user wants, validated and frozen, in one canonical form.
+
+Words from the command line, YAML, the environment and Python arguments all become this
+(see :mod:`aligntune.spec.resolve`); everything after it reads nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from aligntune.algorithms import ALGORITHMS, Algorithm
+from aligntune.spec.sections import (
+    CANONICAL_COLUMNS,
+    DEFAULT_GROUP,
+    AdapterSpec,
+    DatasetSpec,
+    ModelSpec,
+    PPOSpec,
+    PreferenceSpec,
+    RewardSpec,
+    RLSpec,
+    Section,
+    TrainingSpec,
+    is_local,
+    require_recordable,
+)
+
+__all__ = ["DatasetSpec", "RewardSpec", "RunSpec", "is_local"]
+
+YAML_FLOAT = re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+"""``1e-4``: a number in YAML 1.2, which PyYAML reads as text."""
+
+IMAGE = re.compile(
+    r"sha256:[0-9a-f]{64}|"
+    r"([a-zA-Z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+    r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
+)
+"""https://pkg.go.dev/github.com/distribution/reference, or the digest of one that is here."""
+
+ADAPTER_FACTOR = 10
+"""An adapter learns best at ten times the rate of all weights: https://thinkingmachines.ai/blog/lora."""
+
+GROUPED = ("GRPOTrainer", "RLOOTrainer")
+"""Trainers that compare the completions of one prompt with each other."""
+
+OPTIONAL_SECTIONS = ("preference", "rl", "ppo", "rewards")
+"""Keys that mean something to some algorithms only, see ``Algorithm.sections``."""
+
+
+class RunSpec(Section):
+    """One run, as the user wants it.
+
+    Attributes:
+        backend: ``auto`` takes the fastest that can run this; ``trl`` is TRL, always.
+        strict: a backend that was asked for and cannot be had is an error, not a fallback.
+        output: the run directory; null gives the run a folder of its own below ``runs/``.
+        engine: where it runs; ``process`` is a venv made from the image's lock.
+        gpus: ``auto`` (one if there is one), ``all``, a number (0 trains on the CPU), or a
+            comma-separated list of indices or UUIDs.
+        image: run this derived image instead of the pinned one.
+        pull: when to obtain an image.
+        memory: memory limit of the container, e.g. ``16g``; null leaves the host a little.
+        fit: what to do where a training surely needs more memory than there is: ``refuse`` it, or
+            only ``warn``.
+        preference: for DPO and KTO.
+        rl: for PPO, the GRPO family and RLOO.
+        ppo: for PPO.
+        rewards: what completions are rewarded for; each is logged by itself.
+        trainer_args: any other argument of the algorithm's configuration class.
+        trl: arguments, of the trainer or of loading the model, for when TRL is what runs.
+        unsloth: the same for Unsloth, such as ``{use_gradient_checkpointing: unsloth}``.
+    """
+
+    algorithm: str
+    model: ModelSpec
+    dataset: DatasetSpec
+    training: TrainingSpec = TrainingSpec()
+    adapter: AdapterSpec = AdapterSpec()
+    backend: Literal["auto", "trl", "unsloth"] = "auto"
+    strict: bool = False
+    output: str | None = None
+    engine: Literal["auto", "docker", "process"] = "auto"
+    gpus: str = "auto"
+    image: str | None = None
+    pull: Literal["missing", "never", "always"] = "missing"
+    memory: str | None = None
+    fit: Literal["refuse", "warn"] = "refuse"
+    preference: PreferenceSpec = PreferenceSpec()
+    rl: RLSpec = RLSpec()
+    ppo: PPOSpec = PPOSpec()
+    rewards: tuple[RewardSpec, ...] = ()
+    trainer_args: dict[str, Any] = Field(default_factory=dict)
+    trl: dict[str, Any] = Field(default_factory=dict)
+    unsloth: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def row(self) -> Algorithm:
+        """The algorithm's row in the table."""
+        return ALGORITHMS[self.algorithm]
+
+    def of_backend(self, name: str) -> dict[str, Any]:
+        """The arguments that are meant for one backend only."""
+        return {"trl": self.trl, "unsloth": self.unsloth}[name]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _derive_defaults(cls, data: Any) -> Any:
+        """Defaults that hang on another value: the algorithm's own, an adapter under quantization,
+        and its learning rate.
+        """
+        if not isinstance(data, dict):
+            return data
+        data = {
+            key: dict(value) if isinstance(value, dict) else value for key, value in data.items()
+        }
+        model, adapter = (data.get(key) or {} for key in ("model", "adapter"))
+        if isinstance(model, dict) and isinstance(adapter, dict):
+            quantized = model.get("quantization", "none") != "none"
+            if "type" not in adapter and (quantized or adapter):
+                data["adapter"] = adapter = {**adapter, "type": "lora"}
+        row = ALGORITHMS.get(str(data.get("algorithm")))
+        for key, value in row.defaults.items() if row else ():
+            section, _, name = key.partition(".")
+            given = data.get(section) or {}
+            if not isinstance(given, dict) or (
+                name in given and not (name == "loss_type" and given[name] is None)
+            ):
+                continue
+            adapted = isinstance(adapter, dict) and adapter.get("type", "none") != "none"
+            if key == "training.learning_rate" and adapted:
+                value *= ADAPTER_FACTOR
+            data[section] = {**given, name: value}
+        return data
+
+    @field_validator("algorithm")
+    @classmethod
+    def _known_algorithm(cls, value: str) -> str:
+        if value not in ALGORITHMS:
+            raise ValueError(f"unknown algorithm {value!r}; known: {', '.join(ALGORITHMS)}")
+        return value
+
+    @field_validator("trainer_args", "trl", "unsloth")
+    @classmethod
+    def _recordable(cls, value: dict[str, Any]) -> dict[str, Any]:
+        require_recordable(value)
+        return value
+
+    @field_validator("rewards", mode="before")
+    @classmethod
+    def _rewards_listed(cls, value: Any) -> Any:
+        """``rewards: exact_match`` and ``rewards: {name: length}`` are one reward."""
+        if isinstance(value, str | dict):
+            return (value,)
+        return () if value is None else value
+
+    @field_validator("memory")
+    @classmethod
+    def _memory_in_form(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        size = value.lower().removesuffix("b")
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?[kmgt]?", size) or not float(size.rstrip("kmgt")):
+            raise ValueError("must be a size, such as 16g or 800m")
+        return value
+
+    @field_validator("image")
+    @classmethod
+    def _image_in_form(cls, value: str | None) -> str | None:
+        if value is not None and not IMAGE.fullmatch(value):
+            raise ValueError("must be an image, as name:tag or name@sha256:...")
+        return value
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _gpus_as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("gpus")
+    @classmethod
+    def _gpus_in_form(cls, value: str) -> str:
+        item = r"(0|[1-9][0-9]*|GPU-[0-9A-Za-z-]+|MIG-[0-9A-Za-z/-]+)"
+        if value not in ("auto", "all") and not re.fullmatch(rf"{item}(,{item})*", value):
+            raise ValueError("must be auto, all, a number, or a comma-separated list of GPUs")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self._require_meaning()
+        self._require_groups()
+        if self.model.quantization != "none" and self.adapter.type == "none":
+            raise ValueError(
+                f"model.quantization={self.model.quantization} cannot be trained in full; "
+                "leave adapter.type out or set it to lora"
+            )
+        if self.training.warmup > 1 and self.training.warmup % 1:
+            raise ValueError("training.warmup is a fraction below 1 or a whole number of steps")
+        if self.training.packing and self.training.max_length is None:
+            raise ValueError("training.packing needs training.max_length")
+        if self.adapter.type == "none" and self.adapter.path:
+            raise ValueError("adapter.path needs adapter.type=lora")
+        if self.adapter.type == "none" or self.adapter.path:
+            shape = self.adapter.model_dump(exclude={"type", "path"}, exclude_defaults=True)
+            why = (
+                "adapter.path keeps its own shape" if self.adapter.path else "adapter.type is none"
+            )
+            for key in shape:
+                raise ValueError(f"adapter.{key} has no effect, as {why}; leave it out")
+        for key, name, value in (
+            ("model.revision", self.model.name, self.model.revision),
+            ("dataset.revision", self.dataset.name, self.dataset.revision),
+            ("dataset.config", self.dataset.name, self.dataset.config),
+        ):
+            if value is not None and is_local(name):
+                raise ValueError(f"{key} is for a hub id, and {name} is local; leave it out")
+        if self.dataset.validation_fraction and (self.dataset.eval_name or self.dataset.eval_split):
+            raise ValueError(
+                "dataset.validation_fraction and a separate evaluation set exclude each other"
+            )
+        if self.training.eval_steps and not (
+            self.dataset.eval_name or self.dataset.eval_split or self.dataset.validation_fraction
+        ):
+            raise ValueError(
+                "training.eval_steps needs evaluation data; set dataset.eval_name, "
+                "dataset.eval_split or dataset.validation_fraction"
+            )
+        return self
+
+    def _require_meaning(self) -> None:
+        """Refuse what the algorithm has no use for, and the lack of what it cannot do without."""
+        row = self.row
+        columns = list(self.dataset.columns)
+        unknown = [name for name in columns if name not in CANONICAL_COLUMNS]
+        if unknown and "rewards" not in row.sections:  # rewards get columns of any name
+            raise ValueError(
+                f"dataset.columns: no column {unknown[0]!r}; it is canonical name -> name in the "
+                f"data, and the canonical names are {', '.join(CANONICAL_COLUMNS)}"
+            )
+        for section in OPTIONAL_SECTIONS:
+            if section in row.sections:
+                continue
+            given = [section] if section == "rewards" and self.rewards else []
+            if section != "rewards":
+                values = getattr(self, section).model_dump(exclude_defaults=True)
+                given = [f"{section}.{key}" for key in values]
+            if given:
+                names = [one.name for one in ALGORITHMS.values() if section in one.sections]
+                raise ValueError(
+                    f"{given[0]} is for {', '.join(names)}; {self.algorithm} has no use for it"
+                )
+        if "rewards" in row.needs and not self.rewards:
+            raise ValueError(
+                f"{self.algorithm} needs a reward: --reward NAME, --reward path.py:function or "
+                "--reward-model M (docs/rewards.md lists the names)"
+            )
+        taken = row.formats
+        if self.dataset.format not in ("auto", *taken):
+            raise ValueError(
+                f"dataset.format={self.dataset.format} is nothing that {self.algorithm} trains on; "
+                f"it takes {', '.join(taken)}"
+            )
+        training = self.training
+        of_sft = (
+            ("packing", training.packing),
+            ("completion_only_loss", training.completion_only_loss is not None),
+            ("assistant_only_loss", training.assistant_only_loss),
+        )
+        for key, asked in of_sft:
+            if asked and row.family != "supervised":
+                raise ValueError(f"training.{key} is for sft; {self.algorithm} has no use for it")
+        if row.name != "dpo" and self.preference.label_smoothing:
+            raise ValueError("preference.label_smoothing is for dpo")
+        if row.trainer != "GRPOTrainer" and self.rl.epsilon_high is not None:
+            raise ValueError(f"rl.epsilon_high is for the GRPO family, not {self.algorithm}")
+        if row.trainer not in GROUPED and self.rl.num_generations != DEFAULT_GROUP:
+            raise ValueError(f"rl.num_generations is for groups, and {self.algorithm} has none")
+
+    def _require_groups(self) -> None:
+        if self.row.trainer not in GROUPED:
+            return
+        group, training = self.rl.num_generations, self.training
+        if group < 2:
+            raise ValueError(
+                f"rl.num_generations: {self.algorithm} compares at least 2 completions"
+            )
+        batch = training.batch_size * training.gradient_accumulation
+        steps = {"steps_per_generation", "generation_batch_size"} & set(self.trainer_args)
+        if batch % group and not steps:
+            raise ValueError(
+                f"a group of rl.num_generations={group} does not divide the {batch} completions of "
+                f"a step (training.batch_size {training.batch_size} x gradient_accumulation "
+                f"{training.gradient_accumulation}); make one a multiple of the other"
+            )
+
+    @property
+    def given_arguments(self) -> tuple[tuple[str, str], ...]:
+        """Every trainer argument that is given by its own name: (section, name)."""
+        sections = ("trainer_args", self.trainer_args), ("trl", self.trl), ("unsloth", self.unsloth)
+        return tuple((section, name) for section, given in sections for name in given)
+
+    @property
+    def repositories(self) -> tuple[tuple[str, str, str | None], ...]:
+        """Every model and dataset it reads, local or not: (kind, name, revision)."""
+        wanted: list[tuple[str, str | None, str | None]] = [
+            ("model", self.model.name, self.model.revision),
+            ("adapter", self.adapter.path, None),
+            *(("reward", reward.model, reward.revision) for reward in self.rewards),
+            ("dataset", self.dataset.name, self.dataset.revision),
+            ("dataset", self.dataset.eval_name, None),
+        ]
+        return tuple((kind, name, revision) for kind, name, revision in wanted if name)
+
+    @property
+    def local_inputs(self) -> tuple[str, ...]:
+        """Files and folders of the user's that it reads, by absolute path."""
+        named = [name for _, name, _ in self.repositories if is_local(name)]
+        named += [path for path in (self.model.chat_template,) if path]
+        named += [reward.file for reward in self.rewards if reward.file]
+        return tuple(dict.fromkeys(named))
+
+    def to_yaml(self) -> str:
+        """The canonical form, every value explicit, as a YAML document."""
+        values = self.model_dump(mode="json")
+        return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes what would be read as something else.
+
+    These are texts that :mod:`aligntune.spec.resolve` takes for numbers, and the line separators
+    which PyYAML otherwise folds into spaces.
+    """
+
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        breaks = any(character in text for character in "\x85\u2028\u2029")
+        return self.represent_scalar("tag:yaml.org,2002:str", text, '"' if breaks else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", YAML_FLOAT, list("-+0123456789"))

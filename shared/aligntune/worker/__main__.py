@@ -1,0 +1,5 @@
+import sys
+
+from aligntune.worker.main import main
+
+sys.exit(main())

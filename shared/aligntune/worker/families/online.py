@@ -1,0 +1,243 @@
+"""Online: learn from rewards of the policy's own completions (PPO, the GRPO family, RLOO)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aligntune.errors import DataError
+from aligntune.spec.run_spec import RunSpec
+from aligntune.worker.families import Setup
+from aligntune.worker.inputs.tokenize import (
+    Tokenized,
+    encode_prompt,
+    is_chat,
+    notes,
+    require_usable,
+)
+from aligntune.worker.metrics import Measurement
+from aligntune.worker.modeling.generate import complete
+from aligntune.worker.modeling.reference import REFERENCE_ADAPTER, completion_logprobs, reference
+
+OWNERS = {
+    "num_generations": "rl.num_generations",
+    "max_prompt_length": "rl.max_prompt_length",
+    "max_completion_length": "rl.max_completion_length",
+    "temperature": "rl.temperature",
+    "top_p": "rl.top_p",
+    "top_k": "rl.top_k",
+    "beta": "rl.beta",
+    "kl_coef": "rl.beta",
+    "epsilon": "rl.epsilon",
+    "epsilon_high": "rl.epsilon_high",
+    "cliprange": "rl.epsilon",
+    "num_iterations": "rl.num_iterations",
+    "num_ppo_epochs": "rl.num_iterations",
+    "reward_weights": "rewards[].weight",
+    **{
+        name: f"ppo.{name}"
+        for name in (
+            *("num_mini_batches", "gamma", "lam", "vf_coef", "cliprange_value", "kl_estimator"),
+            *("whiten_rewards", "whiten_advantages", "missing_eos_penalty", "target_kl", "critic"),
+        )
+    },
+}
+BEST = ("reward", True)
+HEAD = "causal"
+PREPARED = False
+SAMPLES = 4
+HEAD_FACTOR = 10
+"""Learning rate of PPO's value head over the policy's, see docs/ppo.md."""
+
+
+def longest(spec: RunSpec) -> int | None:
+    """See :class:`~aligntune.worker.families.Family`."""
+    prompt, completion = spec.rl.max_prompt_length, spec.rl.max_completion_length
+    both = None if prompt is None else prompt + completion
+    return min((most for most in (both, spec.training.max_length) if most), default=None)
+
+
+def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
+    """See :class:`~aligntune.worker.families.Family`."""
+    rl = spec.rl
+    common = {
+        # Completions are counted as they are made.
+        "include_num_input_tokens_seen": "no",
+        "train_sampling_strategy": "random",
+        "remove_unused_columns": False,
+        "max_completion_length": rl.max_completion_length,
+        "max_prompt_length": None,  # prompts that are too long are left out already
+        "temperature": rl.temperature,
+        "top_p": rl.top_p,
+        "top_k": rl.top_k,
+        "reward_weights": [reward.weight for reward in spec.rewards],
+        "disable_dropout": not spec.adapter.dropout,  # it would take the adapter's too
+    }
+    if spec.row.trainer == "PPOTrainer":
+        return {
+            **common,
+            "include_num_input_tokens_seen": "non_padding",  # ours hands them in
+            **spec.ppo.model_dump(),
+            # A head that begins at 0 has to learn faster than what it sits on.
+            "critic_learning_rate": spec.training.learning_rate
+            * (HEAD_FACTOR if spec.ppo.critic == "head" else 1),
+            "num_ppo_epochs": rl.num_iterations,
+            "kl_coef": rl.beta,
+            "cliprange": rl.epsilon,
+        }
+    return {
+        **common,
+        "num_generations": rl.num_generations,
+        "num_generations_eval": None,
+        "generation_batch_size": None,
+        "steps_per_generation": None
+        if "generation_batch_size" in spec.trainer_args
+        else spec.training.gradient_accumulation,
+        "shuffle_dataset": True,
+        "min_p": None,
+        "repetition_penalty": 1.0,
+        "cache_implementation": None,
+        "generation_kwargs": None,
+        "beta": rl.beta,
+        "num_iterations": rl.num_iterations,
+        "epsilon": rl.epsilon,
+        "epsilon_high": rl.epsilon_high,
+        "scale_rewards": "group",
+        "mask_truncated_completions": False,
+        "delta": None,
+        "normalize_advantages": False,
+        "reward_clip_range": None,
+        "multi_objective_aggregation": "sum_then_normalize",
+        "top_entropy_quantile": 1.0,
+        "entropy_coef": 0.0,
+        "use_adaptive_entropy": False,
+        "off_policy_mask_threshold": None,
+        "use_bias_correction_kl": True,
+        "sync_ref_model": False,
+        "cast_lm_head_to_fp32": False,
+        "use_vllm": False,
+        "use_transformers_continuous_batching": False,
+        "log_completions": False,
+        "pad_to_multiple_of": None,
+    }
+
+
+def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
+    """Rows with ``prompt`` and the columns for rewards; the trainer asks for the completions."""
+    tokenizer, rl = setup.tokenizer, setup.spec.rl
+    require_usable(tokenizer, setup.spec, is_chat(dataset))
+    room = None if setup.max_length is None else setup.max_length - rl.max_completion_length
+    limit = min((most for most in (rl.max_prompt_length, room) if most is not None), default=None)
+    if limit is not None and limit < 1:
+        raise DataError(
+            f"a completion of {rl.max_completion_length} tokens leaves no room for a prompt in the "
+            f"{setup.max_length} tokens that a sequence may have",
+            "Lower rl.max_completion_length",
+        )
+    lengths = [len(encode_prompt(tokenizer, prompt)) for prompt in dataset["prompt"]]
+    long = {n for n, length in enumerate(lengths) if limit is not None and length > limit}
+    empty = {n for n, length in enumerate(lengths) if length == 0}
+    kept = [n for n in range(len(lengths)) if n not in long | empty]
+    if not kept:
+        raise DataError(
+            f"no prompt fits: each is empty, or longer than {limit} tokens",
+            "Raise rl.max_prompt_length, or lower rl.max_completion_length so that both fit",
+        )
+    return Tokenized(
+        dataset.select(kept),
+        notes(
+            (len(long), f"prompts are longer than {limit} tokens; left out"),
+            (len(empty), "prompts are empty; left out"),
+        ),
+    )
+
+
+def extras(setup: Setup) -> dict[str, Any]:
+    """The reward functions."""
+    more = {"generating": setup.inference} if setup.spec.row.trainer == "PPOTrainer" else {}
+    return {"reward_funcs": list(setup.rewards), **more}
+
+
+def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurement:
+    """One sampled completion a prompt: mean reward, each function's by itself, and KL to the
+    reference (mean of log-ratios over tokens, nats), where there is one.
+
+    The same seed makes the same completions of the same weights, and leaves training's own random
+    state as it was.
+    """
+    spec, tokenizer = setup.spec, setup.tokenizer
+    prompts = [encode_prompt(tokenizer, prompt) for prompt in rows["prompt"]]
+    size = spec.training.batch_size
+    completions = generate(model, prompts, setup, size)
+    ended = [tokens[-1:] == [tokenizer.eos_token_id] for tokens in completions]
+    texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+    answers = [[{"role": "assistant", "content": text}] for text in texts]
+    columns = {name: list(rows[name]) for name in rows.column_names if name != "prompt"}
+    given = {
+        "prompts": list(rows["prompt"]),
+        "completions": answers if is_chat(rows) else texts,
+        "completion_ids": completions,
+        **columns,
+    }
+    each = {function.__name__: function(**given) for function in setup.rewards}
+    totals = [
+        sum(
+            reward.weight * (values[n] or 0.0)
+            for reward, values in zip(spec.rewards, each.values(), strict=True)
+        )
+        for n in range(len(texts))
+    ]
+    metrics: dict[str, float | int | None] = {"reward": sum(totals) / len(totals)}
+    for name, values in each.items():
+        counted = [value for value in values if value is not None]
+        metrics[f"reward/{name}"] = sum(counted) / len(counted) if counted else None
+    metrics["kl"] = _kl(model, prompts, completions, setup, frozen)
+    metrics["completion_length"] = sum(map(len, completions)) / len(completions)
+    metrics["ended"] = sum(ended) / len(ended)
+    metrics["prompts"] = len(prompts)
+    samples = tuple(
+        {
+            "prompt": rows["prompt"][n],
+            "completion": texts[n],
+            "reward": round(totals[n], 4),
+            "rewards": {name: values[n] for name, values in each.items()},
+        }
+        for n in range(min(SAMPLES, len(texts)))
+    )
+    return Measurement(metrics, samples)
+
+
+def _kl(
+    model: Any,
+    prompts: list[list[int]],
+    completions: list[list[int]],
+    setup: Setup,
+    frozen: Any | None,
+) -> float | None:
+    tokens = sum(map(len, completions))
+    spec = setup.spec
+    if spec.adapter.path and REFERENCE_ADAPTER not in getattr(model, "peft_config", {}):
+        return None  # of the adapter that was gone on with nothing is left to compare with
+    with reference(model, frozen) as base:
+        if base is None or not tokens:
+            return None
+        more = (spec.training.batch_size, setup.tokenizer.pad_token_id, spec.rl.temperature)
+        before = completion_logprobs(base, prompts, completions, *more)
+    now = completion_logprobs(model, prompts, completions, *more)
+    return (sum(now) - sum(before)) / tokens
+
+
+def generate(model: Any, prompts: list[list[int]], setup: Setup, size: int) -> list[list[int]]:
+    """Sample a completion of each prompt, as the trainer does, up to and with its end."""
+    rl = setup.spec.rl
+    sampling = {"do_sample": True, "temperature": rl.temperature, "top_p": rl.top_p}
+    return complete(
+        model,
+        prompts,
+        setup.tokenizer,
+        setup.inference,
+        size,
+        seed=setup.spec.training.seed,
+        max_new_tokens=rl.max_completion_length,
+        top_k=rl.top_k,
+        **sampling,
+    )

@@ -1,0 +1,69 @@
+"""Supervised: learn the tokens of good answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aligntune.spec.run_spec import RunSpec
+from aligntune.worker.families import Setup
+from aligntune.worker.inputs.tokenize import Tokenized, tokenize
+from aligntune.worker.metrics import Measurement, padded, token_loss
+
+OWNERS = {
+    "max_length": "training.max_length",
+    "packing": "training.packing",
+    "completion_only_loss": "training.completion_only_loss",
+    "assistant_only_loss": "training.assistant_only_loss",
+    "dataset_text_field": "dataset.columns.text",
+}
+BEST = ("loss", False)
+HEAD = "causal"
+PREPARED = False
+
+
+def longest(spec: RunSpec) -> int | None:
+    """See :class:`~aligntune.worker.families.Family`."""
+    return spec.training.max_length
+
+
+def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
+    """See :class:`~aligntune.worker.families.Family`."""
+    packing = spec.training.packing
+    return {
+        # Rows are cut already, and padding_free takes a length for one that is not kept.
+        "max_length": None if spec.trainer_args.get("padding_free") and not packing else max_length,
+        "packing": packing,
+        "packing_strategy": "bfd",
+        "eval_packing": False,
+        "padding_free": False,
+        "pad_to_multiple_of": None,
+        "shuffle_dataset": False,
+        "dataset_kwargs": None,
+        "completion_only_loss": False,  # labels carry the mask already, see tokenization.py
+        "assistant_only_loss": False,
+        "loss_type": "nll",
+        "activation_offloading": False,
+        "eos_token": None,
+        "pad_token": None,
+    }
+
+
+def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
+    """Rows with ``input_ids``, ``labels`` and ``length``."""
+    whole = train and keeps_whole_rows(setup.spec)
+    return tokenize(dataset, setup.tokenizer, setup.spec, None if whole else setup.max_length)
+
+
+def extras(setup: Setup) -> dict[str, Any]:
+    return {}
+
+
+def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurement:
+    """Loss (mean over tokens, nats), perplexity and number of tokens."""
+    batches = padded(rows, setup.spec.training.batch_size, setup.tokenizer.pad_token_id)
+    return Measurement(token_loss(model, batches))
+
+
+def keeps_whole_rows(spec: RunSpec) -> bool:
+    """Whether packing spreads a row that is too long over several sequences."""
+    return spec.training.packing and spec.trainer_args.get("packing_strategy", "bfd") != "bfd"

@@ -1,0 +1,152 @@
+"""Fetch, then train: what comes from a hub is brought into the caller's cache first.
+
+A short container with network and token does this, and writes into the record which commit of what
+it brought; training then reads those files with neither network nor token.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from aligntune.errors import AligntuneError, DataError, HubError
+from aligntune.record.events import EventWriter
+from aligntune.record.run_dir import RunDir
+from aligntune.spec.run_spec import RunSpec, is_local
+from aligntune.tasks import Task, evaluation_set, repositories, spec_for
+
+WEIGHTS_TO_SKIP = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt", "*.pth", "*.tflite")
+FOLDERS_TO_SKIP = ("original/*", "onnx/*", "openvino/*", "coreml/*")
+
+
+def fetch(spec: RunSpec, run: RunDir, events: EventWriter, task: Task | None = None) -> None:
+    """Bring every hub id that is read into the cache and record where and at which commit.
+
+    What the record says was fetched before, for an earlier attempt or for the run that a task is
+    of, is taken as it was, whatever the branches say by now.
+
+    Raises:
+        HubError: the hub cannot be reached, or refuses.
+        DataError: the dataset has no such configuration or split.
+    """
+    events("phase", name="fetch")
+    spec = spec_for(spec, task) if task else spec
+    before = run.record().get("fetched") or {}
+    found: dict[str, Any] = {"datasets": {}, "rewards": {}, **before}
+    for kind, name, revision in repositories(spec, task):
+        if kind == "dataset" or is_local(name):
+            continue
+        of_reward = kind == "reward"
+        known, key = (found["rewards"], at(name, revision)) if of_reward else (found, kind)
+        old = known.get(key)
+        if old and Path(old["path"]).exists():
+            continue
+        known[key] = fetched = _fetch_repository(name, old["commit"] if old else revision)
+        events("note", message=f"{kind} {name} at {fetched['commit'][:12]}")
+    for name, split in dataset_splits(spec, task):
+        old = found["datasets"].get(f"{name}:{split}")
+        if old and all(Path(file).exists() for file in old["files"]):
+            continue
+        rows = _fetch_dataset(name, split, spec, old["commit"] if old else None)
+        found["datasets"][f"{name}:{split}"] = rows
+        events("note", message=f"dataset {name}, split {split}: {rows['rows']} rows")
+    run.update(fetched=found)
+
+
+def fetch_missing(
+    spec: RunSpec, run: RunDir, events: EventWriter, task: Task | None = None
+) -> None:
+    """Fetch what nobody has fetched for this run yet, as in a container that is run by hand."""
+    remote = any(not is_local(name) for _, name, _ in repositories(spec, task))
+    if "fetched" not in run.record() and remote:
+        fetch(spec, run, events, task)
+
+
+def at(name: str, revision: str | None) -> str:
+    """A hub id with its revision: one model may be wanted at two of them."""
+    return f"{name}@{revision}" if revision else name
+
+
+def fetched(run: RunDir) -> dict[str, Any]:
+    """Where what was fetched for this run lies."""
+    found: dict[str, Any] = run.record()["fetched"]
+    return found
+
+
+def dataset_splits(spec: RunSpec, task: Task | None = None) -> list[tuple[str, str]]:
+    """Hub datasets that are read, as (id, split without its slice)."""
+    named = [(spec.dataset.name, spec.dataset.split)] if task is None else []
+    if (task is None or task.kind == "evaluate") and (held_out := evaluation_set(spec)):
+        named.append(held_out)
+    found = [(name, split.partition("[")[0]) for name, split in named if not is_local(name)]
+    return list(dict.fromkeys(found))
+
+
+def _fetch_repository(name: str, revision: str | None) -> dict[str, str]:
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    try:
+        skip = [*WEIGHTS_TO_SKIP, *FOLDERS_TO_SKIP]
+        if not constants.HF_HUB_OFFLINE:
+            files = HfApi().model_info(name, revision=revision).siblings or []
+            if any(file.rfilename.endswith(".safetensors") for file in files):
+                skip.append("*.bin")
+        # By the name that was asked for, so that the cache remembers what it meant, for offline.
+        path = snapshot_download(name, revision=revision, ignore_patterns=skip)
+    except Exception as error:
+        raise hub_error(f"model {name}", revision, error) from error
+    return {"path": path, "commit": Path(path).name}
+
+
+def _fetch_dataset(name: str, split: str, spec: RunSpec, commit: str | None) -> dict[str, Any]:
+    from datasets import load_dataset
+
+    config = spec.dataset.config if name == spec.dataset.name else None
+    revision = commit or (spec.dataset.revision if name == spec.dataset.name else None)
+    try:
+        loaded = load_dataset(name, config, split=split, revision=revision)
+    except ValueError as error:
+        raise DataError(
+            f"dataset {name}: {str(error).rstrip('.')}", "Set dataset.split or dataset.config"
+        ) from error
+    except Exception as error:
+        raise hub_error(f"dataset {name}", revision, error) from error
+    files = [entry["filename"] for entry in loaded.cache_files]
+    commit = next((part for part in Path(files[0]).parts if len(part) == 40), None)
+    return {"files": files, "rows": len(loaded), "commit": commit}
+
+
+def hub_error(
+    what: str, revision: str | None, error: Exception, done: str = "fetched"
+) -> AligntuneError:
+    """The user's words for what a hub said."""
+    kind = type(error).__name__
+    if (refusal := hub_refusal(kind, what, revision)) is not None:
+        return refusal
+    lines = str(error).strip().splitlines()
+    return HubError(
+        f"{what} could not be {done}: {kind}: {lines[0] if lines else ''}",
+        "Check the network, HF_ENDPOINT and proxies",
+    )
+
+
+def hub_refusal(kind: str, what: str, revision: str | None) -> HubError | None:
+    """The user's words for what leaves no doubt, by huggingface_hub's name of the error."""
+    if kind == "GatedRepoError":
+        return HubError(
+            f"{what} is gated, and this token has no access",
+            "Accept its terms on the hub, and log in with `hf auth login` or set HF_TOKEN",
+        )
+    if kind in ("RepositoryNotFoundError", "DatasetNotFoundError"):
+        return HubError(
+            f"no such {what} on the hub", "Check the name; a private one needs HF_TOKEN"
+        )
+    if kind == "RevisionNotFoundError":
+        return HubError(
+            f"{what} has no revision {revision or 'main'}", "Check the branch, tag or commit"
+        )
+    if kind in ("OfflineModeIsEnabled", "LocalEntryNotFoundError"):
+        return HubError(
+            f"{what} is not in the cache, and the hub is out of reach", "Go online once"
+        )
+    return None

@@ -1,0 +1,224 @@
+"""The device, the tokenizer and the model of a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from aligntune.contract import INPUT_ROOT_VARIABLE
+from aligntune.errors import HardwareError, ModelError, SpecError
+from aligntune.record.run_dir import RunDir
+from aligntune.spec.run_spec import RunSpec, is_local
+from aligntune.worker.backend import Backend
+from aligntune.worker.failures import first_line
+from aligntune.worker.families import family
+from aligntune.worker.inputs.fetch import fetched
+from aligntune.worker.trainer.arguments import Device
+
+
+def find_device(spec: RunSpec, run: RunDir) -> Device:
+    """The GPU if there is one, and the precision: ``auto`` is the best the device computes in.
+
+    Raises:
+        HardwareError: a GPU was planned and is not here; it never becomes a silent crawl.
+        SpecError: the device cannot compute in the precision that was asked for.
+    """
+    import torch
+
+    cuda = torch.cuda.is_available() and spec.gpus != "0"
+    planned = run.record().get("plan", {}).get("choice", {}).get("gpus") or spec.gpus
+    if not cuda and planned not in ("auto", "0"):
+        raise HardwareError(
+            "a GPU was planned, and torch sees none here",
+            "Check the driver with nvidia-smi; --gpus 0 trains on the CPU",
+        )
+    asked = spec.training.precision
+    if cuda:
+        bf16 = torch.cuda.get_device_capability() >= (8, 0)
+        automatic = "bf16" if bf16 else "fp16"
+    else:
+        bf16 = True  # a CPU computes in it, if need be slowly
+        automatic = "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+    if asked == "bf16" and not bf16:
+        raise SpecError("this GPU does not compute in bf16", "Use training.precision=fp16")
+    if asked == "fp16" and not cuda:
+        raise SpecError("fp16 is not for a CPU", "Use training.precision=bf16 or fp32")
+    return Device(cuda, automatic if asked == "auto" else asked)
+
+
+def locate(name: str) -> Path:
+    """Where a local path of the host is here: below ``/in`` in a container, else where it is."""
+    mounted = Path(os.environ.get(INPUT_ROOT_VARIABLE, "/") + name)
+    return mounted if mounted.exists() else Path(name)
+
+
+def locate_model(spec: RunSpec, run: RunDir) -> Path:
+    """The model's folder: mounted, or where it was fetched to."""
+    if is_local(spec.model.name):
+        path = locate(spec.model.name)
+    else:
+        path = Path(fetched(run)["model"]["path"])
+    if not (path / "config.json").is_file():
+        raise ModelError(f"no model in {spec.model.name}: there is no config.json")
+    weights = [file for kind in ("*.safetensors", "*.bin") for file in path.glob(kind)]
+    if not weights:
+        raise ModelError(f"{spec.model.name} has no weights (*.safetensors or *.bin)")
+    for file in weights:
+        if not os.access(file, os.R_OK):
+            # Root in a container has no capabilities, so other users' private files are closed.
+            raise ModelError(
+                f"{file.name} of {spec.model.name} may not be read by uid {os.getuid()}",
+                f"chmod a+r {spec.model.name}/{file.name}, or run as its owner",
+            )
+    return path
+
+
+def load_tokenizer(spec: RunSpec, path: Path) -> Any:
+    """The model's tokenizer, padding on the right, with a padding token that is not learned."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, trust_remote_code=spec.model.trust_remote_code, local_files_only=True
+        )
+    except Exception as error:  # transformers raises a dozen classes for a folder without one
+        raise ModelError(
+            f"{spec.model.name} has no usable tokenizer: {first_line(error)}",
+            "Save its tokenizer beside the weights",
+        ) from error
+    if spec.model.chat_template:
+        tokenizer.chat_template = locate(spec.model.chat_template).read_text(encoding="utf-8")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ModelError(
+            f"the tokenizer of {spec.model.name} has neither padding nor end-of-sequence token",
+            "Set pad_token in its tokenizer_config.json",
+        )
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_config(spec: RunSpec, path: Path) -> Any:
+    """The model's configuration.
+
+    Raises:
+        ModelError: it is of no kind that this stack knows, or a vision model.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            path, trust_remote_code=spec.model.trust_remote_code, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{spec.model.name} cannot be read: {first_line(error)}",
+            "Set model.trust_remote_code=true if its repository carries code you trust"
+            if "trust_remote_code" in str(error)
+            else "Check its config.json",
+        ) from error
+    if hasattr(config, "vision_config"):
+        raise ModelError(f"{config.model_type} is a vision model, which is not supported")
+    return config
+
+
+def context_length(config: Any) -> int | None:
+    """Tokens the model takes at most; None where it states no limit, as state-space models."""
+    text = config.get_text_config()
+    stated = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions"))
+    return next((limit for limit in stated if isinstance(limit, int) and limit > 0), None)
+
+
+def row_length(spec: RunSpec, config: Any) -> int | None:
+    """Tokens that rows may have: what is asked for, as far as the model goes; None is no limit."""
+    limits = (family(spec.row).longest(spec), context_length(config))
+    return min((limit for limit in limits if limit), default=None)
+
+
+def load_model(
+    spec: RunSpec,
+    path: Path,
+    config: Any,
+    max_length: int | None,
+    backend: Backend,
+    device: Device,
+    run: RunDir,
+    head: str,
+) -> Any:
+    """The model, with its adapter if the request has one; ``head`` as in :class:`Backend`.
+
+    Raises:
+        ModelError: it is no causal language model that this stack knows, or its files are broken.
+    """
+    import torch
+
+    dtype = _dtype(spec, config, device)
+    attention = None if spec.model.attention == "auto" else spec.model.attention
+    try:
+        model = backend.load_model(spec, path, dtype, attention, max_length, head)
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"{spec.model.name} does not load: {first_line(error)}") from error
+    if spec.adapter.type != "none":
+        model = _with_adapter(spec, model, backend, run, head)
+        if head == "classifier":  # the head is new, and small updates would be lost to rounding
+            for weight in model.parameters():
+                weight.data = weight.data.float() if weight.requires_grad else weight.data
+        for shape in model.peft_config.values():
+            # The host's name for the base, so that the adapter loads outside this container.
+            shape.base_model_name_or_path = spec.model.name
+            shape.revision = spec.model.revision
+    return model
+
+
+def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir, head: str) -> Any:
+    name = spec.adapter.path
+    if name is None:
+        try:
+            return backend.add_adapter(spec, model, head)
+        except ValueError as error:
+            raise SpecError(f"adapter: {first_line(error)}", "Check adapter.targets") from error
+    from peft import PeftConfig, PeftModel
+
+    path = locate(name) if is_local(name) else Path(fetched(run)["adapter"]["path"])
+    try:
+        made_for = PeftConfig.from_pretrained(str(path)).task_type
+        if (head == "classifier") != (made_for == "SEQ_CLS"):
+            raise ModelError(
+                f"the adapter {name} is one for {made_for}, and {spec.algorithm} trains another "
+                "kind of model",
+                "Merge it into its base (peft's merge_and_unload), and name that with --model",
+            )
+        return PeftModel.from_pretrained(model, str(path), is_trainable=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"the adapter {spec.adapter.path} does not fit {spec.model.name}: {first_line(error)}"
+        ) from error
+
+
+def _dtype(spec: RunSpec, config: Any, device: Device) -> Any:
+    import torch
+
+    if spec.model.dtype != "auto":
+        return getattr(torch, spec.model.dtype)
+    if spec.adapter.type == "none":
+        return torch.float32
+    own = getattr(config, "dtype", None) or torch.float32
+    if own in (torch.float16, torch.bfloat16):
+        # Half-precision weights in the half the device computes in; a CPU is slow in fp16.
+        return torch.float16 if device.precision == "fp16" else torch.bfloat16
+    return own
+
+
+def require_matching(tokenizer: Any, model: Any, spec: RunSpec) -> None:
+    """Refuse a tokenizer that makes tokens which the model has no embedding for."""
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > embeddings:
+        raise ModelError(
+            f"wrong tokenizer: it has {len(tokenizer)} tokens, and {spec.model.name} has "
+            f"{embeddings} embeddings",
+            "Use the tokenizer that the model was made with",
+        )

@@ -1,0 +1,72 @@
+"""``aligntune-train --spec FILE``: the entry point of a training image.
+
+Needs no launcher: ``docker run IMAGE --spec FILE`` and a Kubernetes Job call the same thing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+from aligntune.errors import AligntuneError, OutputError
+from aligntune.record.events import EventWriter
+from aligntune.record.run_dir import RunDir
+from aligntune.spec.resolve import from_file, resolve
+from aligntune.tasks import read
+from aligntune.worker.failures import guarded
+from aligntune.worker.inputs.fetch import fetch
+from aligntune.worker.tasks.evaluate import do
+from aligntune.worker.train import train
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the worker; the exit code is the error's (see :mod:`aligntune.errors`)."""
+    parser = argparse.ArgumentParser(prog="aligntune-train", description=__doc__)
+    parser.add_argument("--spec", type=Path, required=True, help="the run's specification, YAML")
+    parser.add_argument("--run-dir", type=Path, help="default: the folder of the spec")
+    parser.add_argument("--task", type=Path, help="do this with a finished run (aligntune.tasks)")
+    parser.add_argument("--fetch", action="store_true", help="only fetch what comes from a hub")
+    options = parser.parse_args(arguments)
+    run = RunDir((options.run_dir or options.spec.parent).absolute())
+    try:
+        spec = resolve([from_file(options.spec)]).spec
+        task = read(options.task) if options.task else None
+        events = open_events(run)
+    except AligntuneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+    if options.fetch:
+        return guarded(partial(fetch, task=task), spec, run, events)
+    return guarded(partial(do, task=task) if task else train, spec, run, events)
+
+
+def open_events(run: RunDir, people: TextIO | None = None) -> EventWriter:
+    """The event stream; from here on the program's output goes to the log, noise and all.
+
+    Args:
+        run: the run directory.
+        people: where events are told in words; None is what was stdout.
+
+    Raises:
+        OutputError: the run directory cannot be written to, or a worker is at work in it.
+    """
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        if people is None:
+            people = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
+        events = EventWriter(run.events, people)
+        log = os.open(run.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to the run directory {run.path}: {error.strerror}",
+            "Make it writable for the user that the container runs as",
+        ) from error
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    os.close(log)
+    return events

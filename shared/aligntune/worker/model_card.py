@@ -1,0 +1,44 @@
+"""The model card that goes with the weights: what was trained, on what, by what, how well."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from aligntune.algorithms import ALGORITHMS
+from aligntune.spec.run_spec import RunSpec, is_local
+
+
+def model_card(spec: RunSpec, result: dict[str, Any], versions: dict[str, str]) -> str:
+    """A README.md with the hub's metadata header (https://huggingface.co/docs/hub/model-cards)."""
+    row = ALGORITHMS[spec.algorithm]
+    adapter = spec.adapter.type != "none"
+    header: dict[str, Any] = {
+        "library_name": "peft" if adapter else "transformers",
+        "tags": [row.name, "trl", *(["unsloth"] if "unsloth" in versions else [])],
+    }
+    if not is_local(spec.model.name):
+        header["base_model"] = spec.model.name
+    if not is_local(spec.dataset.name):
+        header["datasets"] = [spec.dataset.name]
+    figures = {
+        "steps": result["steps"],
+        "tokens": result["tokens"],
+        "training loss": result["train_loss"],
+        **{
+            f"evaluation {name.removeprefix('eval_').replace('_', ' ')}": value
+            for name, value in result.items()
+            if name.startswith("eval_")
+        },
+    }
+    lines = [f"| {name} | {value} |" for name, value in figures.items() if value is not None]
+    stack = ", ".join(f"{name} {version}" for name, version in versions.items())
+    what = "A LoRA adapter for" if adapter else "Fine-tuned from"
+    return (
+        f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n\n"
+        f"# {spec.model.name.rstrip('/').rpartition('/')[2]}, {row.name}\n\n"
+        f"{what} `{spec.model.name}` by [{row.title.lower()}]({row.paper}) on "
+        f"`{spec.dataset.name}`, with aligntune-run.\n\n"
+        "| | |\n| --- | --- |\n" + "\n".join(lines) + f"\n\nMade with {stack}.\n"
+    )

@@ -1,0 +1,93 @@
+"""Log-probabilities of whole completions, and the reference that they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from aligntune.worker.metrics import by_length, quiet
+
+REFERENCE_ADAPTER = "ref"
+"""What TRL calls its frozen copy of an adapter that training began with."""
+
+
+def completion_logprobs(
+    model: Any,
+    prompts: Sequence[list[int]],
+    completions: Sequence[list[int]],
+    size: int,
+    padding: int,
+    temperature: float = 1.0,
+) -> list[float]:
+    """The log-probability of each completion after its prompt, summed over its tokens, in nats.
+
+    Args:
+        model: a causal language model.
+        prompts: token ids; without any, the first token of a completion is not predicted.
+        completions: token ids.
+        size: sequences a forward.
+        padding: token id that shorter ones are filled up with.
+        temperature: that logits are divided by, as in sampling.
+    """
+    from aligntune.worker.modeling.score import Sequences, score
+
+    device = next(model.parameters()).device
+    pairs = [
+        (prompt, completion) if prompt else (completion[:1], completion[1:])
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+    found = [0.0] * len(pairs)
+    told = [index for index, (_, completion) in enumerate(pairs) if completion]
+    with quiet(model):
+        for chosen in by_length([len(pairs[index][0] + pairs[index][1]) for index in told], size):
+            rows = [told[place] for place in chosen]
+            one, two = ([pairs[index][side] for index in rows] for side in (0, 1))
+            batch = Sequences.of(one, two, padding, device)
+            sums = (score(model, batch, temperature).log_probs * batch.mask).sum(1).tolist()
+            for index, value in zip(rows, sums, strict=True):
+                found[index] = value
+    return found
+
+
+@contextmanager
+def reference(model: Any, frozen: Any | None) -> Iterator[Any | None]:
+    """The model that training began with, for as long as this; None where none is at hand.
+
+    Args:
+        model: the policy. With an adapter the reference is what it was put on, or the frozen copy
+            of the adapter that was gone on with.
+        frozen: a copy of all weights, where there is one.
+    """
+    if frozen is not None or not hasattr(model, "peft_config"):
+        yield frozen
+        return
+    if REFERENCE_ADAPTER not in model.peft_config:
+        with model.disable_adapter():
+            yield model
+        return
+    active = model.active_adapter
+    model.set_adapter(REFERENCE_ADAPTER)
+    try:
+        yield model
+    finally:
+        model.set_adapter(active)
+
+
+def keep_reference(model: Any) -> None:
+    """Keep a frozen copy of an adapter that is gone on with, as TRL does for its trainers.
+
+    A new adapter begins at nothing, so that to switch it off is to have the reference.
+    """
+    if not hasattr(model, "peft_config") or REFERENCE_ADAPTER in model.peft_config:
+        return
+    weights = dict(model.named_parameters())
+    if not any(bool(weight.any()) for name, weight in weights.items() if ".lora_B." in name):
+        return
+    active = model.active_adapter
+    model.add_adapter(REFERENCE_ADAPTER, model.peft_config[active])
+    for name, weight in weights.items():
+        if f".{active}." in name:
+            kept = model.get_parameter(name.replace(f".{active}.", f".{REFERENCE_ADAPTER}."))
+            kept.data.copy_(weight.data)
+    model.set_adapter(active)

@@ -1,0 +1,1 @@
+"""Proximal policy optimization, which neither stack has any more."""

@@ -1,0 +1,485 @@
+"""One run, top to bottom: load the model, load the data, train, evaluate, save, record."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from aligntune.data.rows import Rows, load
+from aligntune.data.sources import Source
+from aligntune.errors import (
+    AligntuneError,
+    DataError,
+    OutputError,
+    SpecError,
+    StoppedError,
+    TrainingError,
+)
+from aligntune.record.events import EventWriter
+from aligntune.record.run_dir import RunDir
+from aligntune.rewards import Reward, build, columns
+from aligntune.spec.resolve import nearest
+from aligntune.spec.run_spec import RunSpec, is_local
+from aligntune.tasks import evaluation_set
+from aligntune.worker.backend import Backend, installed
+from aligntune.worker.failures import first_line, foreseen, tell
+from aligntune.worker.families import Setup, family, trainer_classes
+from aligntune.worker.inputs.fetch import at, fetch_missing, fetched
+from aligntune.worker.inputs.fingerprints import of_file, of_model, of_rows
+from aligntune.worker.inputs.model import (
+    find_device,
+    load_config,
+    load_model,
+    load_tokenizer,
+    locate,
+    locate_model,
+    require_matching,
+    row_length,
+)
+from aligntune.worker.inputs.tokenize import is_chat
+from aligntune.worker.metrics import Measurement, measured
+from aligntune.worker.model_card import model_card
+from aligntune.worker.modeling.reference import REFERENCE_ADAPTER
+from aligntune.worker.resident import most_resident, resident
+from aligntune.worker.stop_signal import StopSignal
+from aligntune.worker.trainer.arguments import (
+    Device,
+    refuse_owned,
+    rounds,
+    save_steps,
+    trainer_arguments,
+)
+
+STACK = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "bitsandbytes",
+    "unsloth",
+)
+
+
+def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
+    """Train what ``spec`` says and leave the result in ``run``.
+
+    Raises:
+        AligntuneError: anything foreseen, by class.
+    """
+    stop = StopSignal()
+    clock = Clock(events)
+    _claim(spec, run)
+    refuse_owned(spec)
+
+    with clock.phase("import"):
+        backend = installed()
+        row, kind = spec.row, family(spec.row)
+        if backend.NAME not in row.backends:
+            raise SpecError(f"{row.title} does not run on {backend.NAME}", "Use --backend trl")
+        backend.prepare()
+        import datasets
+        import torch
+        import transformers
+
+        from aligntune.worker.process_memory import trim, trim_after_forward
+        from aligntune.worker.trainer.callback import EventCallback
+        from aligntune.worker.trainer.losses import summed_losses
+        from aligntune.worker.trainer.sampling import seeded_order
+
+        trainer_class, config_class = trainer_classes(row)
+        datasets.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
+        transformers.set_seed(spec.training.seed)
+        device = find_device(spec, run)
+        after_imports = resident()
+        events("note", message=f"computing in {device.precision} on the {device.name}")
+
+    fetch_missing(spec, run, events)
+    with clock.phase("load_model"):
+        path = locate_model(spec, run)
+        tokenizer = load_tokenizer(spec, path)
+        config = load_config(spec, path)
+        max_length = row_length(spec, config)
+        if max_length != kind.longest(spec):
+            events("note", message=f"the model takes {max_length} tokens at most")
+        model = load_model(spec, path, config, max_length, backend, device, run, kind.HEAD)
+        require_matching(tokenizer, model, spec)
+
+    with clock.phase("load_data"):
+        chat = tokenizer.chat_template is not None
+        train_rows, eval_rows = load_rows(spec, run, chat)
+        parts = {"train": train_rows} | ({"evaluation": eval_rows} if eval_rows else {})
+        rewards = load_rewards(spec, run, events, device, *parts.values())
+        setup = Setup(spec, tokenizer, max_length, rewards, backend.inference)
+        encoded = {}
+        inputs: dict[str, Any] = {
+            "model": {"source": spec.model.name, "fingerprint": of_model(path)},
+            **_other_inputs(spec, run),
+        }
+        for part, rows in parts.items():
+            events(
+                "data", part=part, rows=len(rows.dataset), format=rows.format, source=rows.source
+            )
+            inputs[part] = {
+                "source": rows.source,
+                "sha256": of_rows(rows.dataset),
+                "chat": is_chat(rows.dataset) or "messages" in rows.dataset.column_names,
+            }
+            made = kind.encode(rows.dataset, setup, part == "train")
+            encoded[part] = made.dataset
+            for note in made.notes:
+                events("note", message=f"{part}: {note}")
+
+    def measure(model: Any, rows: Any) -> Measurement:
+        if not device.cuda:
+            trim()
+        return kind.measure(model, rows, setup, getattr(trainer, "ref_model", None))
+
+    with clock.phase("train"):
+        steps = rounds(spec)
+        callback = EventCallback(events, stop, steps)
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
+        arguments = trainer_arguments(
+            spec, device, run.checkpoints, "evaluation" in encoded, max_length
+        )
+        arguments |= _of_backend(spec, backend)
+        if (every := save_steps(spec)) != spec.training.save_steps:
+            events("note", message=f"checkpoints are written every {every} steps, see save_steps")
+        try:
+            made_of = untouched(trainer_class) if kind.PREPARED else trainer_class
+            ours = measured(seeded_order(made_of), measure)
+            trainer = summed_losses(ours, callback.losses)(
+                model=model,
+                args=config_class(**_accepted(arguments, config_class, spec, backend)),
+                train_dataset=encoded["train"],
+                eval_dataset=encoded.get("evaluation"),
+                processing_class=tokenizer,
+                callbacks=[callback],
+                **kind.extras(setup),
+            )
+        except (ValueError, TypeError, ImportError) as error:
+            traceback.print_exc()
+            raise SpecError(f"{config_class.__name__} refuses this: {first_line(error)}") from error
+        _quieten(trainer)
+        if not device.cuda:
+            trim_after_forward(trainer.model)
+        stop.begun = True
+        _train(trainer, _checkpoint(run))
+        if stop.asked and trainer.state.global_step < trainer.state.max_steps:
+            raise StoppedError(
+                f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, "
+                "with a checkpoint",
+                f"Go on with: aligntune-run --resume {run.record().get('run_dir', run.path)}",
+            )
+
+    result: dict[str, Any] = {
+        "steps": trainer.state.global_step,
+        "epochs": round(float(trainer.state.epoch or 0), 4),
+        "train_loss": callback.losses.mean(trainer.state.global_step),
+        "final_loss": _last(trainer.state.log_history, "loss"),
+        "tokens": int(trainer.state.num_input_tokens_seen),
+        "resumed_from": callback.resumed_from,
+        **callback.sizes,
+    }
+    # Accelerate wraps forward in autocast; the saved weights are judged without it.
+    plain = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    with clock.phase("save"):  # before the evaluation, which so cannot lose what was learned
+        save(trainer, tokenizer, run)
+    if "evaluation" in encoded:
+        with clock.phase("evaluate"):
+            # With what the trainer has added to rows that are left to it, such as a reference's.
+            rows = trainer.eval_dataset if kind.PREPARED else encoded["evaluation"]
+            found = measure(plain, rows)
+            events("evaluate", step=trainer.state.global_step, **found.metrics)
+            result |= {f"eval_{name}": value for name, value in found.metrics.items()}
+            result |= {"samples": list(found.samples)} if found.samples else {}
+    versions = stack_versions()
+    card = model_card(spec, result, versions)
+    (run.model / "README.md").write_text(card, encoding="utf-8")
+
+    seconds = clock.seconds
+    result |= {
+        "tokens_per_second": round(callback.tokens / max(callback.train_seconds, 1e-9), 1),
+        "train_seconds": round(callback.train_seconds, 3),
+        "memory": {
+            "after_imports": after_imports,
+            "peak": most_resident(),
+            "peak_gpu": torch.cuda.max_memory_allocated() if device.cuda else None,
+        },
+        "seconds": {name: round(spent, 3) for name, spent in seconds.items()},
+        "precision": device.precision,
+        "backend": backend.NAME,
+        "versions": versions,
+        "attention": plain.config._attn_implementation,
+    }
+    run.update(status="finished", result=result, inputs=inputs, machine=machine(device))
+    events("end", status="finished", result=result)
+
+
+@dataclass
+class Clock:
+    """Seconds spent in each phase, told as events."""
+
+    events: EventWriter
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self.events("phase", name=name)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.monotonic() - began
+
+
+def _claim(spec: RunSpec, run: RunDir) -> None:
+    """Write the record of a run that is under way; a finished one is never trained over."""
+    record = run.record()
+    if record.get("status") == "finished":
+        raise OutputError(f"{run.path} holds a finished run", "Use a new run directory")
+    run.update(status="running", spec=spec.model_dump(mode="json"))
+    if not run.spec.exists():
+        run.spec.write_text(spec.to_yaml(), encoding="utf-8")
+
+
+def load_rows(spec: RunSpec, run: RunDir, chat: bool) -> tuple[Rows, Rows | None]:
+    """Training rows, and evaluation rows where the request has any."""
+    wanted = spec.dataset
+    limit = wanted.max_samples
+    source = _source(wanted.name, spec, run, wanted.split)
+    allowed = spec.row.formats
+    rows = load(source, wanted.split, wanted, allowed, limit, chat)
+    if wanted.eval_name or wanted.eval_split:
+        return rows, held_out_rows(spec, run, chat)
+    if wanted.validation_fraction:
+        if len(rows.dataset) < 2:
+            raise SpecError("dataset.validation_fraction needs at least 2 rows")
+        split_rows = rows.dataset.train_test_split(
+            test_size=max(1, round(len(rows.dataset) * wanted.validation_fraction)),
+            seed=spec.training.seed,
+        )
+        part = f"{wanted.validation_fraction:g} of {rows.source}"
+        return (
+            Rows(split_rows["train"], rows.format, rows.source),
+            Rows(split_rows["test"], rows.format, part),
+        )
+    return rows, None
+
+
+def held_out_rows(spec: RunSpec, run: RunDir, chat: bool, limit: int | None = None) -> Rows:
+    """Rows of a set that is for evaluation alone, the first ``limit`` of them."""
+    held_out = evaluation_set(spec)
+    assert held_out is not None
+    name, split = held_out
+    source = _source(name, spec, run, split)
+    return load(source, split, spec.dataset, spec.row.formats, limit, chat)
+
+
+def _source(name: str, spec: RunSpec, run: RunDir, split: str) -> Source:
+    if is_local(name):
+        return Source(name, path=locate(name))
+    files = fetched(run)["datasets"][f"{name}:{split.partition('[')[0]}"]["files"]
+    return Source(name, arrow_files=tuple(Path(file) for file in files))
+
+
+def _other_inputs(spec: RunSpec, run: RunDir) -> dict[str, Any]:
+    """What else a run reads, by what it is: adapter, chat template, rewards."""
+    found: dict[str, Any] = {}
+    if spec.adapter.path:
+        name = spec.adapter.path
+        path = locate(name) if is_local(name) else Path(fetched(run)["adapter"]["path"])
+        found["adapter"] = {"source": name, "fingerprint": of_model(path)}
+    if spec.model.chat_template:
+        name = spec.model.chat_template
+        found["chat_template"] = {"source": name, "sha256": of_file(locate(name))}
+    rewards: list[dict[str, str]] = []
+    for reward in spec.rewards:
+        if reward.file:
+            rewards.append({"source": str(reward.name), "sha256": of_file(locate(reward.file))})
+        elif reward.model:
+            folder = _folder(reward.model, reward.revision, run)
+            rewards.append({"source": reward.model, "fingerprint": of_model(folder)})
+    return {**found, "rewards": rewards} if rewards else found
+
+
+def _folder(name: str, revision: str | None, run: RunDir) -> Path:
+    """Where a reward model is here."""
+    if is_local(name):
+        return locate(name)
+    return Path(fetched(run)["rewards"][at(name, revision)]["path"])
+
+
+def load_rewards(
+    spec: RunSpec, run: RunDir, events: EventWriter, device: Device, *parts: Rows
+) -> tuple[Reward, ...]:
+    """The reward functions of a request, guarded.
+
+    Raises:
+        DataError: a reward reads a column that the data does not have.
+    """
+    for rows in parts:
+        for label, column in columns(spec.rewards).items():
+            if column not in rows.dataset.column_names:
+                there = [name for name in rows.dataset.column_names if name != "prompt"]
+                raise DataError(
+                    f"reward {label} reads a column {column!r}, which {rows.source} does not have; "
+                    f"it has {', '.join(there) or 'none beside the prompt'}",
+                    "Set the reward's args.column, or map one with dataset.columns",
+                )
+
+    return tuple(
+        build(
+            spec.rewards,
+            locate,
+            "cuda" if device.cuda else "cpu",
+            find_model=lambda reward: _folder(str(reward.model), reward.revision, run),
+            chat=is_chat(parts[0].dataset),
+            tell=lambda error: tell(error, run, events),
+        )
+    )
+
+
+def untouched(trainer: type[Any]) -> type[Any]:
+    """``trainer`` that takes rows as they are, as :meth:`Family.encode` has made them."""
+
+    class Untouched(trainer):  # type: ignore[misc]
+        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+            return dataset
+
+    Untouched.__name__ = trainer.__name__
+    return Untouched
+
+
+def _of_backend(spec: RunSpec, backend: Backend) -> dict[str, Any]:
+    """The trainer's arguments among those that are meant for this backend only."""
+    own = spec.of_backend(backend.NAME)
+    return {name: own[name] for name in own if name not in backend.model_arguments()}
+
+
+def _accepted(
+    arguments: dict[str, Any], config: type[Any], spec: RunSpec, backend: Backend
+) -> dict[str, Any]:
+    """The arguments that this configuration knows; what the user named has to be known."""
+    own = _of_backend(spec, backend)
+    known = {item.name for item in fields(config)}
+    for section, given in (("trainer_args", spec.trainer_args), (backend.NAME, own)):
+        for name in given:
+            if name not in known:
+                raise SpecError(
+                    f"{section}.{name}: {config.__name__} has no such argument"
+                    f"{nearest(name, sorted(known))}"
+                )
+    return {name: value for name, value in arguments.items() if name in known}
+
+
+def _quieten(trainer: Any) -> None:
+    """Events tell the progress; the trainer's own printing of dictionaries would only repeat it."""
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+
+
+def _train(trainer: Any, checkpoint: str | None) -> None:
+    from aligntune.worker.trainer.callback import NothingLeft
+
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except NothingLeft:  # it died after its last step, and has its last weights again
+        if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+            trainer._load_best_model()
+    except AligntuneError:
+        raise
+    except Exception as error:
+        known = foreseen(error)
+        if known is None:
+            traceback.print_exc()
+            remedy = "The traceback is at the end of train.log"
+            if checkpoint:
+                remedy += f"; if {Path(checkpoint).name} is damaged, remove it and --resume again"
+            known = TrainingError(
+                f"the trainer failed: {type(error).__name__}: {first_line(error)}", remedy
+            )
+        raise known from error
+
+
+def _checkpoint(run: RunDir) -> str | None:
+    """The newest complete checkpoint of an earlier try at this run, if there is one.
+
+    The trainer writes its state last: a checkpoint without a whole one was cut off and is removed.
+    """
+    names = (path.name for path in run.checkpoints.glob("checkpoint-*"))
+    steps = [int(name.split("-")[1]) for name in names if re.fullmatch(r"checkpoint-\d+", name)]
+    for step in sorted(steps, reverse=True):
+        path = run.checkpoints / f"checkpoint-{step}"
+        with suppress(OSError, ValueError):
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            return str(path)
+        shutil.rmtree(path)
+    return None
+
+
+def _last(history: list[dict[str, Any]], key: str) -> float | None:
+    return next((float(entry[key]) for entry in reversed(history) if key in entry), None)
+
+
+def save(trainer: Any, tokenizer: Any, run: RunDir) -> None:
+    """Write ``model/`` whole or not at all: weights (safetensors) and tokenizer."""
+    beside = run.path / "model.part"
+    shutil.rmtree(beside, ignore_errors=True)
+    trainer.save_model(str(beside))
+    tokenizer.save_pretrained(str(beside))
+    (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle of paths nobody needs
+    shutil.rmtree(beside / REFERENCE_ADAPTER, ignore_errors=True)  # of the training alone
+    for path in beside.iterdir():
+        if path.is_file():  # safetensors makes files that only their owner can read
+            path.chmod(_file_mode())
+    if run.model.exists():  # of an earlier try whose record could not be written
+        shutil.rmtree(run.model)
+    os.replace(beside, run.model)
+
+
+def _file_mode() -> int:
+    """The mode that the caller's umask gives a new file."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def stack_versions() -> dict[str, str]:
+    """Version by distribution of what trained."""
+    found = {}
+    for name in STACK:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), **found}
+
+
+def machine(device: Device) -> dict[str, Any]:
+    """Where it ran."""
+    import torch
+
+    return {
+        "platform": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        if device.cuda
+        else [],
+    }

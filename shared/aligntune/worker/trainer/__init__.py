@@ -1,0 +1,1 @@
+"""The trainers' arguments, and what is added to every trainer."""

@@ -1,0 +1,165 @@
+"""What happens while training, as events; and the stop signal."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from aligntune.errors import TrainingError
+from aligntune.record.events import EventWriter
+from aligntune.worker.stop_signal import StopSignal
+from aligntune.worker.trainer.losses import Losses
+
+TICK_SECONDS = 0.5
+"""Steps between logged ones are told no more often than this."""
+
+
+TOLD = (
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    "epoch",
+    "step",
+    "total_flos",
+    "num_input_tokens_seen",
+)
+"""What every step has under a name of its own."""
+
+
+class NothingLeft(Exception):  # noqa: N818 - it is no error
+    """Raised where a run is gone on with after its last step: the trainer would make one more."""
+
+
+class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
+    """Writes steps, evaluations and checkpoints as events, and stops on a signal or a lost loss.
+
+    Attributes:
+        losses: of the whole run; every checkpoint keeps them.
+        train_seconds: spent in training, since it was begun or gone on with.
+        tokens: seen in these seconds.
+        resumed_from: step that training was gone on from, None where it began anew.
+        sizes: numbers of all and of trainable weights.
+
+    Args:
+        rounds: a stop waits for a step that is a multiple of this, from which a run can be gone on.
+    """
+
+    def __init__(self, events: EventWriter, stop: StopSignal, rounds: int = 1) -> None:
+        self._rounds = rounds
+        self._events = events
+        self._stop = stop
+        self._told = 0.0
+        self._mark = (0.0, 0)
+        self._speed: float | None = None
+        self.losses = Losses()
+        self.train_seconds = 0.0
+        self.tokens = 0
+        self.resumed_from: int | None = None
+        self.sizes: dict[str, int] = {}
+        self._since = (0.0, 0)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this, in the form that transformers asks for."""
+        return {"args": {}, "attributes": {"losses": self.losses.state()}}
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
+    ) -> None:
+        weights = list(model.parameters())
+        self.sizes = {
+            "parameters": sum(weight.numel() for weight in weights),
+            "trainable": sum(weight.numel() for weight in weights if weight.requires_grad),
+        }
+        self._events("start", max_steps=state.max_steps, epochs=args.num_train_epochs, **self.sizes)
+        self.resumed_from = state.global_step or None
+        kept = state.stateful_callbacks[type(self).__name__]
+        self.losses.restore(kept["attributes"]["losses"])
+        self._since = self._mark = (time.monotonic(), int(state.num_input_tokens_seen))
+        if state.global_step >= state.max_steps:
+            raise NothingLeft
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        began, tokens = self._since
+        self.train_seconds = time.monotonic() - began
+        self.tokens = int(state.num_input_tokens_seen) - tokens
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._stop.asked and state.global_step % self._rounds == 0:
+            control.should_save = True
+            control.should_training_stop = True
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # so that the last loss told is the last step's
+        now = time.monotonic()
+        if now - self._told >= TICK_SECONDS:
+            self._measure(state, now)
+            self._told = now
+            self._step(state)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        logs = logs or {}
+        if "loss" not in logs:
+            return
+        if not math.isfinite(float(logs["loss"])):
+            raise TrainingError(
+                f"the loss is {logs['loss']} at step {state.global_step}",
+                "Lower training.learning_rate, or check the data for rows that make no sense",
+            )
+        self._measure(state, time.monotonic())
+        self._step(
+            state,
+            loss=float(logs["loss"]),
+            grad_norm=_finite(logs.get("grad_norm")),
+            learning_rate=_finite(logs.get("learning_rate")),
+            **_figures(logs),
+        )
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        if metrics:
+            told = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+            self._events("evaluate", step=state.global_step, **told)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        path = f"{Path(args.output_dir).name}/checkpoint-{state.global_step}"
+        self._events("save", step=state.global_step, path=path)
+
+    def _measure(self, state: Any, now: float) -> None:
+        """Tokens a second since the last look, over at least a few tenths of a second."""
+        then, tokens = self._mark
+        seen = int(state.num_input_tokens_seen)
+        if now - then >= TICK_SECONDS / 2 and seen > tokens:
+            self._speed = (seen - tokens) / (now - then)
+            self._mark = (now, seen)
+
+    def _step(self, state: Any, **values: Any) -> None:
+        self._events(
+            "step",
+            step=state.global_step,
+            max_steps=state.max_steps,
+            epoch=round(float(state.epoch or 0), 4),
+            tokens=int(state.num_input_tokens_seen),
+            tokens_per_second=None if self._speed is None else round(self._speed, 1),
+            **values,
+        )
+
+
+def _figures(logs: dict[str, Any]) -> dict[str, Any]:
+    """What a trainer logs beside the loss, such as rewards, margins and KL, by its names."""
+    figures = {
+        name: round(float(value), 6)
+        for name, value in logs.items()
+        if name not in TOLD and isinstance(value, int | float) and math.isfinite(value)
+    }
+    return {"figures": figures} if figures else {}
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(float(value)) else None
