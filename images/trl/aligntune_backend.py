@@ -84,7 +84,7 @@ def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
 @contextmanager
 def inference(model: Any) -> Iterator[None]:
     """See :class:`aligntune.worker.backend.Backend`."""
-    from aligntune.worker.metrics import quiet
+    from aligntune.worker.modeling.modes import quiet
 
     with quiet(model):
         yield

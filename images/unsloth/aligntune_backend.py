@@ -97,7 +97,7 @@ def inference(model: Any) -> Iterator[None]:
     import torch
     from unsloth import FastLanguageModel
 
-    from aligntune.worker.metrics import quiet
+    from aligntune.worker.modeling.modes import quiet
 
     if not torch.cuda.is_available():  # its kernels for generation are for a GPU
         with quiet(model):

@@ -15,8 +15,7 @@ from aligntune.tasks import Task
 from aligntune_run.cli import output
 from aligntune_run.cli.console import agree, carry_out
 from aligntune_run.planning import tasks
-from aligntune_run.planning.prepare import Obtaining, Prepared, decide
-from aligntune_run.runs import execute
+from aligntune_run.planning.prepare import Obtaining, Prepared, decide, prepare, prepare_resume
 from aligntune_run.selection import availability
 
 
@@ -28,15 +27,15 @@ class HostRunner:
 
     def plan(self, settings: Settings) -> Record:
         """See :class:`~aligntune.api.runner.Runner`."""
-        return output.values(execute.prepare(settings, _obtaining()))
+        return output.values(prepare(settings, _obtaining()))
 
     def train(self, settings: Settings) -> Record:
         """See :class:`~aligntune.api.runner.Runner`."""
-        return _carry_out(execute.prepare(settings, _obtaining()))
+        return _carry_out(prepare(settings, _obtaining()))
 
     def resume(self, run_dir: Path) -> Record:
         """See :class:`~aligntune.api.runner.Runner`."""
-        return _carry_out(execute.prepare_resume(run_dir, _obtaining()))
+        return _carry_out(prepare_resume(run_dir, _obtaining()))
 
     def do(self, task: Task) -> Record:
         """See :class:`~aligntune.api.runner.Runner`."""

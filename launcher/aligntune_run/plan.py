@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from aligntune.errors import AligntuneError
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.tasks import Task, repositories
 from aligntune_run.memory.estimate import Estimate
@@ -133,15 +134,24 @@ def hub_ids(spec: RunSpec, task: Task | None = None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
-def memory_limit(wanted: str | None, total: int) -> int:
-    """Bytes a container may use: what was asked for, else all but a twentieth (1 GiB at least).
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
 
-    Leaving the host a little means that a run too large for the machine is ended by its own limit,
-    which the engine reports, rather than by the kernel choosing some process.
+    Attributes:
+        rule: ``model_files``, ``adapter``, ``chat_template``, ``rewards``, ``data``,
+            ``evaluation_data``, ``credentials``, ``output`` or ``disk``.
+        level: ``warn`` is for what may still go well.
+        evidence: what was seen, in words.
+        error: what a failure ends a run with; None where it is none.
     """
-    if wanted is None:
-        return max(total - max(total // 20, 2**30), 2**29)
-    size = wanted.lower().removesuffix("b")
-    number = size.rstrip("kmgt")
-    unit = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}[size[len(number) :]]
-    return int(float(number) * 1024**unit)
+
+    rule: str
+    level: Literal["pass", "warn", "fail"]
+    evidence: str
+    error: AligntuneError | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        remedy = self.error.remedy if self.error else ""
+        return Verdict(self.rule, "", self.level, self.evidence, remedy)

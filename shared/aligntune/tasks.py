@@ -18,7 +18,9 @@ from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from aligntune.errors import DataError, OutputError, SpecError
 from aligntune.record.run_dir import Record, RunDir, finished_model
-from aligntune.spec.resolve import from_file, local_name, resolve
+from aligntune.spec.layers import from_file
+from aligntune.spec.paths import local_name
+from aligntune.spec.resolve import resolve
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.sections import PositiveInt, Section
 

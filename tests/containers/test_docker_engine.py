@@ -29,7 +29,7 @@ from aligntune_run.engines.docker.engine import ContainerWorker, DockerEngine
 from aligntune_run.host.caches import cache_dir
 from aligntune_run.host.docker_client import connect
 from aligntune_run.host.docker_info import probe_engine
-from aligntune_run.host.probe import Host
+from aligntune_run.host.types import Host
 from aligntune_run.plan import Choice, Image, Phase, Plan, hub_ids
 
 TOKEN = "hf_thisIsNobodysToken"

@@ -23,7 +23,7 @@ from tests.containers.runs import ROOT, TRACEBACK, Bench
 from aligntune import contract
 from aligntune.errors import HardwareError
 from aligntune_run.engines.gpu_leases import Lease, choosing
-from aligntune_run.host.gpus import Gpu
+from aligntune_run.host.types import Gpu
 
 TIMEOUT = 60
 TWO = {nvml.uuid(0), nvml.uuid(1)}

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from aligntune_run.host.gpus import Gpus, probe_gpus
+from aligntune_run.host.gpus import probe_gpus
 from aligntune_run.host.nvidia_smi import ask_nvidia_smi
+from aligntune_run.host.types import Gpus
 
 GIB = 1 << 30
 HOLD = f"""

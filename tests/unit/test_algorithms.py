@@ -11,11 +11,14 @@ import pytest
 from aligntune.algorithms import ALGORITHMS, BACKENDS, Algorithm, matrix, takers
 from aligntune.data.formats import FORMATS
 from aligntune.errors import SpecError
-from aligntune.spec.resolve import Layer, from_assignment, from_file, known_keys, resolve
+from aligntune.spec.layers import Layer, from_assignment, from_file
+from aligntune.spec.resolve import known_keys, resolve
 from aligntune.spec.run_spec import OPTIONAL_SECTIONS, RunSpec
 from aligntune.spec.sections import DatasetSpec
+from aligntune.spec.trainer_args import rounds
+from aligntune.worker.device import Device
 from aligntune.worker.families import family
-from aligntune.worker.trainer.arguments import Device, rounds, trainer_arguments
+from aligntune.worker.trainer.arguments import trainer_arguments
 
 IMAGES = Path(__file__).parents[2] / "images"
 ROWS = list(ALGORITHMS.values())

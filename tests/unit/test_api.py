@@ -17,10 +17,11 @@ from typing import Any, get_type_hints
 import pytest
 
 from aligntune.algorithms import ALGORITHMS, BACKENDS
-from aligntune.api import runner, trainer
+from aligntune.api import discover, trainer
+from aligntune.api.discover import find_runner
 from aligntune.api.functions import named_function
 from aligntune.api.keywords import KEYWORDS, REWARD_KEYWORDS, TURNED, RLKeywords, SFTKeywords
-from aligntune.api.runner import BackendStatus, Selection, find_runner
+from aligntune.api.runner import BackendStatus, Selection
 from aligntune.core import backend_factory
 from aligntune.core.backend_factory import (
     Trainer,
@@ -356,8 +357,8 @@ def test_a_function_that_no_other_process_can_import_is_refused_with_the_remedy(
 
 def test_a_host_s_runner_is_the_launcher_s_by_its_entry_point() -> None:
     named = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
-    ((_, target),) = named[runner.GROUP].items()
-    made = EntryPoint("host", target, runner.GROUP).load()()
+    ((_, target),) = named[discover.GROUP].items()
+    made = EntryPoint("host", target, discover.GROUP).load()()
     assert type(made).__name__ == "HostRunner"
     assert type(find_runner()) is type(made)
 
@@ -383,8 +384,8 @@ def test_in_an_image_this_process_is_the_runner(
 def test_where_nothing_can_run_it_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runner, "find_spec", lambda name: None)
-    monkeypatch.setattr(runner, "entry_points", lambda group: ())
+    monkeypatch.setattr(discover, "find_spec", lambda name: None)
+    monkeypatch.setattr(discover, "entry_points", lambda group: ())
     with pytest.raises(EngineError, match="pip install aligntune-run"):
         find_runner()
 

@@ -10,17 +10,14 @@ import pytest
 
 from aligntune.algorithms import ALGORITHMS
 from aligntune.errors import SpecError
-from aligntune.spec.resolve import Layer, from_assignment, known_keys, resolve
+from aligntune.spec.layers import Layer, from_assignment
+from aligntune.spec.resolve import known_keys, resolve
 from aligntune.spec.run_spec import RunSpec
+from aligntune.spec.trainer_args import OWNERS, REFUSED, refuse_owned
+from aligntune.worker.device import Device
 from aligntune.worker.families import family
 from aligntune.worker.families.supervised import keeps_whole_rows
-from aligntune.worker.trainer.arguments import (
-    OWNERS,
-    REFUSED,
-    Device,
-    refuse_owned,
-    trainer_arguments,
-)
+from aligntune.worker.trainer.arguments import trainer_arguments
 
 IMAGES = Path(__file__).parents[2] / "images"
 REASONS = {name: reason for reason, names in REFUSED.items() for name in names}

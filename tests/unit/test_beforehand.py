@@ -12,7 +12,7 @@ from tests import nvml
 from tests.unit.test_cli import TRACEBACK, environment, needed, run
 
 from aligntune_run.engines import gpu_leases
-from aligntune_run.host.gpus import Gpu
+from aligntune_run.host.types import Gpu
 
 __all__ = ["environment", "needed"]
 

@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 
 from aligntune.algorithms import ALGORITHMS, BACKENDS
 from aligntune.errors import AligntuneError, DataError, SpecError
-from aligntune.spec.resolve import Layer, from_assignment, resolve
+from aligntune.spec.layers import Layer, from_assignment
+from aligntune.spec.resolve import resolve
 from aligntune.spec.run_spec import RunSpec
-from aligntune.worker.trainer.arguments import refuse_owned
-from aligntune_run.host.gpus import Gpu
-from aligntune_run.host.probe import Engine, Host, ImageState
+from aligntune.spec.trainer_args import refuse_owned
+from aligntune_run.host.types import Engine, Gpu, Host, ImageState
 from aligntune_run.models.facts import ModelFacts, of_config
-from aligntune_run.plan import Choice
-from aligntune_run.planning.preflight import Finding
+from aligntune_run.plan import Choice, Finding
 from aligntune_run.selection.rules import OF_A_BACKEND, OF_THE_MACHINE
 from aligntune_run.selection.select import choose
 

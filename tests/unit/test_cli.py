@@ -488,6 +488,7 @@ import os, sys
 from aligntune_run import images
 from aligntune_run.cli import main, output
 from aligntune_run.host import docker_client
+from aligntune_run.planning import prepare
 from aligntune_run.runs import execute as runs
 done = []
 def choice(prepared, stream):
@@ -499,7 +500,7 @@ def execute(prepared, watch):
     watch({"event": "note", "message": "x"})
     done.append("trained")
     return {}
-runs.prepare = lambda *_: None
+prepare.prepare = lambda *_: None
 output.choice, runs.obtain, runs.execute = choice, obtain, execute
 output.summary = lambda record, stream: print("x", file=stream)
 docker_client.require_client = lambda: None

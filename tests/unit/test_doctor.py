@@ -19,8 +19,7 @@ from aligntune.record.run_dir import RunDir
 from aligntune_run.doctor.diagnose import CHECKS, Diagnosis, checks, examine
 from aligntune_run.doctor.probe import Container, Findings, Folder, ask_hub
 from aligntune_run.doctor.run_report import past
-from aligntune_run.host.gpus import Gpu
-from aligntune_run.host.probe import Engine, Host, ImageState
+from aligntune_run.host.types import Engine, Gpu, Host, ImageState
 from aligntune_run.images import Listed
 
 __all__ = ["environment"]  # a fixture

@@ -16,8 +16,7 @@ from tests.unit.test_engines import GPU, make_host
 from aligntune_run.engines.docker.arguments import device_requests
 from aligntune_run.host import docker_info
 from aligntune_run.host.docker_info import probe_engine
-from aligntune_run.host.gpus import Gpu
-from aligntune_run.host.probe import Engine
+from aligntune_run.host.types import Engine, Gpu
 
 SLICE = "MIG-7a2b3c4d-0000-0000-0000-000000000000"
 

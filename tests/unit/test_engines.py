@@ -37,7 +37,7 @@ from aligntune_run.engines.local import venv
 from aligntune_run.engines.local.engine import ProcessEngine, ProcessWorker
 from aligntune_run.engines.local.venv import find_python, without
 from aligntune_run.host.docker_client import connect
-from aligntune_run.host.probe import Engine, Host
+from aligntune_run.host.types import Engine, Host
 from aligntune_run.images.recipes import Sources
 from aligntune_run.plan import Choice, Image, Phase, Plan, hub_ids
 

@@ -20,9 +20,10 @@ from tests.checkpoints import write_model
 from tests.nvml import GIB, Device
 
 from aligntune_run.host import nvidia_smi
-from aligntune_run.host.gpus import Gpu, Gpus, visible
+from aligntune_run.host.gpus import visible
 from aligntune_run.host.nvidia_smi import ask_nvidia_smi
 from aligntune_run.host.resources import memory_total
+from aligntune_run.host.types import Gpu, Gpus
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = """

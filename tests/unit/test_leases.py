@@ -27,8 +27,7 @@ from aligntune_run.engines import gpu_leases
 from aligntune_run.engines.base import Command
 from aligntune_run.engines.gpu_leases import Lease, choosing, marked
 from aligntune_run.engines.local.engine import ProcessEngine, ProcessWorker
-from aligntune_run.host.gpus import Gpu
-from aligntune_run.host.probe import Host
+from aligntune_run.host.types import Gpu, Host
 from aligntune_run.plan import Choice
 from aligntune_run.planning.prepare import Prepared
 from aligntune_run.runs import launch

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aligntune_run.host import resources
-from aligntune_run.host.probe import Engine, probe
+from aligntune_run.host.probe import probe
 from aligntune_run.host.resources import (
     computes_bf16,
     cpu_count,
@@ -17,6 +17,7 @@ from aligntune_run.host.resources import (
     memory_available,
     memory_total,
 )
+from aligntune_run.host.types import Engine
 
 GIB = 1 << 30
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from aligntune.algorithms import ALGORITHMS
 from aligntune.spec.run_spec import RunSpec
-from aligntune_run.memory.estimate import Estimate, changes, estimate
+from aligntune_run.memory.estimate import Estimate, estimate
+from aligntune_run.memory.suggest import changes
 from aligntune_run.models.facts import ModelFacts, Shape
 
 GB = 10**9

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligntune.spec.resolve import Layer, from_assignment, resolve
+from aligntune.spec.layers import Layer, from_assignment
+from aligntune.spec.resolve import resolve
 from aligntune.spec.run_spec import RunSpec
-from aligntune_run.plan import Choice, Image, Plan, Verdict, hub_ids, memory_limit
+from aligntune_run.host.resources import memory_limit
+from aligntune_run.plan import Choice, Image, Plan, Verdict, hub_ids
 
 GIB = 2**30
 

@@ -25,13 +25,8 @@ from aligntune.data.sources import Source, find_files, read_rows
 from aligntune.errors import DataError, HubError, ModelError, OutputError, RewardError
 from aligntune.spec.run_spec import DatasetSpec, RunSpec
 from aligntune_run.models.facts import ModelFacts, read_model
-from aligntune_run.planning.preflight import (
-    Finding,
-    Inputs,
-    look,
-    require_writable,
-    trained_parameters,
-)
+from aligntune_run.plan import Finding
+from aligntune_run.planning.preflight import Inputs, look, require_writable, trained_parameters
 
 SFT = ("chat", "prompt_completion", "instruction", "text")
 GOOD = {"prompt": "a", "completion": "b"}

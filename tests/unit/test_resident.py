@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aligntune.worker.resident import most_resident, resident
+from aligntune.worker.process_memory import most_resident, resident
 
 
 def test_what_is_held_now_and_was_at_the_most_is_read_in_bytes(tmp_path: Path) -> None:

@@ -25,10 +25,11 @@ from aligntune.errors import (
 )
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
-from aligntune.spec.resolve import Layer, from_file, resolve
+from aligntune.spec.layers import Layer, from_file
+from aligntune.spec.resolve import resolve
 from aligntune_run.engines.base import Command, Exit
-from aligntune_run.host.probe import Engine as EngineFacts
-from aligntune_run.host.probe import Host
+from aligntune_run.host.types import Engine as EngineFacts
+from aligntune_run.host.types import Host
 from aligntune_run.plan import Choice, Plan
 from aligntune_run.planning.prepare import Prepared
 from aligntune_run.runs.execute import execute

@@ -12,15 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from aligntune.errors import DataError, ModelError, SpecError
-from aligntune.spec.resolve import (
-    Layer,
-    from_assignment,
-    from_environment,
-    from_file,
-    known_keys,
-    nested,
-    resolve,
-)
+from aligntune.spec.layers import Layer, from_assignment, from_environment, from_file, nested
+from aligntune.spec.resolve import known_keys, resolve
 from aligntune.spec.run_spec import RunSpec
 
 NEEDED: dict[str, Any] = {"algorithm": "sft", "model": "org/model", "dataset": "org/data"}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from aligntune.errors import SpecError
-from aligntune.spec.resolve import Layer, resolve
+from aligntune.spec.layers import Layer
+from aligntune.spec.resolve import resolve
 
 NEEDED = {"algorithm": "sft", "model": "org/model", "dataset": "org/data"}
 

@@ -14,7 +14,7 @@ from aligntune.errors import (
     StoppedError,
     TrainingError,
 )
-from aligntune_run.known_failures import LIMIT, SYMPTOMS, explain, explained, tail
+from aligntune_run.known_failures.explain import LIMIT, SYMPTOMS, explain, explained, tail
 
 DOCUMENTED = Path(__file__).parents[2] / "docs" / "doctor.md"
 

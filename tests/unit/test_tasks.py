@@ -14,7 +14,8 @@ from tests.checkpoints import write_safetensors
 
 from aligntune.errors import BackendError, DataError, ModelError, OutputError, SpecError
 from aligntune.record.run_dir import RunDir
-from aligntune.spec.resolve import Layer, resolve
+from aligntune.spec.layers import Layer
+from aligntune.spec.resolve import resolve
 from aligntune.spec.run_spec import RunSpec
 from aligntune.tasks import (
     Evaluate,
@@ -31,7 +32,7 @@ from aligntune.tasks import (
 )
 from aligntune_run.engines.docker.arguments import Surroundings, container_arguments
 from aligntune_run.engines.local.engine import ProcessEngine
-from aligntune_run.host.probe import Engine, Host
+from aligntune_run.host.types import Engine, Host
 from aligntune_run.plan import Choice, Image, Plan, hub_ids
 from aligntune_run.planning import tasks
 from aligntune_run.planning.prepare import Decided, Obtaining

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 from click.core import ParameterSource
-from click.exceptions import Exit
 
 from aligntune import __version__
 from aligntune.errors import AligntuneError, OutputError, SpecError, StoppedError
-from aligntune_run.cli.commands import explain, tasks
+from aligntune_run.cli.commands import tasks
 from aligntune_run.cli.commands.doctor import doctor
+from aligntune_run.cli.commands.exec import execute
+from aligntune_run.cli.commands.explain import explain
+from aligntune_run.cli.commands.images import images_group
+from aligntune_run.cli.commands.status import status
 from aligntune_run.cli.console import agree, carry_out, outliving, silence
 from aligntune_run.cli.options import FLAGS, settings, spec_flags
 
@@ -71,17 +74,16 @@ def cli(
         click.echo(context.get_help())
         return
     from aligntune_run.cli import output
-    from aligntune_run.planning.prepare import Obtaining
-    from aligntune_run.runs import execute
+    from aligntune_run.planning.prepare import Obtaining, prepare, prepare_resume
 
     obtaining = Obtaining(find_links, agree if not yes else lambda question: True, wait)
     if resume is not None:
         given = [flag.name for flag in FLAGS if flags[flag.parameter] not in (None, ())]
         if config or assignments or given:
             raise click.UsageError("--resume goes on with the run's own spec; leave other keys out")
-        prepared = execute.prepare_resume(resume, obtaining)
+        prepared = prepare_resume(resume, obtaining)
     else:
-        prepared = execute.prepare(settings(config, flags, assignments), obtaining)
+        prepared = prepare(settings(config, flags, assignments), obtaining)
     if dry_run:
         with outliving(sys.stdout):
             output.plan(prepared, as_json)
@@ -100,7 +102,7 @@ def _given(context: click.RichContext) -> list[str]:
 
 def _environment_asks() -> bool:
     """Whether a variable of the environment sets a key of the spec."""
-    from aligntune.spec.resolve import from_environment
+    from aligntune.spec.layers import from_environment
 
     return any(True for _ in from_environment(os.environ))
 
@@ -117,85 +119,8 @@ def _train(prepared: Prepared, as_json: bool) -> None:
             output.summary(record, stream)
 
 
-@cli.command("exec", context_settings={"ignore_unknown_options": True})
-@click.option("--backend", type=click.Choice(["trl", "unsloth"]), default="trl", help="Whose.")
-@click.option("--engine", type=click.Choice(["auto", "docker", "process"]), default="auto")
-@click.option("--gpus", type=click.Choice(["auto", "0"]), default="auto", help="0 gives it none.")
-@click.option("--mount", "folders", multiple=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--find-links", multiple=True, help="Folder or page with wheels, for a first build.")
-@click.option("--yes", is_flag=True, help="Obtain an image without asking.")
-@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
-def execute(
-    backend: str,
-    engine: str,
-    gpus: str,
-    folders: tuple[Path, ...],
-    find_links: tuple[str, ...],
-    yes: bool,
-    words: tuple[str, ...],
-) -> None:
-    """Run a program in a backend's environment: aligntune-run exec -- python script.py
-
-    In a container it sees the current directory and every --mount, at their own path and writable,
-    and has no network. In a venv (--engine process) it sees what you see, network included, but
-    for the variables with a hub token.
-    """
-    from aligntune_run.cli.progress import obtaining
-    from aligntune_run.planning.prepare import Obtaining
-    from aligntune_run.runs.exec import obtain, run_program
-
-    how = Obtaining(find_links, agree if not yes else lambda question: True)
-    with obtaining(sys.stderr) as say:
-        environment = obtain(backend, engine, gpus, how, say)
-    raise Exit(run_program(words, environment, folders))
-
-
-for command in (*explain.COMMANDS, doctor, *tasks.COMMANDS):
+for command in (execute, explain, status, doctor, *tasks.COMMANDS, images_group):
     cli.add_command(command)
-
-
-@cli.group("images")
-def images_group() -> None:
-    """Build and list the pinned images."""
-
-
-@images_group.command("build")
-@click.argument("backend", type=click.Choice(["trl", "unsloth", "all"]), default="all")
-@click.option("--flavour", type=click.Choice(["cpu", "cuda"]), help="Default: every flavour.")
-@click.option("--base", default="auto", help="Image to start from, or debootstrap.")
-@click.option("--find-links", multiple=True, help="Folder or page with wheels.")
-def build_images(backend: str, flavour: str | None, base: str, find_links: tuple[str, ...]) -> None:
-    """Build images from their locks."""
-    from aligntune_run import images
-    from aligntune_run.host.docker_client import require_client
-
-    client = require_client()
-    for recipe in images.recipes():
-        if backend in (recipe.backend, "all") and flavour in (recipe.flavour, None):
-            click.echo(f"building {recipe.ref}")
-            images.build(client, recipe, base=base, find_links=find_links, say=click.echo)
-
-
-@images_group.command("list")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def list_images(as_json: bool) -> None:
-    """Images, their sizes and versions, and whether they are up to date with their locks."""
-    from aligntune_run import images
-    from aligntune_run.cli import output
-    from aligntune_run.host.docker_client import require_client
-
-    found = images.list_images(require_client())
-    with outliving(sys.stdout):
-        output.images(found, as_json)
-
-
-@images_group.command("prune")
-def prune_images() -> None:
-    """Remove images that were made from other versions of their recipes."""
-    from aligntune_run import images
-    from aligntune_run.host.docker_client import require_client
-
-    images.prune(require_client(), click.echo)
 
 
 def main() -> int:

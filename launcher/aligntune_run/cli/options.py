@@ -131,14 +131,8 @@ def settings(
     config: tuple[Path, ...], flags: dict[str, Any], assignments: tuple[str, ...]
 ) -> Settings:
     """Lay default, files, environment and command line over each other, in this order."""
-    from aligntune.spec.resolve import (
-        Layer,
-        from_assignment,
-        from_environment,
-        from_file,
-        nested,
-        resolve,
-    )
+    from aligntune.spec.layers import Layer, from_assignment, from_environment, from_file, nested
+    from aligntune.spec.resolve import resolve
 
     layers = [from_file(path) for path in config]
     layers += from_environment(os.environ)

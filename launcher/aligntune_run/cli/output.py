@@ -12,7 +12,7 @@ import yaml
 
 from aligntune.record.events import headline
 from aligntune.record.run_dir import Record
-from aligntune_run.host.gpus import Gpu
+from aligntune_run.host.types import Gpu
 from aligntune_run.images import Listed
 from aligntune_run.memory.estimate import Estimate
 from aligntune_run.plan import Verdict

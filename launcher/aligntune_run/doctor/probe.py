@@ -18,7 +18,8 @@ from aligntune_run import images
 from aligntune_run.engines.local.venv import find_python
 from aligntune_run.host.docker_client import connect, engine_errors
 from aligntune_run.host.docker_info import probe_engine
-from aligntune_run.host.probe import Host, probe
+from aligntune_run.host.probe import probe
+from aligntune_run.host.types import Host
 from aligntune_run.images.indexes import CA_VARIABLES, Wheels, ca_bundle, index_settings
 from aligntune_run.models.hub_client import HUB
 

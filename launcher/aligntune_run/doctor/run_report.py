@@ -12,7 +12,8 @@ from aligntune.record.run_dir import RunDir
 from aligntune_run.doctor.checks.base import good, warn
 from aligntune_run.doctor.checks.engine import ALIVE
 from aligntune_run.doctor.probe import Container
-from aligntune_run.known_failures import Symptom, explain, tail
+from aligntune_run.known_failures.base import Symptom
+from aligntune_run.known_failures.explain import explain, tail
 from aligntune_run.plan import Verdict
 
 MOST = 3

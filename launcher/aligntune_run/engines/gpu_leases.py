@@ -25,8 +25,7 @@ from typing import Any, Self
 from aligntune import contract
 from aligntune.errors import EngineError, HardwareError
 from aligntune_run.host.docker_client import engine_errors
-from aligntune_run.host.gpus import Gpu
-from aligntune_run.host.probe import Host
+from aligntune_run.host.types import Gpu, Host
 
 PLACES = ("/run/lock", "/tmp")
 """Where every user may make files, and only their owner removes them; the first that is so."""

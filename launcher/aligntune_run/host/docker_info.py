@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from aligntune_run.host.probe import Engine
 from aligntune_run.host.resources import disk_free
+from aligntune_run.host.types import Engine
 
 GPU_HOOK = "nvidia-container-runtime-hook"
 """Where this is on dockerd's path when it starts, dockerd passes GPUs by running it."""

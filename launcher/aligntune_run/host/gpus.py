@@ -5,64 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-
-@dataclass(frozen=True)
-class Gpu:
-    """One NVIDIA GPU, or one MIG slice of it, which a program sees as a GPU of its own.
-
-    Attributes:
-        index: the driver's number of it; of the whole GPU, where it is a slice.
-        uuid: ``GPU-...``, or ``MIG-...`` for a slice.
-        name: as the driver tells it.
-        capability: compute capability.
-        memory: bytes; the machine's own where the GPU has none of its own.
-        free: bytes that nothing uses.
-        users: the compute processes on it, as ``python (pid 4711)``, as far as the driver tells.
-        parent: uuid of the GPU that it is a slice of; None where it is a whole one.
-        leased: the run of ours that has it, None where none has.
-    """
-
-    index: int
-    uuid: str
-    name: str
-    capability: tuple[int, int]
-    memory: int
-    free: int
-    users: tuple[str, ...] = ()
-    parent: str | None = None
-    leased: str | None = None
-
-
-@dataclass(frozen=True)
-class Gpus:
-    """What the driver says.
-
-    Attributes:
-        found: the GPUs a program may use, in the order of ``nvidia-smi``, or in that of
-            ``CUDA_VISIBLE_DEVICES``. A GPU with MIG on is not among them, its slices are.
-        note: why there are none, or what about them could not be read.
-        driver: the driver's version.
-        cuda: the newest CUDA version that the driver runs, as ``13.0``; only NVML tells.
-        source: ``NVML`` or ``nvidia-smi``; empty where neither answers.
-        failed: whether there are GPUs that a driver failed to tell of, or none that it could.
-    """
-
-    found: tuple[Gpu, ...] = ()
-    note: str = ""
-    driver: str | None = None
-    cuda: str | None = None
-    source: str = ""
-    failed: bool = False
+from aligntune_run.host.nvidia_smi import ask_nvidia_smi
+from aligntune_run.host.nvml import ask_nvml
+from aligntune_run.host.types import Gpu, Gpus, joined
 
 
 def probe_gpus(environment: Mapping[str, str] = os.environ) -> Gpus:
     """The GPUs that ``CUDA_VISIBLE_DEVICES`` leaves, through NVML, else through ``nvidia-smi``."""
-    # They fill in what this module defines.
-    from aligntune_run.host.nvidia_smi import ask_nvidia_smi
-    from aligntune_run.host.nvml import ask_nvml
-
     told = ask_nvml()
     if not told.source:
         second = ask_nvidia_smi(environment.get("PATH", os.defpath))
@@ -113,8 +64,3 @@ def _by_uuid(gpus: tuple[Gpu, ...], entry: str) -> Gpu | None:
 def _by_number(gpus: tuple[Gpu, ...], entry: str) -> Gpu | None:
     digits = re.match(r"\+?([0-9]{1,9})", entry)  # CUDA takes "1x" for 1
     return next((gpu for gpu in gpus if digits and gpu.index == int(digits[1])), None)
-
-
-def joined(*notes: str) -> str:
-    """Notes as one."""
-    return "; ".join(filter(None, notes))

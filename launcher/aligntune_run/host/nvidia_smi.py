@@ -10,8 +10,8 @@ import re
 import shutil
 from pathlib import Path
 
-from aligntune_run.host.gpus import Gpu, Gpus, joined
 from aligntune_run.host.resources import memory_available, memory_total
+from aligntune_run.host.types import Gpu, Gpus, joined
 from aligntune_run.subprocesses import ask
 
 WSL = Path("/usr/lib/wsl/lib")

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from aligntune_run.host.gpus import Gpu, Gpus, joined
 from aligntune_run.host.resources import memory_available, memory_total
+from aligntune_run.host.types import Gpu, Gpus, joined
 
 LIBRARIES = ("libnvidia-ml.so.1", "/usr/lib/wsl/lib/libnvidia-ml.so.1")
 """Where the library is: where the loader looks, and where WSL has it."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -96,3 +97,26 @@ def _words(file: Path) -> list[str]:
         return file.read_text().split()
     except OSError:
         return []
+
+
+def other_gpu() -> str | None:
+    """The name of a GPU that no image supports, if the machine has one."""
+    if Path("/dev/kfd").exists():
+        return "AMD"
+    if platform.system() == "Darwin":
+        return "Apple"
+    return None
+
+
+def memory_limit(wanted: str | None, total: int) -> int:
+    """Bytes a container may use: what was asked for, else all but a twentieth (1 GiB at least).
+
+    Leaving the host a little means that a run too large for the machine is ended by its own limit,
+    which the engine reports, rather than by the kernel choosing some process.
+    """
+    if wanted is None:
+        return max(total - max(total // 20, 2**30), 2**29)
+    size = wanted.lower().removesuffix("b")
+    number = size.rstrip("kmgt")
+    unit = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}[size[len(number) :]]
+    return int(float(number) * 1024**unit)

@@ -13,7 +13,7 @@ from aligntune import contract
 from aligntune.algorithms import BACKENDS
 from aligntune.errors import ImageError
 from aligntune_run.host.docker_client import engine_errors
-from aligntune_run.host.probe import ImageState
+from aligntune_run.host.types import ImageState
 from aligntune_run.images.builder import build, find_buildkit_client
 from aligntune_run.images.indexes import find_torch_wheel
 from aligntune_run.images.recipes import Recipe, recipes

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aligntune.errors import AligntuneError, HubError, ModelError
-from aligntune.worker.inputs.fetch import hub_refusal
+from aligntune.hub_errors import hub_refusal
 from aligntune_run.models.config import CONFIG_BYTES, parse_object, read_object
 from aligntune_run.models.facts import ModelFacts, of_config, of_tensors, read_folder, with_room
 from aligntune_run.models.hub_client import (

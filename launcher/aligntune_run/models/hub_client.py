@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from aligntune.errors import HubError, shown
-from aligntune.worker.inputs.fetch import hub_refusal
+from aligntune.hub_errors import hub_refusal
 
 HUB = "https://huggingface.co"
 HUB_SECONDS = 3.0

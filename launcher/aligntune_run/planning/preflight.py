@@ -15,25 +15,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from aligntune.data.preview import look_at
 from aligntune.data.sources import Source
-from aligntune.errors import (
-    AligntuneError,
-    DataError,
-    ModelError,
-    OutputError,
-    RewardError,
-    shown,
-)
+from aligntune.errors import AligntuneError, DataError, ModelError, OutputError, RewardError, shown
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.tasks import evaluation_set
 from aligntune_run.models import hub_client
 from aligntune_run.models.config import CONFIG_BYTES, read_object
 from aligntune_run.models.facts import ModelFacts, read_folder, read_model
 from aligntune_run.models.hub import read_hub_model
-from aligntune_run.plan import Verdict
+from aligntune_run.plan import Finding
 
 TEXT_BYTES = 2**22
 """More than any chat template has."""
@@ -50,29 +42,6 @@ STATE_BYTES = 12
 """Of a trained parameter in a checkpoint: itself and two moments, each in float32."""
 
 WEIGHT_BYTES = 4
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes:
-        rule: ``model_files``, ``adapter``, ``chat_template``, ``rewards``, ``data``,
-            ``evaluation_data``, ``credentials``, ``output`` or ``disk``.
-        level: ``warn`` is for what may still go well.
-        evidence: what was seen, in words.
-        error: what a failure ends a run with; None where it is none.
-    """
-
-    rule: str
-    level: Literal["pass", "warn", "fail"]
-    evidence: str
-    error: AligntuneError | None = None
-
-    @property
-    def verdict(self) -> Verdict:
-        remedy = self.error.remedy if self.error else ""
-        return Verdict(self.rule, "", self.level, self.evidence, remedy)
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,33 @@
-"""Looking and choosing: the machine is probed once, and what a request comes to on it is chosen."""
+"""From a request to a plan: the machine is probed once, what the request comes to is chosen."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from aligntune.errors import OutputError
+from aligntune.record.run_dir import RunDir, new_run_id
+from aligntune.rewards import check
+from aligntune.spec.layers import from_file
+from aligntune.spec.resolve import Settings, resolve
 from aligntune.spec.run_spec import RunSpec, is_local
+from aligntune.spec.trainer_args import refuse_owned
 from aligntune_run import images
 from aligntune_run.engines import gpu_leases
 from aligntune_run.engines.base import Engine
 from aligntune_run.host.docker_client import connect
 from aligntune_run.host.docker_info import probe_engine
 from aligntune_run.host.gpus import probe_gpus
-from aligntune_run.host.probe import Host, ImageState, probe
+from aligntune_run.host.probe import probe
+from aligntune_run.host.resources import memory_limit
+from aligntune_run.host.types import Host, ImageState
 from aligntune_run.models.facts import ModelFacts
 from aligntune_run.models.hub import read_hub_model
-from aligntune_run.plan import Choice, Plan
+from aligntune_run.plan import Choice, Finding, Plan, hub_ids
 from aligntune_run.planning import preflight
 from aligntune_run.selection.select import Outcome, choose
 
@@ -128,7 +137,7 @@ def decide(
 
 def _inputs(
     spec: RunSpec, host: Host, model: str | None, run_dir: Path | None
-) -> tuple[ModelFacts | None, tuple[preflight.Finding, ...]]:
+) -> tuple[ModelFacts | None, tuple[Finding, ...]]:
     """What is known of the model, and what else was seen of a training's inputs."""
     if run_dir is not None:
         seen = preflight.look(spec, run_dir, host.hub_cache, os.environ, host.token)
@@ -160,3 +169,96 @@ def _engine(kind: str, host: Host, client: Any, obtaining: Obtaining) -> Engine:
     from aligntune_run.engines.local.engine import ProcessEngine
 
     return ProcessEngine(host, find_links=find_links, agree=obtaining.agree)
+
+
+def prepare(settings: Settings, obtaining: Obtaining) -> Prepared:
+    """Look at the machine and decide; nothing is changed, obtained or written.
+
+    Args:
+        settings: the request.
+        obtaining: how an image or venv that is missing may be had.
+
+    Raises:
+        AligntuneError: the request cannot be carried out here.
+    """
+    run_id, run = _new_run(settings.spec)
+    return _prepare(settings, obtaining, run, run_id, attempt=1)
+
+
+def consider(spec: RunSpec, obtaining: Obtaining) -> Decided:
+    """What a request would come to, as :func:`prepare` would decide; a refusal is an outcome.
+
+    Raises:
+        AligntuneError: the request is at odds with itself, or its run directory is there already.
+    """
+    return _decide(spec, obtaining, _new_run(spec)[1])
+
+
+def _new_run(spec: RunSpec) -> tuple[str, RunDir]:
+    run_id = new_run_id(spec.algorithm, spec.model.name, datetime.now())
+    run = RunDir(Path(spec.output) if spec.output else Path("runs", run_id).absolute())
+    run.require_new()
+    return run_id, run
+
+
+def _decide(spec: RunSpec, obtaining: Obtaining, run: RunDir) -> Decided:
+    refuse_owned(spec)
+    check(spec.rewards)
+    return decide(spec, obtaining, spec.model.name, run.path)
+
+
+def prepare_resume(path: Path, obtaining: Obtaining) -> Prepared:
+    """Go on with a run that did not finish, from its newest checkpoint, in its own folder.
+
+    Backend and engine stay what they were, whatever ``auto`` would choose now, and so must the
+    lock: weights, optimizer and data go on where they were.
+
+    Raises:
+        OutputError: there is no such run, it has finished, is at work, or had another lock.
+    """
+    run = RunDir(path.absolute())
+    record = run.record()
+    stranger = OutputError(f"{path} is not the run directory of a run of this command")
+    if "plan" not in record:
+        raise stranger
+    if record.get("status") == "finished":
+        raise OutputError(f"{path} is a finished run", "Start a new one: leave out --resume")
+    if run.in_use():
+        raise OutputError(f"{path} is a run that is at work", "Stop it first")
+    try:
+        run_id, before = str(record["id"]), dict(record["plan"]["choice"])
+        backend, engine, lock = (str(before[key]) for key in ("backend", "engine", "lock_hash"))
+        attempt = int(record["plan"].get("attempt", 1)) + 1
+    except (KeyError, TypeError, ValueError) as error:
+        raise stranger from error
+    wanted = resolve([from_file(run.spec)], run.path)
+    # It was at work here before, so no estimate forbids to go on.
+    same = {"backend": backend, "engine": engine, "strict": True, "fit": "warn"}
+    spec = wanted.spec.model_copy(update=same)
+    settings = Settings(spec, wanted.origins)
+    prepared = _prepare(settings, obtaining, run, run_id, attempt)
+    if prepared.plan.choice.lock_hash != lock:
+        raise OutputError(
+            f"{path} began on another lock ({lock[:12]}) than "
+            f"{prepared.plan.choice.backend} {prepared.plan.choice.flavour} has now",
+            f"Start a new run: aligntune-run -c {run.spec}, or go on with the version it began on",
+        )
+    return prepared
+
+
+def _prepare(
+    settings: Settings, obtaining: Obtaining, run: RunDir, run_id: str, attempt: int
+) -> Prepared:
+    spec = settings.spec
+    decided = _decide(spec, obtaining, run)
+    plan = Plan(
+        run_id=run_id,
+        run_dir=str(run.path),
+        attempt=attempt,
+        spec=spec,
+        origins=settings.origins,
+        choice=decided.outcome.require(),
+        memory=memory_limit(spec.memory, decided.host.memory_usable),
+        fetch=hub_ids(spec),
+    )
+    return decided.prepared(plan)

@@ -13,17 +13,25 @@ from aligntune import contract
 from aligntune.errors import ImageError
 from aligntune_run import images
 from aligntune_run.engines import gpu_leases
-from aligntune_run.selection.select import bare_request, gpu_options, pick_image, require, situate
-from aligntune_run.planning.prepare import Obtaining
 from aligntune_run.engines.base import Say
-from aligntune_run.host.docker_client import connect, engine_errors
-from aligntune_run.engines.docker.arguments import (IDENTITY, OFFLINE, TOKEN_VARIABLES, caller_groups, confinement, device_requests,)
-from aligntune_run.host.docker_info import probe_engine
+from aligntune_run.engines.docker.arguments import (
+    IDENTITY,
+    OFFLINE,
+    TOKEN_VARIABLES,
+    caller_groups,
+    confinement,
+    device_requests,
+)
 from aligntune_run.engines.docker.mounts import Bind
-from aligntune_run.host.probe import Host, probe
-from aligntune_run.plan import memory_limit
-from aligntune_run.subprocesses import passthrough
+from aligntune_run.host.docker_client import connect, engine_errors
+from aligntune_run.host.docker_info import probe_engine
+from aligntune_run.host.probe import probe
+from aligntune_run.host.resources import memory_limit
+from aligntune_run.host.types import Host
+from aligntune_run.planning.prepare import Obtaining
 from aligntune_run.selection.rules import OF_THE_MACHINE, judge
+from aligntune_run.selection.select import bare_request, gpu_options, pick_image, require, situate
+from aligntune_run.subprocesses import passthrough
 
 if TYPE_CHECKING:
     from docker import DockerClient

@@ -11,11 +11,10 @@ from aligntune.errors import AligntuneError, HardwareError, StoppedError
 from aligntune.record.events import Event
 from aligntune_run.engines import gpu_leases
 from aligntune_run.engines.base import Command, Worker
-from aligntune_run.host.gpus import Gpu
-from aligntune_run.host.probe import Host
-from aligntune_run.runs.signals import Interrupt
 from aligntune_run.engines.gpu_leases import Lease
+from aligntune_run.host.types import Gpu, Host
 from aligntune_run.plan import ONLINE, Plan
+from aligntune_run.runs.signals import Interrupt
 
 if TYPE_CHECKING:
     from aligntune_run.planning.prepare import Prepared

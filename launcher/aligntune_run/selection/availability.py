@@ -11,7 +11,8 @@ from aligntune_run import images
 from aligntune_run.engines import gpu_leases
 from aligntune_run.host.docker_client import connect
 from aligntune_run.host.docker_info import probe_engine
-from aligntune_run.host.probe import Host, probe
+from aligntune_run.host.probe import probe
+from aligntune_run.host.types import Host
 from aligntune_run.plan import Verdict
 from aligntune_run.selection.select import bare_request, choose
 

@@ -13,12 +13,10 @@ from typing import Literal
 from aligntune.algorithms import ALGORITHMS, BACKENDS, TITLES
 from aligntune.errors import AligntuneError, BackendError
 from aligntune.spec.run_spec import RunSpec
-from aligntune_run.host.gpus import Gpu
-from aligntune_run.host.probe import Host, ImageState
+from aligntune_run.host.types import Gpu, Host, ImageState
 from aligntune_run.memory.estimate import Estimate
 from aligntune_run.models.facts import ModelFacts
-from aligntune_run.plan import Choice, Image, Verdict
-from aligntune_run.planning.preflight import Finding
+from aligntune_run.plan import Choice, Finding, Image, Verdict
 from aligntune_run.selection.rules import (
     OF_A_BACKEND,
     OF_THE_MACHINE,

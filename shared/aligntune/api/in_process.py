@@ -20,15 +20,16 @@ from aligntune.api.runner import BackendStatus, Selection
 from aligntune.errors import KINDS, AligntuneError, BackendError, OutputError
 from aligntune.record.run_dir import Record, RunDir, new_run_id
 from aligntune.rewards import check
-from aligntune.spec.resolve import Settings, from_file, resolve
+from aligntune.spec.layers import from_file
+from aligntune.spec.resolve import Settings, resolve
 from aligntune.spec.run_spec import RunSpec
+from aligntune.spec.trainer_args import refuse_owned
 from aligntune.tasks import TASK_FILE, Task, job
 from aligntune.worker.backend import installed
 from aligntune.worker.failures import Job, guarded
 from aligntune.worker.main import open_events
-from aligntune.worker.tasks.evaluate import do
+from aligntune.worker.tasks.do import do
 from aligntune.worker.train import train
-from aligntune.worker.trainer.arguments import refuse_owned
 
 WHY = "this is its image"
 

@@ -14,19 +14,11 @@ from typing import Any, Literal, TypedDict, get_args
 
 from aligntune.api.functions import named_function
 from aligntune.errors import SpecError
-from aligntune.spec.resolve import (
-    Layer,
-    Settings,
-    beta_key,
-    from_environment,
-    from_file,
-    known_keys,
-    listed,
-    nearest,
-    nested,
-    resolve,
-)
+from aligntune.spec.layers import Layer, from_environment, from_file, nested
+from aligntune.spec.paths import listed
+from aligntune.spec.resolve import Settings, beta_key, known_keys, resolve
 from aligntune.spec.run_spec import RunSpec
+from aligntune.spec.suggest import nearest
 
 STRENGTH = 3
 """An explicit Python argument is the last word: above files, environment and command line."""

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, cast
+from typing import Any, Protocol, TypedDict
 
-from aligntune.errors import EngineError
 from aligntune.record.run_dir import Record
 from aligntune.spec.resolve import Settings
 from aligntune.spec.run_spec import RunSpec
 from aligntune.tasks import Task
-
-GROUP = "aligntune.runners"
-"""Entry points that make a :class:`Runner` when they are called."""
 
 
 class BackendStatus(TypedDict):
@@ -61,22 +54,3 @@ class Runner(Protocol):
 
     def select(self, spec: RunSpec, model: bool) -> Selection:
         """What would be chosen for a request; ``model`` says whether its model is part of it."""
-
-
-def find_runner() -> Runner:
-    """The runner for where this is: in an image this process, else what is installed as one.
-
-    Raises:
-        EngineError: there is none.
-    """
-    if find_spec("aligntune_backend"):
-        inside = import_module("aligntune.api.in_process")
-        return cast(Runner, inside.InsideRunner())
-    for found in entry_points(group=GROUP):
-        return cast(Runner, found.load()())
-    if find_spec("aligntune_run"):  # from a source tree, which has no entry points
-        return cast(Runner, import_module("aligntune_run.api").HostRunner())
-    raise EngineError(
-        "nothing here can run this: no backend and no launcher",
-        "Install the launcher: pip install aligntune-run",
-    )

@@ -7,11 +7,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from aligntune.api.discover import find_runner
 from aligntune.api.results import Evaluation, Planned, Predictions, Pushed, Saved, TrainResult
-from aligntune.api.runner import Runner, find_runner
+from aligntune.api.runner import Runner
 from aligntune.errors import OutputError
 from aligntune.record.run_dir import RunDir, finished_model
-from aligntune.spec.resolve import Settings, from_file, resolve
+from aligntune.spec.layers import from_file
+from aligntune.spec.resolve import Settings, resolve
 from aligntune.spec.run_spec import RunSpec
 from aligntune.tasks import Evaluate, Predict, Prompt, Push, make
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 from aligntune.algorithms import ALGORITHMS, BACKENDS
+from aligntune.api.discover import find_runner
 from aligntune.api.keywords import Config, Keywords, RLKeywords, SFTKeywords, settings
 from aligntune.api.results import (
     Evaluation,
@@ -21,10 +22,11 @@ from aligntune.api.results import (
     Saved,
     TrainResult,
 )
-from aligntune.api.runner import BackendStatus, Selection, find_runner
+from aligntune.api.runner import BackendStatus, Selection
 from aligntune.api.trainer import Trainer
 from aligntune.errors import SpecError
-from aligntune.spec.resolve import Layer, resolve
+from aligntune.spec.layers import Layer
+from aligntune.spec.resolve import resolve
 
 __all__ = [
     "BackendStatus",

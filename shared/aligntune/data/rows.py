@@ -13,8 +13,8 @@ from typing import Any
 from aligntune.data.formats import FORMATS, UnusableError, detect, require_columns
 from aligntune.data.sources import BATCH_ROWS, Row, Source, Values, read_rows
 from aligntune.errors import DataError, shown
-from aligntune.spec.resolve import nearest
 from aligntune.spec.run_spec import DatasetSpec
+from aligntune.spec.suggest import nearest
 
 
 @dataclass(frozen=True)

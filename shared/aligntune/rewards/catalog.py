@@ -132,7 +132,7 @@ def make(reward: RewardSpec) -> Any:
     hints = get_type_hints(factory)
     for key, value in reward.args.items():
         if key not in known:
-            from aligntune.spec.resolve import nearest
+            from aligntune.spec.suggest import nearest
 
             takes = f"It takes {', '.join(known)}"
             raise SpecError(f"{what} has no argument {key!r}{nearest(key, list(known))}", takes)
@@ -161,7 +161,7 @@ def _user_function() -> None:
 
 
 def _no_such(name: str) -> SpecError:
-    from aligntune.spec.resolve import nearest
+    from aligntune.spec.suggest import nearest
 
     known = ", ".join(BUILT_IN)
     if ".py" in name:

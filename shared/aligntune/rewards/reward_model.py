@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from aligntune.errors import ModelError
-from aligntune.worker.failures import first_line
+from aligntune.failures import first_line
 
 HEAD = "ForSequenceClassification"
 

@@ -14,12 +14,12 @@ from types import ModuleType
 from typing import Any
 
 from aligntune.errors import RewardError, SpecError
+from aligntune.failures import first_line, named
 from aligntune.rewards.catalog import FUNCTION, RewardSpec
 from aligntune.rewards.guard.timeout import Limit
 from aligntune.rewards.guard.watchdog import Backstop
 from aligntune.rewards.inputs import column_of
-from aligntune.spec.resolve import nearest
-from aligntune.worker.failures import first_line, named
+from aligntune.spec.suggest import nearest
 
 
 def load_function(

@@ -28,11 +28,9 @@ from aligntune.spec.sections import (
     is_local,
     require_recordable,
 )
+from aligntune.spec.yaml import Dumper
 
 __all__ = ["DatasetSpec", "RewardSpec", "RunSpec", "is_local"]
-
-YAML_FLOAT = re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?[eE][-+]?[0-9]+$")
-"""``1e-4``: a number in YAML 1.2, which PyYAML reads as text."""
 
 IMAGE = re.compile(
     r"sha256:[0-9a-f]{64}|"
@@ -324,20 +322,4 @@ class RunSpec(Section):
     def to_yaml(self) -> str:
         """The canonical form, every value explicit, as a YAML document."""
         values = self.model_dump(mode="json")
-        return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-class _Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes what would be read as something else.
-
-    These are texts that :mod:`aligntune.spec.resolve` takes for numbers, and the line separators
-    which PyYAML otherwise folds into spaces.
-    """
-
-    def represent_str(self, text: str) -> yaml.ScalarNode:
-        breaks = any(character in text for character in "\x85\u2028\u2029")
-        return self.represent_scalar("tag:yaml.org,2002:str", text, '"' if breaks else None)
-
-
-_Dumper.add_representer(str, _Dumper.represent_str)
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", YAML_FLOAT, list("-+0123456789"))
+        return yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True)

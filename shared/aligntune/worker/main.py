@@ -15,11 +15,12 @@ from typing import TextIO
 from aligntune.errors import AligntuneError, OutputError
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
-from aligntune.spec.resolve import from_file, resolve
+from aligntune.spec.layers import from_file
+from aligntune.spec.resolve import resolve
 from aligntune.tasks import read
 from aligntune.worker.failures import guarded
 from aligntune.worker.inputs.fetch import fetch
-from aligntune.worker.tasks.evaluate import do
+from aligntune.worker.tasks.do import do
 from aligntune.worker.train import train
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from aligntune.errors import DataError, TrainingError
+from aligntune.errors import TrainingError
 from aligntune.worker.inputs.tokenize import IGNORED
+from aligntune.worker.modeling.modes import by_length, quiet
 
 Metrics = dict[str, float | int | None]
 
@@ -29,35 +29,6 @@ class Measurement:
 
 Measure = Callable[[Any, Any], Measurement]
 """From a model and encoded rows to figures."""
-
-
-def measured(trainer: type[Any], measure: Measure) -> type[Any]:
-    """``trainer`` with an ``evaluate`` that measures as we do, while training as at the end."""
-
-    class Measured(trainer):  # type: ignore[misc]
-        def evaluate(
-            self,
-            eval_dataset: Any = None,
-            ignore_keys: list[str] | None = None,
-            metric_key_prefix: str = "eval",
-        ) -> Metrics:
-            rows = self.eval_dataset if eval_dataset is None else eval_dataset
-            found = measure(self.model, rows)
-            best = self.args.metric_for_best_model
-            if self.args.load_best_model_at_end and found.metrics.get(best, 0) is None:
-                raise DataError(
-                    f"the evaluation rows tell no {best}, by which the best checkpoint is chosen",
-                    "Leave out trainer_args.load_best_model_at_end, or use other rows",
-                )
-            metrics = {f"{metric_key_prefix}_{name}": it for name, it in found.metrics.items()}
-            self.log({name: value for name, value in metrics.items() if value is not None})
-            self.control: Any = self.callback_handler.on_evaluate(
-                self.args, self.state, self.control, metrics
-            )
-            return metrics
-
-    Measured.__name__ = trainer.__name__
-    return Measured
 
 
 def token_loss(model: Any, batches: Iterable[dict[str, Any]]) -> Metrics:
@@ -109,36 +80,3 @@ def padded(rows: Any, size: int, padding: int) -> Iterator[dict[str, Any]]:
             "attention_mask": pad_sequence(mask, batch_first=True),
             "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
         }
-
-
-def by_length(lengths: list[int], size: int) -> Iterator[list[int]]:
-    """Indices in batches of like length, the longest first: what does not fit shows at once."""
-    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
-
-
-@contextmanager
-def quiet(model: Any) -> Iterator[None]:
-    """Evaluation mode without gradients, and the mode it was in afterwards."""
-    import torch
-
-    was_training = model.training
-    model.eval()
-    keep_trainable(model)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
-
-
-def keep_trainable(model: Any) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights for inference on a CPU.
-
-    Seen in 0.50.2: a forward in evaluation mode repacks them for good, and from then on the layer
-    passes no gradient, so that training after an evaluation would go wrong without a word.
-    """
-    for module in model.modules():
-        if type(module).__name__ == "Linear4bit":
-            module.training = True

@@ -4,73 +4,44 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import shutil
-import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
-from importlib import metadata
+from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from aligntune.data.rows import Rows, load
-from aligntune.data.sources import Source
-from aligntune.errors import (
-    AligntuneError,
-    DataError,
-    OutputError,
-    SpecError,
-    StoppedError,
-    TrainingError,
-)
+from aligntune.errors import AligntuneError, OutputError, SpecError, StoppedError, TrainingError
+from aligntune.failures import first_line, foreseen
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
-from aligntune.rewards import Reward, build, columns
-from aligntune.spec.resolve import nearest
-from aligntune.spec.run_spec import RunSpec, is_local
-from aligntune.tasks import evaluation_set
+from aligntune.spec.run_spec import RunSpec
+from aligntune.spec.suggest import nearest
+from aligntune.spec.trainer_args import refuse_owned, rounds, save_steps
 from aligntune.worker.backend import Backend, installed
-from aligntune.worker.failures import first_line, foreseen, tell
+from aligntune.worker.device import find_device
 from aligntune.worker.families import Setup, family, trainer_classes
-from aligntune.worker.inputs.fetch import at, fetch_missing, fetched
-from aligntune.worker.inputs.fingerprints import of_file, of_model, of_rows
+from aligntune.worker.inputs.fetch import fetch_missing
+from aligntune.worker.inputs.fingerprints import of_model, of_rows, other_inputs
 from aligntune.worker.inputs.model import (
-    find_device,
     load_config,
     load_model,
     load_tokenizer,
-    locate,
     locate_model,
     require_matching,
     row_length,
 )
+from aligntune.worker.inputs.rewards import load_rewards
+from aligntune.worker.inputs.rows import load_rows
 from aligntune.worker.inputs.tokenize import is_chat
-from aligntune.worker.metrics import Measurement, measured
+from aligntune.worker.metrics import Measurement
 from aligntune.worker.model_card import model_card
-from aligntune.worker.modeling.reference import REFERENCE_ADAPTER
-from aligntune.worker.resident import most_resident, resident
+from aligntune.worker.process_memory import most_resident, resident
+from aligntune.worker.result import Clock, machine, save, stack_versions
 from aligntune.worker.stop_signal import StopSignal
-from aligntune.worker.trainer.arguments import (
-    Device,
-    refuse_owned,
-    rounds,
-    save_steps,
-    trainer_arguments,
-)
-
-STACK = (
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "datasets",
-    "accelerate",
-    "bitsandbytes",
-    "unsloth",
-)
+from aligntune.worker.trainer.arguments import trainer_arguments
+from aligntune.worker.trainer.measured import measured
 
 
 def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
@@ -127,7 +98,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         encoded = {}
         inputs: dict[str, Any] = {
             "model": {"source": spec.model.name, "fingerprint": of_model(path)},
-            **_other_inputs(spec, run),
+            **other_inputs(spec, run),
         }
         for part, rows in parts.items():
             events(
@@ -229,23 +200,6 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
     events("end", status="finished", result=result)
 
 
-@dataclass
-class Clock:
-    """Seconds spent in each phase, told as events."""
-
-    events: EventWriter
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        self.events("phase", name=name)
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = time.monotonic() - began
-
-
 def _claim(spec: RunSpec, run: RunDir) -> None:
     """Write the record of a run that is under way; a finished one is never trained over."""
     record = run.record()
@@ -254,103 +208,6 @@ def _claim(spec: RunSpec, run: RunDir) -> None:
     run.update(status="running", spec=spec.model_dump(mode="json"))
     if not run.spec.exists():
         run.spec.write_text(spec.to_yaml(), encoding="utf-8")
-
-
-def load_rows(spec: RunSpec, run: RunDir, chat: bool) -> tuple[Rows, Rows | None]:
-    """Training rows, and evaluation rows where the request has any."""
-    wanted = spec.dataset
-    limit = wanted.max_samples
-    source = _source(wanted.name, spec, run, wanted.split)
-    allowed = spec.row.formats
-    rows = load(source, wanted.split, wanted, allowed, limit, chat)
-    if wanted.eval_name or wanted.eval_split:
-        return rows, held_out_rows(spec, run, chat)
-    if wanted.validation_fraction:
-        if len(rows.dataset) < 2:
-            raise SpecError("dataset.validation_fraction needs at least 2 rows")
-        split_rows = rows.dataset.train_test_split(
-            test_size=max(1, round(len(rows.dataset) * wanted.validation_fraction)),
-            seed=spec.training.seed,
-        )
-        part = f"{wanted.validation_fraction:g} of {rows.source}"
-        return (
-            Rows(split_rows["train"], rows.format, rows.source),
-            Rows(split_rows["test"], rows.format, part),
-        )
-    return rows, None
-
-
-def held_out_rows(spec: RunSpec, run: RunDir, chat: bool, limit: int | None = None) -> Rows:
-    """Rows of a set that is for evaluation alone, the first ``limit`` of them."""
-    held_out = evaluation_set(spec)
-    assert held_out is not None
-    name, split = held_out
-    source = _source(name, spec, run, split)
-    return load(source, split, spec.dataset, spec.row.formats, limit, chat)
-
-
-def _source(name: str, spec: RunSpec, run: RunDir, split: str) -> Source:
-    if is_local(name):
-        return Source(name, path=locate(name))
-    files = fetched(run)["datasets"][f"{name}:{split.partition('[')[0]}"]["files"]
-    return Source(name, arrow_files=tuple(Path(file) for file in files))
-
-
-def _other_inputs(spec: RunSpec, run: RunDir) -> dict[str, Any]:
-    """What else a run reads, by what it is: adapter, chat template, rewards."""
-    found: dict[str, Any] = {}
-    if spec.adapter.path:
-        name = spec.adapter.path
-        path = locate(name) if is_local(name) else Path(fetched(run)["adapter"]["path"])
-        found["adapter"] = {"source": name, "fingerprint": of_model(path)}
-    if spec.model.chat_template:
-        name = spec.model.chat_template
-        found["chat_template"] = {"source": name, "sha256": of_file(locate(name))}
-    rewards: list[dict[str, str]] = []
-    for reward in spec.rewards:
-        if reward.file:
-            rewards.append({"source": str(reward.name), "sha256": of_file(locate(reward.file))})
-        elif reward.model:
-            folder = _folder(reward.model, reward.revision, run)
-            rewards.append({"source": reward.model, "fingerprint": of_model(folder)})
-    return {**found, "rewards": rewards} if rewards else found
-
-
-def _folder(name: str, revision: str | None, run: RunDir) -> Path:
-    """Where a reward model is here."""
-    if is_local(name):
-        return locate(name)
-    return Path(fetched(run)["rewards"][at(name, revision)]["path"])
-
-
-def load_rewards(
-    spec: RunSpec, run: RunDir, events: EventWriter, device: Device, *parts: Rows
-) -> tuple[Reward, ...]:
-    """The reward functions of a request, guarded.
-
-    Raises:
-        DataError: a reward reads a column that the data does not have.
-    """
-    for rows in parts:
-        for label, column in columns(spec.rewards).items():
-            if column not in rows.dataset.column_names:
-                there = [name for name in rows.dataset.column_names if name != "prompt"]
-                raise DataError(
-                    f"reward {label} reads a column {column!r}, which {rows.source} does not have; "
-                    f"it has {', '.join(there) or 'none beside the prompt'}",
-                    "Set the reward's args.column, or map one with dataset.columns",
-                )
-
-    return tuple(
-        build(
-            spec.rewards,
-            locate,
-            "cuda" if device.cuda else "cpu",
-            find_model=lambda reward: _folder(str(reward.model), reward.revision, run),
-            chat=is_chat(parts[0].dataset),
-            tell=lambda error: tell(error, run, events),
-        )
-    )
 
 
 def untouched(trainer: type[Any]) -> type[Any]:
@@ -435,51 +292,3 @@ def _checkpoint(run: RunDir) -> str | None:
 
 def _last(history: list[dict[str, Any]], key: str) -> float | None:
     return next((float(entry[key]) for entry in reversed(history) if key in entry), None)
-
-
-def save(trainer: Any, tokenizer: Any, run: RunDir) -> None:
-    """Write ``model/`` whole or not at all: weights (safetensors) and tokenizer."""
-    beside = run.path / "model.part"
-    shutil.rmtree(beside, ignore_errors=True)
-    trainer.save_model(str(beside))
-    tokenizer.save_pretrained(str(beside))
-    (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle of paths nobody needs
-    shutil.rmtree(beside / REFERENCE_ADAPTER, ignore_errors=True)  # of the training alone
-    for path in beside.iterdir():
-        if path.is_file():  # safetensors makes files that only their owner can read
-            path.chmod(_file_mode())
-    if run.model.exists():  # of an earlier try whose record could not be written
-        shutil.rmtree(run.model)
-    os.replace(beside, run.model)
-
-
-def _file_mode() -> int:
-    """The mode that the caller's umask gives a new file."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-def stack_versions() -> dict[str, str]:
-    """Version by distribution of what trained."""
-    found = {}
-    for name in STACK:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return {"python": platform.python_version(), **found}
-
-
-def machine(device: Device) -> dict[str, Any]:
-    """Where it ran."""
-    import torch
-
-    return {
-        "platform": platform.platform(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "threads": torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        if device.cuda
-        else [],
-    }

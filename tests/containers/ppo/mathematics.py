@@ -10,6 +10,7 @@ import numpy
 import torch
 from tests.containers.ppo.parts import masked, near, numeric
 
+from aligntune.worker.modeling import token_logprobs
 from aligntune.worker.ppo import objective
 
 
@@ -126,25 +127,25 @@ def check_token_log_probs_and_their_gradient() -> None:
     rows, columns = numpy.indices((5, 3))
 
     def loss(at: Any) -> Any:
-        return (objective.token_log_probs(at, targets, 0.7)[0] * weights).sum()
+        return (token_logprobs.token_log_probs(at, targets, 0.7)[0] * weights).sum()
 
     wanted = -p * weights.numpy()[..., None] / 0.7
     wanted[rows, columns, targets.numpy()] += weights.numpy() / 0.7
-    room = objective.ROOM
+    room = token_logprobs.ROOM
     for limit in (room, 45, 1):  # all rows at once, two at a time, one at a time
-        objective.ROOM = limit
+        token_logprobs.ROOM = limit
         try:
             learned = logits.clone().requires_grad_()
-            told, entropy = objective.token_log_probs(learned, targets, 0.7)
+            told, entropy = token_logprobs.token_log_probs(learned, targets, 0.7)
             loss(learned).backward()
         finally:
-            objective.ROOM = room
+            token_logprobs.ROOM = room
         near(told.detach(), numpy.log(p[rows, columns, targets.numpy()]))
         near(entropy, -(p * numpy.log(p)).sum(-1))
         near(learned.grad, wanted)
     near(wanted, numeric(loss, logits, 1e-2), 1e-3)
     half = logits.bfloat16().requires_grad_()
-    told, _ = objective.token_log_probs(half, targets, 0.7)
+    told, _ = token_logprobs.token_log_probs(half, targets, 0.7)
     assert told.dtype == torch.float32
     near(
         told.detach(),

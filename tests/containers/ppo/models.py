@@ -21,9 +21,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from aligntune.errors import TrainingError
 from aligntune.worker.modeling.generate import plain_generating, up_to_end
+from aligntune.worker.modeling.model import decoder
 from aligntune.worker.modeling.reference import reference
 from aligntune.worker.modeling.score import Sequences, score
-from aligntune.worker.ppo.critic import Critic, decoder
+from aligntune.worker.ppo.critic import Critic
 
 
 def check_padding_changes_nothing() -> None:

@@ -1,4 +1,4 @@
-"""The commands that look and change nothing: explain, status."""
+"""The command that says what would run and why: explain."""
 
 from __future__ import annotations
 
@@ -28,24 +28,9 @@ def explain(
     Takes what a run takes. Ends with the code that the run would be refused with, else with 0.
     """
     from aligntune_run.cli import output
-    from aligntune_run.planning.prepare import Obtaining
-    from aligntune_run.runs.execute import consider
+    from aligntune_run.planning.prepare import Obtaining, consider
 
     decided = consider(settings(config, flags, assignments).spec, Obtaining(find_links))
     with outliving(sys.stdout):
         output.explanation(decided, as_json)
     decided.outcome.require()
-
-
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def status(as_json: bool) -> None:
-    """Say which backends can be had here, and why not."""
-    from aligntune_run.cli import output
-    from aligntune_run.selection.availability import look
-
-    with outliving(sys.stdout):
-        output.status(look(), as_json)
-
-
-COMMANDS = (explain, status)

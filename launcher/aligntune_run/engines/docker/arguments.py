@@ -13,7 +13,7 @@ from aligntune.tasks import TASK_FILE
 from aligntune_run.engines.docker.mounts import Bind, input_mounts
 from aligntune_run.host.docker_client import address_parts, is_loopback
 from aligntune_run.host.docker_info import NVIDIA_DEVICES
-from aligntune_run.host.probe import Host
+from aligntune_run.host.types import Host
 from aligntune_run.images.indexes import ca_bundle
 from aligntune_run.plan import ONLINE, Phase, Plan
 

@@ -17,13 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aligntune import contract
-from aligntune.errors import (
-    AligntuneError,
-    EngineError,
-    HardwareError,
-    ImageError,
-    OutputError,
-)
+from aligntune.errors import AligntuneError, EngineError, HardwareError, ImageError, OutputError
 from aligntune_run.engines.base import GRACE_SECONDS, Command, Exit, Say
 from aligntune_run.engines.docker.arguments import (
     ENTRY_POINT,
@@ -33,7 +27,7 @@ from aligntune_run.engines.docker.arguments import (
     secret_variables,
     token,
 )
-from aligntune_run.host.probe import Host
+from aligntune_run.host.types import Host
 from aligntune_run.images.recipes import recipe
 from aligntune_run.images.store import derived_state, obtain
 from aligntune_run.plan import Plan

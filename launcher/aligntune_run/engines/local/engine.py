@@ -21,7 +21,7 @@ from aligntune.tasks import TASK_FILE
 from aligntune_run.engines.base import GRACE_SECONDS, Command, Exit, Say
 from aligntune_run.engines.docker.arguments import OFFLINE, TOKEN_VARIABLES
 from aligntune_run.engines.local.venv import COMPLETE, DROPPED, lay_out_code, make_venv, without
-from aligntune_run.host.probe import Host
+from aligntune_run.host.types import Host
 from aligntune_run.images.recipes import Recipe, Sources, recipe
 from aligntune_run.plan import ONLINE, Phase, Plan
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aligntune.algorithms import ALGORITHMS, TITLES
 from aligntune.errors import HardwareError, ImageError, ModelError, OutOfMemoryError, SpecError
-from aligntune.spec.resolve import nearest
+from aligntune.spec.suggest import nearest
 from aligntune_run.selection.rules.base import Candidate, Rule, Said, either
 from aligntune_run.selection.rules.memory import NOTHING_FITS, fits
 

@@ -9,8 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from aligntune.errors import AligntuneError
 from aligntune.spec.run_spec import RunSpec
-from aligntune_run.host.gpus import Gpu
-from aligntune_run.host.probe import Host, ImageState
+from aligntune_run.host.types import Gpu, Host, ImageState
 from aligntune_run.memory.estimate import Estimate, estimate
 from aligntune_run.models.facts import ModelFacts
 from aligntune_run.plan import Verdict

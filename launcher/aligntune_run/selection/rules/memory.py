@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from aligntune_run.memory.estimate import CPU_IMPORTS, Estimate, changes
+from aligntune_run.host.resources import memory_limit
+from aligntune_run.memory.estimate import CPU_IMPORTS, Estimate
+from aligntune_run.memory.suggest import changes
 from aligntune_run.models.facts import ModelFacts
-from aligntune_run.plan import memory_limit
 from aligntune_run.selection.rules.base import Candidate, Said
 
 NOTHING_FITS = "Use a smaller model or another machine; --set fit=warn tries all the same"

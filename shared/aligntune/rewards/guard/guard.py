@@ -17,10 +17,10 @@ from typing import Any
 
 from aligntune.contract import INPUT_ROOT_VARIABLE
 from aligntune.errors import AligntuneError, RewardError
+from aligntune.failures import foreseen, named
 from aligntune.rewards.guard.timeout import Limit
 from aligntune.rewards.guard.watchdog import Backstop
 from aligntune.rewards.inputs import excerpt
-from aligntune.worker.failures import foreseen, named
 
 
 @dataclass(frozen=True)

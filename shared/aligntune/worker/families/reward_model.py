@@ -15,7 +15,8 @@ from aligntune.worker.inputs.tokenize import (
     notes,
     require_usable,
 )
-from aligntune.worker.metrics import Measurement, by_length, quiet
+from aligntune.worker.metrics import Measurement
+from aligntune.worker.modeling.modes import by_length, quiet
 
 OWNERS = {"max_length": "training.max_length"}
 BEST = ("accuracy", True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aligntune.errors import AligntuneError, DataError, HubError
+from aligntune.hub_errors import hub_refusal
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.run_spec import RunSpec, is_local
@@ -128,25 +129,3 @@ def hub_error(
         f"{what} could not be {done}: {kind}: {lines[0] if lines else ''}",
         "Check the network, HF_ENDPOINT and proxies",
     )
-
-
-def hub_refusal(kind: str, what: str, revision: str | None) -> HubError | None:
-    """The user's words for what leaves no doubt, by huggingface_hub's name of the error."""
-    if kind == "GatedRepoError":
-        return HubError(
-            f"{what} is gated, and this token has no access",
-            "Accept its terms on the hub, and log in with `hf auth login` or set HF_TOKEN",
-        )
-    if kind in ("RepositoryNotFoundError", "DatasetNotFoundError"):
-        return HubError(
-            f"no such {what} on the hub", "Check the name; a private one needs HF_TOKEN"
-        )
-    if kind == "RevisionNotFoundError":
-        return HubError(
-            f"{what} has no revision {revision or 'main'}", "Check the branch, tag or commit"
-        )
-    if kind in ("OfflineModeIsEnabled", "LocalEntryNotFoundError"):
-        return HubError(
-            f"{what} is not in the cache, and the hub is out of reach", "Go online once"
-        )
-    return None

@@ -6,6 +6,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from aligntune.record.run_dir import RunDir
+from aligntune.spec.run_spec import RunSpec, is_local
+from aligntune.worker.inputs.fetch import fetched
+from aligntune.worker.inputs.model import locate
+from aligntune.worker.inputs.rewards import reward_folder
+
 HEAD_BYTES = 2**20
 
 
@@ -35,3 +41,23 @@ def of_model(folder: Path) -> str:
                 total.update(f"{path.name}\0{path.stat().st_size}\0".encode())
                 total.update(sha256(file.read(HEAD_BYTES)).digest())
     return total.hexdigest()
+
+
+def other_inputs(spec: RunSpec, run: RunDir) -> dict[str, Any]:
+    """What else a run reads, by what it is: adapter, chat template, rewards."""
+    found: dict[str, Any] = {}
+    if spec.adapter.path:
+        name = spec.adapter.path
+        path = locate(name) if is_local(name) else Path(fetched(run)["adapter"]["path"])
+        found["adapter"] = {"source": name, "fingerprint": of_model(path)}
+    if spec.model.chat_template:
+        name = spec.model.chat_template
+        found["chat_template"] = {"source": name, "sha256": of_file(locate(name))}
+    rewards: list[dict[str, str]] = []
+    for reward in spec.rewards:
+        if reward.file:
+            rewards.append({"source": str(reward.name), "sha256": of_file(locate(reward.file))})
+        elif reward.model:
+            folder = reward_folder(reward.model, reward.revision, run)
+            rewards.append({"source": reward.model, "fingerprint": of_model(folder)})
+    return {**found, "rewards": rewards} if rewards else found

@@ -7,44 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from aligntune.contract import INPUT_ROOT_VARIABLE
-from aligntune.errors import HardwareError, ModelError, SpecError
+from aligntune.errors import ModelError, SpecError
+from aligntune.failures import first_line
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.worker.backend import Backend
-from aligntune.worker.failures import first_line
+from aligntune.worker.device import Device
 from aligntune.worker.families import family
 from aligntune.worker.inputs.fetch import fetched
-from aligntune.worker.trainer.arguments import Device
-
-
-def find_device(spec: RunSpec, run: RunDir) -> Device:
-    """The GPU if there is one, and the precision: ``auto`` is the best the device computes in.
-
-    Raises:
-        HardwareError: a GPU was planned and is not here; it never becomes a silent crawl.
-        SpecError: the device cannot compute in the precision that was asked for.
-    """
-    import torch
-
-    cuda = torch.cuda.is_available() and spec.gpus != "0"
-    planned = run.record().get("plan", {}).get("choice", {}).get("gpus") or spec.gpus
-    if not cuda and planned not in ("auto", "0"):
-        raise HardwareError(
-            "a GPU was planned, and torch sees none here",
-            "Check the driver with nvidia-smi; --gpus 0 trains on the CPU",
-        )
-    asked = spec.training.precision
-    if cuda:
-        bf16 = torch.cuda.get_device_capability() >= (8, 0)
-        automatic = "bf16" if bf16 else "fp16"
-    else:
-        bf16 = True  # a CPU computes in it, if need be slowly
-        automatic = "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
-    if asked == "bf16" and not bf16:
-        raise SpecError("this GPU does not compute in bf16", "Use training.precision=fp16")
-    if asked == "fp16" and not cuda:
-        raise SpecError("fp16 is not for a CPU", "Use training.precision=bf16 or fp32")
-    return Device(cuda, automatic if asked == "auto" else asked)
 
 
 def locate(name: str) -> Path:

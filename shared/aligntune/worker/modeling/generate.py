@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from aligntune.worker.metrics import by_length, keep_trainable
+from aligntune.worker.modeling.model import plain
+from aligntune.worker.modeling.modes import by_length, keep_trainable
 
 Generating = Callable[[Any], AbstractContextManager[Any]]
 """``with generating(model): model.generate(...)``: into inference mode, and back to training."""
@@ -118,11 +119,6 @@ def ends(model: Any, tokenizer: Any) -> list[int]:
     told = getattr(plain(model).generation_config, "eos_token_id", None)
     wanted = [tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])]
     return list(dict.fromkeys(end for end in wanted if end is not None))
-
-
-def plain(model: Any) -> Any:
-    """The transformers model below an adapter."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from aligntune.worker.metrics import by_length, quiet
+from aligntune.worker.modeling.modes import by_length, quiet
 
 REFERENCE_ADAPTER = "ref"
 """What TRL calls its frozen copy of an adapter that training began with."""

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from aligntune.errors import TrainingError
-from aligntune.worker.modeling.generate import plain
-from aligntune.worker.ppo.objective import Tensor, token_log_probs
+from aligntune.worker.modeling.model import plain
+from aligntune.worker.modeling.token_logprobs import Tensor, token_log_probs
 
 
 @dataclass(frozen=True)

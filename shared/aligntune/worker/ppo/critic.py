@@ -1,14 +1,18 @@
-"""What PPO has beside a policy: the critic, and models without dropout."""
+"""What PPO has beside a policy: the critic, and what the KL penalty is to."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
-from aligntune.worker.modeling.generate import plain
+from aligntune.worker.modeling.model import decoder, disable_dropout, plain
+from aligntune.worker.modeling.reference import keep_reference
 from aligntune.worker.modeling.score import Sequences, states_at
-from aligntune.worker.ppo.objective import Tensor
+from aligntune.worker.modeling.token_logprobs import Tensor
+from aligntune.worker.ppo.config import PPOConfig
 
 
 class Critic(torch.nn.Module):  # type: ignore[misc]
@@ -52,16 +56,55 @@ class Critic(torch.nn.Module):  # type: ignore[misc]
         }
 
 
-def decoder(model: Any) -> Any:
-    """The body of a causal language model, without its head; adapters in it stay."""
-    whole = plain(model)
-    return getattr(whole, whole.base_model_prefix)
+def make_critic(model: Any, value_model: Any | None, args: PPOConfig) -> Critic:
+    """The critic that is asked for: a head on the policy's hidden states, or with a body.
+
+    Args:
+        model: the policy.
+        value_model: whose body the critic takes; None is a copy of the policy's.
+        args: says which.
+    """
+    body = None
+    if args.critic == "model":
+        body = decoder(copy.deepcopy(model) if value_model is None else value_model)
+        if args.disable_dropout:
+            disable_dropout(body)
+        if args.gradient_checkpointing:
+            body.gradient_checkpointing_enable({"use_reentrant": False})
+    width = plain(model).config.get_text_config().hidden_size
+    critic: Critic = Critic(width, body).to(args.device)
+    return critic
 
 
-def disable_dropout(model: Any) -> None:
-    """Turn all dropout off for good, so that sampled and learned log-probabilities agree."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+class CriticSteps(TrainerCallback):  # type: ignore[misc]
+    """The critic's share of a step: the trainer clips and clears the policy's gradients alone.
+
+    Clipped by themselves, so that a critic that is far off does not shrink the policy's step.
+    """
+
+    def __init__(self, critic: Critic) -> None:
+        self._critic = critic
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if args.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self._critic.parameters(), args.max_grad_norm)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._critic.zero_grad()
+
+
+def frozen_reference(model: Any, given: Any | None, args: PPOConfig) -> Any | None:
+    """What the KL penalty is to, frozen: the model that was given, or else a copy of the policy.
+
+    None where there is no penalty, or where the policy with its adapter switched off will do.
+    """
+    found = given
+    if given is None and args.kl_coef and not hasattr(model, "disable_adapter"):
+        found = copy.deepcopy(model)
+    if found is None and args.kl_coef:
+        keep_reference(model)
+    if found is not None:
+        disable_dropout(found.eval().requires_grad_(False))
+        if getattr(found, "quantization_method", None) is None:
+            found.to(args.device)  # quantized weights stay where they were loaded
+    return found

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from aligntune.worker.modeling.score import Sequences
-from aligntune.worker.ppo.objective import Tensor
+from aligntune.worker.modeling.token_logprobs import Tensor
 
 RewardFunc = Callable[..., list[float | None]]
 """``f(prompts, completions, completion_ids, **columns)``: a reward a completion, or None."""

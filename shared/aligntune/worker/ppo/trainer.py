@@ -8,7 +8,6 @@ schedule, checkpoints, logs and callbacks, and asks for the next micro-batch.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections import defaultdict
 from pathlib import Path
@@ -16,24 +15,18 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import GenerationConfig, Trainer, TrainerCallback
+from transformers import GenerationConfig, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
 from aligntune.worker.inputs.tokenize import encode_prompt
-from aligntune.worker.modeling.generate import (
-    Generating,
-    ends,
-    generate,
-    plain,
-    plain_generating,
-    seeded,
-)
-from aligntune.worker.modeling.reference import keep_reference, reference
+from aligntune.worker.modeling.generate import Generating, ends, generate, plain_generating, seeded
+from aligntune.worker.modeling.model import disable_dropout
+from aligntune.worker.modeling.reference import reference
 from aligntune.worker.modeling.score import Scored, Sequences, score
+from aligntune.worker.modeling.token_logprobs import Tensor
 from aligntune.worker.ppo.config import PPOConfig
-from aligntune.worker.ppo.critic import Critic, decoder, disable_dropout
+from aligntune.worker.ppo.critic import CriticSteps, frozen_reference, make_critic
 from aligntune.worker.ppo.objective import (
-    Tensor,
     advantages_and_returns,
     kl_penalty,
     masked_mean,
@@ -115,24 +108,8 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
 
         if args.disable_dropout:
             disable_dropout(model)
-        self.ref_model = ref_model
-        if ref_model is None and args.kl_coef and not hasattr(model, "disable_adapter"):
-            self.ref_model = copy.deepcopy(model)
-        if self.ref_model is None and args.kl_coef:
-            keep_reference(model)
-        if self.ref_model is not None:
-            disable_dropout(self.ref_model.eval().requires_grad_(False))
-            if getattr(self.ref_model, "quantization_method", None) is None:
-                self.ref_model.to(args.device)  # quantized weights stay where they were loaded
-        body = None
-        if args.critic == "model":
-            body = decoder(copy.deepcopy(model) if value_model is None else value_model)
-            if args.disable_dropout:
-                disable_dropout(body)
-            if args.gradient_checkpointing:
-                body.gradient_checkpointing_enable({"use_reentrant": False})
-        width = plain(model).config.get_text_config().hidden_size
-        self.critic = Critic(width, body).to(args.device)
+        self.ref_model = frozen_reference(model, ref_model, args)
+        self.critic = make_critic(model, value_model, args)
 
         self._generating = generating or plain_generating
         stops = ends(model, processing_class)
@@ -160,7 +137,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            callbacks=[_CriticSteps(self.critic), *(callbacks or [])],
+            callbacks=[CriticSteps(self.critic), *(callbacks or [])],
             optimizers=optimizers,
         )
         # compute_loss weighs the tokens of a minibatch itself; see there.
@@ -417,20 +394,3 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         """(B, T) log-probabilities of completions under what the policy is not to stray from."""
         with reference(self.model, self.ref_model) as model, self.accelerator.autocast():
             return score(model, batch, self.args.temperature).log_probs
-
-
-class _CriticSteps(TrainerCallback):  # type: ignore[misc]
-    """The critic's share of a step: the trainer clips and clears the policy's gradients alone.
-
-    Clipped by themselves, so that a critic that is far off does not shrink the policy's step.
-    """
-
-    def __init__(self, critic: Critic) -> None:
-        self._critic = critic
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if args.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(self._critic.parameters(), args.max_grad_norm)
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._critic.zero_grad()

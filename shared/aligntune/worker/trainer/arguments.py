@@ -7,99 +7,13 @@ refuses what :data:`OWNERS` and :data:`REFUSED` name before anything is started.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aligntune.errors import SpecError
 from aligntune.spec.run_spec import GROUPED, RunSpec
+from aligntune.spec.trainer_args import groups, refuse_owned, save_steps
+from aligntune.worker.device import Device
 from aligntune.worker.families import family
-
-OWNERS = {
-    "per_device_train_batch_size": "training.batch_size",
-    "gradient_accumulation_steps": "training.gradient_accumulation",
-    "num_train_epochs": "training.epochs",
-    "max_steps": "training.max_steps",
-    "learning_rate": "training.learning_rate",
-    "lr_scheduler_type": "training.schedule",
-    "warmup_steps": "training.warmup",
-    "weight_decay": "training.weight_decay",
-    "optim": "training.optimizer",
-    "max_seq_length": "training.max_length",
-    "max_grad_norm": "training.max_grad_norm",
-    "train_sampling_strategy": "training.group_by_length",
-    "gradient_checkpointing": "training.gradient_checkpointing",
-    "activation_checkpointing": "training.gradient_checkpointing",
-    "bf16": "training.precision",
-    "fp16": "training.precision",
-    "seed": "training.seed",
-    "logging_steps": "training.logging_steps",
-    "logging_strategy": "training.logging_steps",
-    "eval_steps": "training.eval_steps",
-    "eval_strategy": "training.eval_steps",
-    "save_steps": "training.save_steps",
-    "save_strategy": "training.save_steps",
-    "save_total_limit": "training.save_total_limit",
-    "output_dir": "output",
-    "use_cpu": "gpus",
-    "trust_remote_code": "model.trust_remote_code",
-    "chat_template_path": "model.chat_template",
-    "auto_find_batch_size": "training.batch_size",
-}
-"""Trainer argument -> the spec's own key for it."""
-
-REFUSED = {
-    reason: names.split()
-    for reason, names in {
-        "rows are tokens before the trainer sees them": "dataset_kwargs dataset_num_proc "
-        "truncation_mode eval_packing remove_unused_columns label_names length_column_name",
-        "the keys of model say how it is loaded": "model_init_kwargs",
-        "aligntune-run --resume goes on with a run": "resume_from_checkpoint",
-        "the model's own tokenizer_config.json says it": "eos_token pad_token",
-        "training has no network": "push_to_hub hub_model_id hub_strategy hub_token "
-        "hub_private_repo hub_always_push hub_revision log_completions_hub_repo "
-        "trackio_space_id trackio_bucket_id trackio_static_space_id",
-        "losses go to events.jsonl and tensorboard/": "report_to run_name project disable_tqdm",
-        "what a run does is said by the spec alone": "do_train do_eval do_predict",
-        "evaluation is the same mean over tokens on every backend": "prediction_loss_only "
-        "bf16_full_eval fp16_full_eval eval_accumulation_steps eval_do_concat_batches "
-        "eval_use_gather_object batch_eval_metrics include_for_metrics "
-        "per_device_eval_batch_size num_generations_eval num_eval_samples",
-        "a stopped run has to be able to go on": "save_only_model enable_jit_checkpoint "
-        "restore_callback_states_from_checkpoint",
-        "losses and tokens are told as they are": "include_num_input_tokens_seen "
-        "logging_nan_inf_filter",
-        "a run is one process with one GPU": "deepspeed fsdp fsdp_config parallelism_config "
-        "local_rank ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_timeout "
-        "ddp_find_unused_parameters ddp_static_graph context_parallel_size "
-        "context_parallel_backend context_parallel_rotate_method save_on_each_node "
-        "log_on_each_node log_level_replica ds3_gather_for_generation",
-        "model.chat_template says how chats are rendered": "chat_template_kwargs",
-    }.items()
-}
-"""Why -> trainer arguments that would be ignored, or would break what the worker promises."""
-
-SHAPING = (
-    *("steps_per_generation", "generation_batch_size", "packing_strategy", "padding_free"),
-    *("load_best_model_at_end", "precompute_ref_log_probs"),
-)
-"""Arguments that more than the trainer goes by, and so have one place to be said."""
-
-ONLINE_ONLY = ("vllm_sampling_params", "unsloth_grpo_mini_batch")
-"""Arguments that Unsloth adds to every trainer, and that only online ones read."""
-
-
-@dataclass(frozen=True)
-class Device:
-    """What the worker trains on: ``precision`` is bf16, fp16 or fp32, resolved."""
-
-    cuda: bool
-    precision: str
-
-    @property
-    def name(self) -> str:
-        return "GPU" if self.cuda else "CPU"
 
 
 def trainer_arguments(
@@ -188,64 +102,3 @@ def trainer_arguments(
     }
     own = family(spec.row).arguments(spec, max_length)
     return {**explicit, **own, **spec.row.implies, **spec.trainer_args}
-
-
-def rounds(spec: RunSpec) -> int:
-    """Optimizer steps between which a run can be gone on with to the same end.
-
-    TRL keeps what was generated out of a checkpoint, so there it is the steps that completions
-    last, and checkpoints are written between generations.
-    """
-    iterations, accumulation = spec.rl.num_iterations, spec.training.gradient_accumulation
-    if spec.row.trainer not in GROUPED:
-        return 1
-    batches = int(spec.trainer_args.get("steps_per_generation") or accumulation)
-    whole = spec.trainer_args.get("generation_batch_size")
-    if whole:
-        batches = max(int(whole) // spec.training.batch_size, 1)
-    return math.lcm(batches * iterations, accumulation) // accumulation
-
-
-def save_steps(spec: RunSpec) -> int:
-    """Steps between checkpoints: what was asked for, up to where a run can be gone on with; and
-    where the best one is to be told, where it is evaluated too.
-    """
-    step = rounds(spec)
-    if spec.trainer_args.get("load_best_model_at_end") and spec.training.eval_steps:
-        step = math.lcm(step, spec.training.eval_steps)
-    return math.ceil(spec.training.save_steps / step) * step
-
-
-def refuse_owned(spec: RunSpec) -> None:
-    """Refuse a trainer argument that the spec has a key for, as two ways to say it could disagree;
-    and one that the worker does not let reach anything.
-    """
-    owners = {**OWNERS, **family(spec.row).OWNERS}
-    reasons = {name: reason for reason, names in REFUSED.items() for name in names}
-    for section, name in spec.given_arguments:
-        key = f"{section}.{name}"
-        if section != "trainer_args" and name in SHAPING:
-            raise SpecError(f"{key} is not one backend's alone", f"Set trainer_args.{name}")
-        if name in ONLINE_ONLY and spec.row.family != "online":
-            raise SpecError(f"{key} is for reinforcement learning", "Leave it out")
-        if name == "use_vllm" or name.startswith("vllm_"):
-            raise SpecError(f"{key}: no image has vLLM", "Leave it out")
-        if name in owners:
-            raise SpecError(f"{key} has a key of its own", f"Set {owners[name]}")
-        if name in spec.row.implies:
-            raise SpecError(
-                f"{key} is what makes it {spec.algorithm}",
-                "Choose with --algo, or leave it out",
-            )
-        if name in reasons:
-            raise SpecError(f"{key} cannot be set: {reasons[name]}", "Leave it out")
-    if spec.trainer_args.get("load_best_model_at_end") and not spec.training.eval_steps:
-        raise SpecError(
-            "trainer_args.load_best_model_at_end needs evaluations to choose by",
-            "Set training.eval_steps, and training.save_steps to a multiple of it",
-        )
-
-
-def groups(spec: RunSpec) -> bool:
-    """Whether batches are made of rows of like length; packed rows are of one length already."""
-    return spec.training.group_by_length and not spec.training.packing

@@ -1,0 +1,1 @@
+"""Known failures of the stacks, one table a kind."""

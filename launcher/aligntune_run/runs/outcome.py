@@ -1,0 +1,93 @@
+"""How a run ended: its error, from what its worker told or its exit code, and in the record."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from aligntune.errors import (
+    KINDS,
+    AligntuneError,
+    ImageError,
+    OutOfMemoryError,
+    OutputError,
+    StoppedError,
+    TrainingError,
+)
+from aligntune.record.events import Event
+from aligntune.record.run_dir import RunDir
+from aligntune_run.engines.base import Exit
+from aligntune_run.plan import Plan
+
+
+def find_failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | None:
+    """The error a worker ended with: the one it told, or what its end says."""
+    if left.oom and left.code != 0:  # a helper process may have been killed, and the run gone on
+        return OutOfMemoryError(
+            f"out of memory: the run was killed at its limit of {plan.memory / 2**30:.1f} GiB",
+            "Lower training.batch_size or max_length, use --lora-rank, or raise --set memory=...",
+        )
+    if left.code == 0:
+        return None
+    if left.killed:
+        return StoppedError(
+            "ended at once, without a checkpoint of its own",
+            plan.again.replace("Go on with", "Go on from the last one with"),
+        )
+    if told is not None:
+        error = KINDS.get(told["kind"], AligntuneError)(told["what"], told["remedy"])
+        error.exit_code = left.code
+        return error
+    tail = [line for line in left.output.strip().splitlines() if line.strip()]
+    last = f": {tail[-1].strip()}" if tail else ""
+    if left.code in (137, -signal.SIGKILL):
+        return OutOfMemoryError(
+            "the run was killed (signal 9), most often because memory ran out",
+            "Lower training.batch_size, or see the kernel's log (dmesg)",
+        )
+    if left.code == 128 + signal.SIGTERM:
+        return StoppedError(
+            "stopped without a checkpoint, as before the worker was ready to write one",
+            plan.again,
+        )
+    if left.code in (125, 126, 127):
+        return ImageError(f"the image does not start a worker{last}", "Build it again")
+    if left.code > 128:
+        return TrainingError(
+            f"the worker was ended by {_signal(left.code - 128)}", f"See {plan.run_dir}/train.log"
+        )
+    kind = next((kind for kind in KINDS.values() if kind.exit_code == left.code), TrainingError)
+    return kind(f"the worker ended with code {left.code}{last}", f"See {plan.run_dir}/train.log")
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def record_exit(run: RunDir, left: Exit, failure: AligntuneError | None) -> None:
+    """The launcher's one addition to the record, after the worker is gone."""
+    values: dict[str, Any] = {"exit": {"code": left.code, "oom": left.oom}}
+    record = run.record()
+    if failure is not None:
+        before = record.get("error") or {}
+        if record.get("status") not in ("failed", "stopped"):
+            values |= ending_fields(failure)
+        elif before.get("kind") == type(failure).__name__:
+            values |= {"error": _told(failure)}  # the worker's own, and what its log explains of it
+    if not run.path.exists():
+        raise OutputError(f"{run.path} was removed or renamed while its run was at work")
+    with run.writing(f"Mend that, then: aligntune-run --resume {run.path}"):
+        run.update(**values)
+
+
+def ending_fields(failure: AligntuneError) -> dict[str, Any]:
+    """What a failure is in the record."""
+    stopped = isinstance(failure, StoppedError)
+    return {"status": "stopped" if stopped else "failed", "error": _told(failure)}
+
+
+def _told(failure: AligntuneError) -> dict[str, str]:
+    return {"kind": type(failure).__name__, "what": failure.what, "remedy": failure.remedy}

@@ -1,0 +1,120 @@
+"""Local files and folders that a request names, made absolute."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aligntune.errors import AligntuneError, DataError, ModelError, SpecError
+from aligntune.record.run_dir import RECORD, finished_model
+
+PATH_KEYS: tuple[tuple[str, str, type[AligntuneError] | None], ...] = (
+    ("model", "name", ModelError),
+    ("model", "chat_template", None),
+    ("dataset", "name", DataError),
+    ("dataset", "eval_name", DataError),
+    ("adapter", "path", ModelError),
+)
+"""Keys whose value may be a local path, with the error where it is one and is missing; where there
+is no error class of its own, the value can be nothing else than a path."""
+
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def local_paths(values: dict[str, Any], base_dir: Path) -> dict[str, Any]:
+    """Names of existing files and folders made absolute, so that they mean the same everywhere."""
+    for section, key, kind in PATH_KEYS:
+        branch = values.get(section)
+        if isinstance(branch, dict) and isinstance(branch.get(key), str):
+            branch[key] = local_name(branch[key], base_dir, section, key, kind)
+    if "rewards" in values:
+        values["rewards"] = [_local_reward(one, base_dir) for one in listed(values["rewards"])]
+    output = values.get("output")
+    if isinstance(output, str):
+        values["output"] = os.path.normpath(base_dir / os.path.expanduser(output))
+    _go_on_from_run(values)
+    return values
+
+
+def local_name(
+    name: str, base_dir: Path, section: str, key: str, kind: type[AligntuneError] | None
+) -> str:
+    """``name`` as the absolute path of what it names, or as it is where that is a hub id.
+
+    Raises:
+        AligntuneError: of class ``kind``: it can only have meant a file or folder, and is missing.
+    """
+    path = _absolute(name, base_dir)
+    if os.path.exists(path):  # unlike Path.exists, no exception below an unreadable folder
+        return str(path)
+    if kind is not None and (looks_like_path(name) or not HUB_ID.fullmatch(name)):
+        raise kind(f"no such {section}: {name}", f"Looked for {path}")
+    if kind is None:
+        raise SpecError(f"{section}.{key}: no such file: {name}", f"Looked for {path}")
+    return name
+
+
+def _local_reward(reward: Any, base_dir: Path) -> Any:
+    """A reward whose file or model is named by its absolute path."""
+    if isinstance(reward, str):
+        reward = {"name": reward}
+    if not isinstance(reward, Mapping):
+        return reward  # which is refused with the reason, as every value of a wrong type
+    name, model = reward.get("name"), reward.get("model")
+    if isinstance(name, str) and ":" in name:
+        file, _, function = name.rpartition(":")
+        path = _absolute(file, base_dir)
+        if not os.path.isfile(path):
+            raise SpecError(f"reward {name}: no such file: {file}", f"Looked for {path}")
+        return {**reward, "name": f"{path}:{function}"}
+    if isinstance(model, str):
+        named = local_name(model, base_dir, "reward model", "model", ModelError)
+        made = finished_model(Path(named)) if named != model or os.path.isabs(model) else None
+        return {**reward, "model": str(made or named)}
+    return reward
+
+
+def listed(value: Any) -> list[Any]:
+    """Rewards as a list, of which one alone need not be written as such."""
+    if isinstance(value, str | Mapping):
+        return [value]
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _go_on_from_run(values: dict[str, Any]) -> None:
+    """A run named as the model is what came out of it: its weights, or its base and adapter."""
+    model = values["model"]
+    run = Path(model["name"])
+    if not run.is_absolute() or not os.path.isfile(run / RECORD):
+        return
+    made = finished_model(run)
+    if made is None:
+        raise ModelError(
+            f"{run} is a run that has no model yet", f"aligntune-run --resume {run} goes on with it"
+        )
+    try:
+        adapter = json.loads((made / "adapter_config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        model["name"] = str(made)
+        return
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {made / 'adapter_config.json'}: {error}") from error
+    model["name"] = adapter["base_model_name_or_path"]
+    if adapter.get("revision") and "revision" not in model:
+        model["revision"] = adapter["revision"]
+    values["adapter"] = {"path": str(made), "type": "lora", **(values.get("adapter") or {})}
+
+
+def _absolute(name: str, base_dir: Path) -> Path:
+    return Path(os.path.normpath(base_dir / os.path.expanduser(name)))
+
+
+def looks_like_path(name: str) -> bool:
+    """Whether the user can only have meant a file or folder, as no hub id looks like this."""
+    return name.startswith(("/", "./", "../", "~")) or name.lower().endswith(DATA_SUFFIXES)

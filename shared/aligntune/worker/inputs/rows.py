@@ -1,0 +1,54 @@
+"""The rows that a run reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aligntune.data.rows import Rows, load
+from aligntune.data.sources import Source
+from aligntune.errors import SpecError
+from aligntune.record.run_dir import RunDir
+from aligntune.spec.run_spec import RunSpec, is_local
+from aligntune.tasks import evaluation_set
+from aligntune.worker.inputs.fetch import fetched
+from aligntune.worker.inputs.model import locate
+
+
+def load_rows(spec: RunSpec, run: RunDir, chat: bool) -> tuple[Rows, Rows | None]:
+    """Training rows, and evaluation rows where the request has any."""
+    wanted = spec.dataset
+    limit = wanted.max_samples
+    source = _source(wanted.name, spec, run, wanted.split)
+    allowed = spec.row.formats
+    rows = load(source, wanted.split, wanted, allowed, limit, chat)
+    if wanted.eval_name or wanted.eval_split:
+        return rows, held_out_rows(spec, run, chat)
+    if wanted.validation_fraction:
+        if len(rows.dataset) < 2:
+            raise SpecError("dataset.validation_fraction needs at least 2 rows")
+        split_rows = rows.dataset.train_test_split(
+            test_size=max(1, round(len(rows.dataset) * wanted.validation_fraction)),
+            seed=spec.training.seed,
+        )
+        part = f"{wanted.validation_fraction:g} of {rows.source}"
+        return (
+            Rows(split_rows["train"], rows.format, rows.source),
+            Rows(split_rows["test"], rows.format, part),
+        )
+    return rows, None
+
+
+def held_out_rows(spec: RunSpec, run: RunDir, chat: bool, limit: int | None = None) -> Rows:
+    """Rows of a set that is for evaluation alone, the first ``limit`` of them."""
+    held_out = evaluation_set(spec)
+    assert held_out is not None
+    name, split = held_out
+    source = _source(name, spec, run, split)
+    return load(source, split, spec.dataset, spec.row.formats, limit, chat)
+
+
+def _source(name: str, spec: RunSpec, run: RunDir, split: str) -> Source:
+    if is_local(name):
+        return Source(name, path=locate(name))
+    files = fetched(run)["datasets"][f"{name}:{split.partition('[')[0]}"]["files"]
+    return Source(name, arrow_files=tuple(Path(file) for file in files))

@@ -1,0 +1,94 @@
+"""What a run leaves: the model's folder, and what its record says of time, machine and versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import Any
+
+from aligntune.record.events import EventWriter
+from aligntune.record.run_dir import RunDir
+from aligntune.worker.device import Device
+from aligntune.worker.modeling.reference import REFERENCE_ADAPTER
+
+STACK = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "accelerate",
+    "bitsandbytes",
+    "unsloth",
+)
+
+
+@dataclass
+class Clock:
+    """Seconds spent in each phase, told as events."""
+
+    events: EventWriter
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self.events("phase", name=name)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.monotonic() - began
+
+
+def save(trainer: Any, tokenizer: Any, run: RunDir) -> None:
+    """Write ``model/`` whole or not at all: weights (safetensors) and tokenizer."""
+    beside = run.path / "model.part"
+    shutil.rmtree(beside, ignore_errors=True)
+    trainer.save_model(str(beside))
+    tokenizer.save_pretrained(str(beside))
+    (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle of paths nobody needs
+    shutil.rmtree(beside / REFERENCE_ADAPTER, ignore_errors=True)  # of the training alone
+    for path in beside.iterdir():
+        if path.is_file():  # safetensors makes files that only their owner can read
+            path.chmod(_file_mode())
+    if run.model.exists():  # of an earlier try whose record could not be written
+        shutil.rmtree(run.model)
+    os.replace(beside, run.model)
+
+
+def _file_mode() -> int:
+    """The mode that the caller's umask gives a new file."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def stack_versions() -> dict[str, str]:
+    """Version by distribution of what trained."""
+    found = {}
+    for name in STACK:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), **found}
+
+
+def machine(device: Device) -> dict[str, Any]:
+    """Where it ran."""
+    import torch
+
+    return {
+        "platform": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        if device.cuda
+        else [],
+    }

@@ -1,0 +1,110 @@
+"""Asking what a run has trained, or having its reward model score texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from aligntune.errors import DataError, ModelError
+from aligntune.spec.run_spec import RunSpec
+from aligntune.tasks import Predict, Prompt
+from aligntune.worker.families import family
+from aligntune.worker.families.reward_model import scores
+from aligntune.worker.inputs.tokenize import encode_answered, encode_prompt
+from aligntune.worker.modeling.generate import complete
+from aligntune.worker.tasks.saved import Saved
+
+
+def predict(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
+    """What the model completes each prompt with, or how it scores each text."""
+    tokenizer = saved.tokenizer
+    chat = tokenizer.chat_template is not None and task.chat is not False
+    system = spec.dataset.system_prompt
+    if family(spec.row).HEAD == "classifier":
+        return _score(saved, spec, task)
+    prompts = [_said(prompt, chat, system) for prompt in task.prompts]
+    encoded = [encode_prompt(tokenizer, prompt) for prompt in _renderable(prompts, tokenizer)]
+    _require_room(encoded, saved.model, task.max_new_tokens)
+    sampling: dict[str, Any] = {"do_sample": False}
+    if task.temperature:
+        sampling = {"do_sample": True, "temperature": task.temperature, "top_k": 0, "top_p": 1.0}
+    found = complete(
+        saved.model,
+        encoded,
+        tokenizer,
+        saved.backend.inference,
+        task.batch_size,
+        seed=task.seed,
+        max_new_tokens=task.max_new_tokens,
+        **sampling,
+    )
+    texts = tokenizer.batch_decode(found, skip_special_tokens=True)
+    return {
+        "predictions": [
+            {
+                "prompt": asked,
+                "chat": not isinstance(prompt, str),
+                "text": text,
+                "tokens": len(tokens),
+                "ended": tokens[-1:] == [tokenizer.eos_token_id],
+            }
+            for asked, prompt, text, tokens in zip(task.prompts, prompts, texts, found, strict=True)
+        ]
+    }
+
+
+def _score(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
+    """A reward model's score of each text, which is taken as it is, or whole conversation."""
+    tokenizer = saved.tokenizer
+    sequences = [
+        encode_answered(tokenizer, "", prompt)
+        if isinstance(prompt, str)
+        else encode_answered(tokenizer, prompt, [])
+        for prompt in _renderable(task.prompts, tokenizer)
+    ]
+    found = scores(saved.model, sequences, task.batch_size, tokenizer.pad_token_id)
+    return {
+        "predictions": [
+            {"prompt": prompt, "chat": not isinstance(prompt, str), "score": round(score, 6)}
+            for prompt, score in zip(task.prompts, found, strict=True)
+        ]
+    }
+
+
+def _said(prompt: Prompt, chat: bool, system: str | None) -> Prompt:
+    """A prompt as training had it: a text is what a user says, after the run's system prompt."""
+    if isinstance(prompt, str):
+        if not chat:
+            return prompt
+        prompt = [{"role": "user", "content": prompt}]
+    begun = any(message.get("role") == "system" for message in prompt)
+    return prompt if begun or not system else [{"role": "system", "content": system}, *prompt]
+
+
+def _renderable(prompts: Sequence[Prompt], tokenizer: Any) -> Sequence[Prompt]:
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            continue
+        if tokenizer.chat_template is None:
+            raise ModelError(
+                "the prompt is a conversation, and the model has no chat template",
+                "Give it as a text",
+            )
+        if not prompt or any({"role", "content"} - message.keys() for message in prompt):
+            raise DataError("a prompt is a list of messages, each with a role and a content")
+    return prompts
+
+
+def _require_room(encoded: list[list[int]], model: Any, wanted: int) -> None:
+    from aligntune.worker.inputs.model import context_length
+
+    limit = context_length(model.config)
+    for number, tokens in enumerate(encoded, 1):
+        if not tokens:
+            raise DataError(f"prompt {number} is empty")
+        if limit is not None and len(tokens) + wanted > limit:
+            raise DataError(
+                f"prompt {number} has {len(tokens)} tokens, and with {wanted} new ones more than "
+                f"the {limit} that the model takes",
+                "Shorten it, or lower --max-new-tokens",
+            )

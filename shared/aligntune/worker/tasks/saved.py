@@ -1,0 +1,56 @@
+"""What a run left, loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aligntune.errors import ModelError
+from aligntune.record.run_dir import RunDir
+from aligntune.spec.run_spec import RunSpec
+from aligntune.tasks import Task
+from aligntune.worker.backend import Backend
+from aligntune.worker.device import Device
+from aligntune.worker.families import family
+from aligntune.worker.inputs.model import (
+    load_config,
+    load_model,
+    load_tokenizer,
+    locate,
+    locate_model,
+    row_length,
+)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a run left, loaded."""
+
+    model: Any
+    tokenizer: Any
+    max_length: int | None
+    backend: Backend
+    device: Device
+
+
+def load_saved(spec: RunSpec, run: RunDir, task: Task, backend: Backend, device: Device) -> Saved:
+    """The model that a run left: whole, or its adapter on the base that it was trained on."""
+    folder = locate(str(Path(task.of, "model")))
+    if not folder.is_dir():
+        raise ModelError(f"{task.of} has no model")
+    tokenizer = load_tokenizer(spec, folder)
+    head = family(spec.row).HEAD
+    path = folder
+    if spec.adapter.type != "none":
+        path = locate_model(spec, run)
+        shape = spec.adapter.model_copy(update={"path": str(Path(task.of, "model"))})
+        loaded = spec.model_copy(update={"adapter": shape})
+    else:
+        loaded = spec
+    config = load_config(loaded, path)
+    max_length = row_length(spec, config)
+    model = load_model(loaded, path, config, max_length, backend, device, run, head)
+    if device.cuda and spec.model.quantization == "none":
+        model.to("cuda")
+    return Saved(model, tokenizer, max_length, backend, device)
