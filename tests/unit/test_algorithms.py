@@ -39,7 +39,9 @@ def refusal(algorithm: str, *assignments: str, **values: Any) -> str:
 
 
 def arguments(spec: RunSpec) -> dict[str, Any]:
-    return trainer_arguments(spec, Device(False, "fp32"), Path("/run"), False, 512)
+    return trainer_arguments(
+        spec, family(spec.row), Device(False, "fp32"), Path("/run"), False, 512
+    )
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -49,7 +51,7 @@ def test_a_row_names_only_what_there_is(row: Algorithm) -> None:
     assert set(row.defaults) <= set(known_keys())
     assert set(row.backends) <= set(BACKENDS)
     assert row.paper.startswith("https://arxiv.org/abs/")
-    for name in ("OWNERS", "BEST", "HEAD", "PREPARED", "arguments", "encode", "extras", "measure"):
+    for name in ("BEST", "HEAD", "PREPARED", "arguments", "encode", "extras", "measure"):
         assert hasattr(family(row), name)
 
 

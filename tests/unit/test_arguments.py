@@ -13,7 +13,7 @@ from aligntune.errors import SpecError
 from aligntune.spec.layers import Layer, from_assignment
 from aligntune.spec.resolve import known_keys, resolve
 from aligntune.spec.run_spec import RunSpec
-from aligntune.spec.trainer_args import OWNERS, REFUSED, refuse_owned
+from aligntune.spec.trainer_args import OWNERS, OWNERS_IN_FAMILY, REFUSED, refuse_owned
 from aligntune.worker.device import Device
 from aligntune.worker.families import family
 from aligntune.worker.families.supervised import keeps_whole_rows
@@ -55,7 +55,7 @@ def arguments(
 ) -> dict[str, Any]:
     device = Device(cuda=False, precision="fp32")
     spec = spec_of(*assignments, algorithm=algorithm)
-    return trainer_arguments(spec, device, Path("/run"), True, max_length)
+    return trainer_arguments(spec, family(spec.row), device, Path("/run"), True, max_length)
 
 
 CELLS = [(backend, row.name) for row in ALGORITHMS.values() for backend in row.backends]
@@ -84,7 +84,7 @@ def test_owners_are_keys_and_each_refused_argument_has_one_reason() -> None:
     keys = {*known_keys(), "dataset.columns.text", "rewards[].weight"}
     owners = {**OWNERS}
     for row in ALGORITHMS.values():
-        owners |= family(row).OWNERS
+        owners |= OWNERS_IN_FAMILY[row.family]
     assert set(owners.values()) <= keys
     assert len(REASONS) == sum(len(names) for names in REFUSED.values())
 

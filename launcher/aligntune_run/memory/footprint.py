@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aligntune.spec.run_spec import GROUPED, RunSpec
-from aligntune.worker.families import family
+from aligntune.spec.trainer_args import longest_row
 from aligntune_run.memory.optimizers import STATE_BYTES, STATES
 from aligntune_run.models.config import Shape
 from aligntune_run.models.facts import ModelFacts
@@ -168,9 +168,10 @@ class Work:
     @property
     def length(self) -> int:
         """Tokens of the longest row."""
-        limits = (family(self.spec.row).longest(self.spec), self.model.context)
+        longest = longest_row(self.spec)
+        limits = (longest, self.model.context)
         known = [limit for limit in limits if limit]
-        if family(self.spec.row).longest(self.spec) is None:
+        if longest is None:
             known.append(UNKNOWN_LENGTH)
         return min(known)
 

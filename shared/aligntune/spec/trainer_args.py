@@ -1,12 +1,16 @@
-"""What a request comes to for the trainer, as far as the host has to know."""
+"""What a request means for the trainer's arguments, as far as the host has to know.
+
+The host refuses what :data:`OWNERS`, :data:`OWNERS_IN_FAMILY` and :data:`REFUSED` name before
+anything is started.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from aligntune.errors import SpecError
 from aligntune.spec.run_spec import GROUPED, RunSpec
-from aligntune.worker.families import family
 
 OWNERS = {
     "per_device_train_batch_size": "training.batch_size",
@@ -40,6 +44,58 @@ OWNERS = {
     "auto_find_batch_size": "training.batch_size",
 }
 """Trainer argument -> the spec's own key for it."""
+
+OWNERS_IN_FAMILY: Mapping[str, Mapping[str, str]] = {
+    "supervised": {
+        "max_length": "training.max_length",
+        "packing": "training.packing",
+        "completion_only_loss": "training.completion_only_loss",
+        "assistant_only_loss": "training.assistant_only_loss",
+        "dataset_text_field": "dataset.columns.text",
+    },
+    "preference": {
+        "max_length": "training.max_length",
+        "beta": "preference.beta",
+        "loss_type": "preference.loss_type",
+        "label_smoothing": "preference.label_smoothing",
+    },
+    "feedback": {
+        "max_length": "training.max_length",
+        "beta": "preference.beta",
+        "loss_type": "preference.loss_type",
+    },
+    "reward_model": {"max_length": "training.max_length"},
+    "online": {
+        "num_generations": "rl.num_generations",
+        "max_prompt_length": "rl.max_prompt_length",
+        "max_completion_length": "rl.max_completion_length",
+        "temperature": "rl.temperature",
+        "top_p": "rl.top_p",
+        "top_k": "rl.top_k",
+        "beta": "rl.beta",
+        "kl_coef": "rl.beta",
+        "epsilon": "rl.epsilon",
+        "epsilon_high": "rl.epsilon_high",
+        "cliprange": "rl.epsilon",
+        "num_iterations": "rl.num_iterations",
+        "num_ppo_epochs": "rl.num_iterations",
+        "reward_weights": "rewards[].weight",
+        **{
+            name: f"ppo.{name}"
+            for name in (
+                *("num_mini_batches", "gamma", "lam", "vf_coef", "cliprange_value", "kl_estimator"),
+                *(
+                    "whiten_rewards",
+                    "whiten_advantages",
+                    "missing_eos_penalty",
+                    "target_kl",
+                    "critic",
+                ),
+            )
+        },
+    },
+}
+"""Family -> trainer argument -> the spec's own key for it, beside :data:`OWNERS`."""
 
 REFUSED = {
     reason: names.split()
@@ -112,7 +168,7 @@ def refuse_owned(spec: RunSpec) -> None:
     """Refuse a trainer argument that the spec has a key for, as two ways to say it could disagree;
     and one that the worker does not let reach anything.
     """
-    owners = {**OWNERS, **family(spec.row).OWNERS}
+    owners = {**OWNERS, **OWNERS_IN_FAMILY[spec.row.family]}
     reasons = {name: reason for reason, names in REFUSED.items() for name in names}
     for section, name in spec.given_arguments:
         key = f"{section}.{name}"
@@ -136,6 +192,15 @@ def refuse_owned(spec: RunSpec) -> None:
             "trainer_args.load_best_model_at_end needs evaluations to choose by",
             "Set training.eval_steps, and training.save_steps to a multiple of it",
         )
+
+
+def longest_row(spec: RunSpec) -> int | None:
+    """Tokens that a sequence may have as far as the request goes; None where it sets no end."""
+    if spec.row.family != "online":
+        return spec.training.max_length
+    prompt, completion = spec.rl.max_prompt_length, spec.rl.max_completion_length
+    both = None if prompt is None else prompt + completion
+    return min((most for most in (both, spec.training.max_length) if most), default=None)
 
 
 def groups(spec: RunSpec) -> bool:

@@ -18,7 +18,7 @@ from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.suggest import nearest
-from aligntune.spec.trainer_args import refuse_owned, rounds, save_steps
+from aligntune.spec.trainer_args import longest_row, refuse_owned, rounds, save_steps
 from aligntune.worker.backend import Backend, installed
 from aligntune.worker.device import find_device
 from aligntune.worker.families import Setup, family, trainer_classes
@@ -84,7 +84,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         tokenizer = load_tokenizer(spec, path)
         config = load_config(spec, path)
         max_length = row_length(spec, config)
-        if max_length != kind.longest(spec):
+        if max_length != longest_row(spec):
             events("note", message=f"the model takes {max_length} tokens at most")
         model = load_model(spec, path, config, max_length, backend, device, run, kind.HEAD)
         require_matching(tokenizer, model, spec)
@@ -124,7 +124,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         callback = EventCallback(events, stop, steps)
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
         arguments = trainer_arguments(
-            spec, device, run.checkpoints, "evaluation" in encoded, max_length
+            spec, kind, device, run.checkpoints, "evaluation" in encoded, max_length
         )
         arguments |= _of_backend(spec, backend)
         if (every := save_steps(spec)) != spec.training.save_steps:

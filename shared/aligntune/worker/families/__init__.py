@@ -1,13 +1,12 @@
 """Families of algorithms: what data becomes, what the trainer is told, what is measured.
 
 One module each, of one shape (:class:`Family`), so that :mod:`aligntune.worker.train` reads the
-same whatever is trained. Free of torch until something is encoded or measured: the host refuses
-what :data:`Family.OWNERS` names before anything is started.
+same whatever is trained. Free of torch until something is encoded or measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol, cast
@@ -40,9 +39,6 @@ class Setup:
 class Family(Protocol):
     """What a module of this package has."""
 
-    OWNERS: Mapping[str, str]
-    """Trainer argument -> the spec's own key for it."""
-
     BEST: tuple[str, bool]
     """The figure that tells the best checkpoint, and whether more of it is better."""
 
@@ -51,9 +47,6 @@ class Family(Protocol):
 
     PREPARED: bool
     """Whether the trainer is kept from preparing rows, as it would do it over again."""
-
-    def longest(self, spec: RunSpec) -> int | None:
-        """Tokens that a sequence may have as far as the request goes; None where it sets no end."""
 
     def arguments(self, spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         """The trainer's arguments that only this family has, or has otherwise."""

@@ -19,20 +19,10 @@ from aligntune.worker.inputs.tokenize import (
 from aligntune.worker.metrics import Measurement
 from aligntune.worker.modeling.reference import completion_logprobs, reference
 
-OWNERS = {
-    "max_length": "training.max_length",
-    "beta": "preference.beta",
-    "loss_type": "preference.loss_type",
-}
 BEST = ("margin", True)
 HEAD = "causal"
 PREPARED = True
 SAMPLES = 4
-
-
-def longest(spec: RunSpec) -> int | None:
-    """See :class:`~aligntune.worker.families.Family`."""
-    return spec.training.max_length
 
 
 def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:

@@ -18,42 +18,12 @@ from aligntune.worker.metrics import Measurement
 from aligntune.worker.modeling.generate import complete
 from aligntune.worker.modeling.reference import REFERENCE_ADAPTER, completion_logprobs, reference
 
-OWNERS = {
-    "num_generations": "rl.num_generations",
-    "max_prompt_length": "rl.max_prompt_length",
-    "max_completion_length": "rl.max_completion_length",
-    "temperature": "rl.temperature",
-    "top_p": "rl.top_p",
-    "top_k": "rl.top_k",
-    "beta": "rl.beta",
-    "kl_coef": "rl.beta",
-    "epsilon": "rl.epsilon",
-    "epsilon_high": "rl.epsilon_high",
-    "cliprange": "rl.epsilon",
-    "num_iterations": "rl.num_iterations",
-    "num_ppo_epochs": "rl.num_iterations",
-    "reward_weights": "rewards[].weight",
-    **{
-        name: f"ppo.{name}"
-        for name in (
-            *("num_mini_batches", "gamma", "lam", "vf_coef", "cliprange_value", "kl_estimator"),
-            *("whiten_rewards", "whiten_advantages", "missing_eos_penalty", "target_kl", "critic"),
-        )
-    },
-}
 BEST = ("reward", True)
 HEAD = "causal"
 PREPARED = False
 SAMPLES = 4
 HEAD_FACTOR = 10
 """Learning rate of PPO's value head over the policy's, see docs/ppo.md."""
-
-
-def longest(spec: RunSpec) -> int | None:
-    """See :class:`~aligntune.worker.families.Family`."""
-    prompt, completion = spec.rl.max_prompt_length, spec.rl.max_completion_length
-    both = None if prompt is None else prompt + completion
-    return min((most for most in (both, spec.training.max_length) if most), default=None)
 
 
 def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:

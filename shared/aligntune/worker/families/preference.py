@@ -20,12 +20,6 @@ from aligntune.worker.inputs.tokenize import (
 from aligntune.worker.metrics import Measurement
 from aligntune.worker.modeling.reference import completion_logprobs, reference
 
-OWNERS = {
-    "max_length": "training.max_length",
-    "beta": "preference.beta",
-    "loss_type": "preference.loss_type",
-    "label_smoothing": "preference.label_smoothing",
-}
 BEST = ("accuracy", True)
 HEAD = "causal"
 PREPARED = True
@@ -33,11 +27,6 @@ SIDES = ("chosen", "rejected")
 SAMPLES = 4
 CHANGES_LOSS = {"f_divergence_type", "ld_alpha", "loss_weights", "use_weighting"}
 """Trainer arguments with which the loss is not the one that is measured here."""
-
-
-def longest(spec: RunSpec) -> int | None:
-    """See :class:`~aligntune.worker.families.Family`."""
-    return spec.training.max_length
 
 
 def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:

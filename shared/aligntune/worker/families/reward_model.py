@@ -18,15 +18,9 @@ from aligntune.worker.inputs.tokenize import (
 from aligntune.worker.metrics import Measurement
 from aligntune.worker.modeling.modes import by_length, quiet
 
-OWNERS = {"max_length": "training.max_length"}
 BEST = ("accuracy", True)
 HEAD = "classifier"
 PREPARED = False
-
-
-def longest(spec: RunSpec) -> int | None:
-    """See :class:`~aligntune.worker.families.Family`."""
-    return spec.training.max_length
 
 
 def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:

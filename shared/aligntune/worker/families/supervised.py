@@ -9,21 +9,9 @@ from aligntune.worker.families import Setup
 from aligntune.worker.inputs.tokenize import Tokenized, tokenize
 from aligntune.worker.metrics import Measurement, padded, token_loss
 
-OWNERS = {
-    "max_length": "training.max_length",
-    "packing": "training.packing",
-    "completion_only_loss": "training.completion_only_loss",
-    "assistant_only_loss": "training.assistant_only_loss",
-    "dataset_text_field": "dataset.columns.text",
-}
 BEST = ("loss", False)
 HEAD = "causal"
 PREPARED = False
-
-
-def longest(spec: RunSpec) -> int | None:
-    """See :class:`~aligntune.worker.families.Family`."""
-    return spec.training.max_length
 
 
 def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:

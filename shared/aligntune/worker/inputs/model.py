@@ -11,9 +11,9 @@ from aligntune.errors import ModelError, SpecError
 from aligntune.failures import first_line
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.run_spec import RunSpec, is_local
+from aligntune.spec.trainer_args import longest_row
 from aligntune.worker.backend import Backend
 from aligntune.worker.device import Device
-from aligntune.worker.families import family
 from aligntune.worker.inputs.fetch import fetched
 
 
@@ -103,7 +103,7 @@ def context_length(config: Any) -> int | None:
 
 def row_length(spec: RunSpec, config: Any) -> int | None:
     """Tokens that rows may have: what is asked for, as far as the model goes; None is no limit."""
-    limits = (family(spec.row).longest(spec), context_length(config))
+    limits = (longest_row(spec), context_length(config))
     return min((limit for limit in limits if limit), default=None)
 
 

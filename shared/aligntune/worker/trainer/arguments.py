@@ -1,28 +1,36 @@
 """The trainer's arguments, every one of them explicit.
 
 Unsloth changes many of TRL's defaults (learning rate, batch size, optimizer, warm-up, seed, ...),
-so a default left to the backend would make the same spec mean two things. Free of torch: the host
-refuses what :data:`OWNERS` and :data:`REFUSED` name before anything is started.
+so a default left to the backend would make the same spec mean two things. What the user may not set
+is in :mod:`aligntune.spec.trainer_args`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aligntune.spec.run_spec import GROUPED, RunSpec
 from aligntune.spec.trainer_args import groups, refuse_owned, save_steps
 from aligntune.worker.device import Device
-from aligntune.worker.families import family
+
+if TYPE_CHECKING:
+    from aligntune.worker.families import Family
 
 
 def trainer_arguments(
-    spec: RunSpec, device: Device, checkpoints: Path, evaluates: bool, max_length: int | None
+    spec: RunSpec,
+    kind: Family,
+    device: Device,
+    checkpoints: Path,
+    evaluates: bool,
+    max_length: int | None,
 ) -> dict[str, Any]:
     """Keyword arguments of the trainer's configuration; it may know only some of them.
 
     Args:
         spec: the request.
+        kind: the family of its algorithm.
         device: what training runs on.
         checkpoints: folder for checkpoints.
         evaluates: whether there are evaluation rows.
@@ -34,7 +42,7 @@ def trainer_arguments(
     refuse_owned(spec)
     training = spec.training
     checkpointing = training.gradient_checkpointing
-    best, more_is_better = family(spec.row).BEST
+    best, more_is_better = kind.BEST
     explicit = {
         "output_dir": str(checkpoints),
         "per_device_train_batch_size": training.batch_size,
@@ -100,5 +108,5 @@ def trainer_arguments(
         "trust_remote_code": spec.model.trust_remote_code,
         "dataset_num_proc": None,
     }
-    own = family(spec.row).arguments(spec, max_length)
+    own = kind.arguments(spec, max_length)
     return {**explicit, **own, **spec.row.implies, **spec.trainer_args}
