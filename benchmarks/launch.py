@@ -57,7 +57,7 @@ def main() -> None:
 def prepare(folder: Path) -> list[str]:
     """A tiny model and data below ``folder``; the words of a run of four steps on them."""
     make_models = ["exec", "--backend", "trl", "--yes", "--mount", str(folder)]
-    script = [str(REPOSITORY / "tests" / "tiny.py"), str(folder / "models"), "llama"]
+    script = [str(REPOSITORY / "tests" / "helpers" / "tiny.py"), str(folder / "models"), "llama"]
     subprocess.run([*PROGRAM, *make_models, "--", "python", *script], check=True, cwd=REPOSITORY)
     rows = [{"prompt": f"{n} plus {n} is ", "completion": str(2 * n)} for n in range(64)]
     data = folder / "data.jsonl"

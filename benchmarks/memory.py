@@ -155,10 +155,9 @@ def prepare(folder: Path, engine: str) -> None:
 
 def make_models(folder: Path) -> None:
     """Random weights; the tokenizer's few words are the first of each vocabulary."""
-    sys.path.insert(0, str(REPOSITORY / "tests"))
-    from transformers.utils.logging import disable_progress_bar
-
+    sys.path.insert(0, str(REPOSITORY / "tests" / "helpers"))
     from tiny import make_model, make_tokenizer  # type: ignore[import-not-found]
+    from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     tokenizer = make_tokenizer([" ".join(WORDS)])

@@ -15,7 +15,8 @@ from aligntune.tasks import Task
 from aligntune_run.cli import output
 from aligntune_run.cli.console import agree, carry_out
 from aligntune_run.planning import tasks
-from aligntune_run.planning.prepare import Obtaining, Prepared, decide, prepare, prepare_resume
+from aligntune_run.planning.decide import Obtaining, Prepared, decide
+from aligntune_run.planning.prepare import prepare, prepare_resume
 from aligntune_run.selection import availability
 
 

@@ -1,6 +1,6 @@
 """What the host and the images share: the run's specification, its contract and its record.
 
-Nothing here imports torch; ``aligntune.training`` does, and only inside an image or its twin venv.
+Nothing here imports torch; ``aligntune.worker`` does, and only inside an image or its twin venv.
 """
 
 __version__ = "0.1.0"

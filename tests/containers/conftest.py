@@ -39,7 +39,7 @@ def bench(engine: DockerClient, image: Callable[[str, str], str]) -> Iterator[Be
     folder = Path(tempfile.mkdtemp(prefix="aligntune-bench-"))
     folder.chmod(0o755)
     made = Bench(folder)
-    script = Path(shutil.copy(ROOT / "tests" / "tiny.py", folder))
+    script = Path(shutil.copy(ROOT / "tests" / "helpers" / "tiny.py", folder))
     in_image(engine, image("trl", "cpu"), script, made, made.models)
     yield made
     shutil.rmtree(folder)
@@ -47,7 +47,7 @@ def bench(engine: DockerClient, image: Callable[[str, str], str]) -> Iterator[Be
 
 @pytest.fixture(scope="session")
 def learning(engine: DockerClient, image: Callable[[str, str], str], bench: Bench) -> Learning:
-    """Toys to learn, see :mod:`tests.toys`."""
+    """Toys to learn, see :mod:`tests.helpers.toys`."""
     made = Learning(engine, image, bench)
     made.prepare()
     return made

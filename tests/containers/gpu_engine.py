@@ -24,7 +24,7 @@ import pytest
 from docker import DockerClient
 from docker.errors import DockerException
 from tests.containers.runs import SOCKET
-from tests.needs import lacking
+from tests.helpers.needs import lacking
 
 from aligntune import contract
 from aligntune_run.engines.docker.arguments import ENTRY_POINT

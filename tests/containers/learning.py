@@ -1,4 +1,4 @@
-"""Toys (tests/toys.py) in real runs: the command where TRL trains, a bare container for Unsloth."""
+"""Toys (tests/helpers/toys.py) in real runs: by the command with TRL, else in a bare container."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from docker import DockerClient
 from tests.containers.runs import ROOT, Bench, Ended, bare, in_image
-from tests.toys import REWARD, TOYS, Toy, rows, spec_of
+from tests.helpers.toys import REWARD, TOYS, Toy, rows, spec_of
 
 from aligntune.algorithms import ALGORITHMS
 
@@ -36,7 +36,7 @@ class Learning:
     def prepare(self) -> None:
         """Make the model, the data and the reward."""
         for name in ("tiny.py", "toys.py"):
-            script = Path(shutil.copy(ROOT / "tests" / name, self.bench.folder))
+            script = Path(shutil.copy(ROOT / "tests" / "helpers" / name, self.bench.folder))
         in_image(self.engine, self.image("trl", "cpu"), script, self.bench, self.model)
         self.bench.write(self.reward.name, REWARD)
         for name in {toy.data for toy in TOYS.values()}:

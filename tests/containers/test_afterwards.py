@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.containers.runs import TRACEBACK, UID, Bench, Ended
-from tests.hub import Hub
+from tests.helpers.hub import Hub
 
 WORDS = ("the cat sat on the mat", "a dog ran in the park", "four", "what is two plus two")
 PAIRS = [{"prompt": f"what is {WORDS[n % 4]}", "completion": f" {WORDS[n % 3]}"} for n in range(16)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.containers.learning import Learning
 from tests.containers.runs import TRACEBACK, Ended, wait_for_step
-from tests.toys import REWARD, TOYS
+from tests.helpers.toys import REWARD, TOYS
 
 SLOW_REWARD = f"import time\n{REWARD}\n    time.sleep(0.2)".replace("    return", "    scores =")
 SLOW_REWARD += "\n    return scores\n"

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import nvml
-from tests.checkpoints import write_model
 from tests.containers.gpu_engine import IMAGE, GpuEngine, gpu_engine, until
 from tests.containers.runs import ROOT, TRACEBACK, Bench
+from tests.helpers import nvml
+from tests.helpers.checkpoints import write_model
 
 from aligntune import contract
 from aligntune.errors import HardwareError

@@ -1,7 +1,7 @@
 """Every algorithm, on every backend that its row says, learns a toy whose answer is known.
 
 Made from the table: a new row, or a new Yes in it, is a new test, which fails until its family has
-a toy (tests/toys.py). ``make test`` runs a few of these, ``make test-matrix`` all.
+a toy (tests/helpers/toys.py). ``make test`` runs a few of these, ``make test-matrix`` all.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.containers.learning import Learning
 from tests.containers.runs import Ended
-from tests.toys import TOYS
+from tests.helpers.toys import TOYS
 
 from aligntune.algorithms import ALGORITHMS
 

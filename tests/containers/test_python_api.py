@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from docker import DockerClient
 from tests.containers.runs import ROOT, TRACEBACK, Bench, in_image
-from tests.hub import Hub
+from tests.helpers.hub import Hub
 
 PAGE = ROOT / "docs" / "python-api.md"
 EXAMPLE = ROOT / "examples" / "python_api.py"

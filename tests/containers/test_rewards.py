@@ -27,7 +27,7 @@ def found(
     folder = bench.folder / f"scoring-{request.param[0]}"
     folder.mkdir()
     shutil.copytree(bench.models / "llama", folder / "models" / "llama")
-    for script in ("tests/containers/scoring.py", "tests/hostile.py"):
+    for script in ("tests/containers/scoring.py", "tests/helpers/hostile.py"):
         shutil.copy(ROOT / script, folder)
     bench.give_away()
     output: bytes = engine.containers.run(

@@ -23,7 +23,7 @@ from tests.containers.runs import (
     in_image,
     wait_for_step,
 )
-from tests.hub import Hub
+from tests.helpers.hub import Hub
 
 from aligntune.record.events import EventReader
 

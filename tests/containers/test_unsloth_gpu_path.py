@@ -36,7 +36,9 @@ def test_unsloths_gpu_trainers_come_to_trls_figures(
     spec = learning.spec(algorithm, max_steps=8, learning_rate=1e-3, logging_steps=1)
     spec |= {"adapter": ADAPTER} if adapter else {}
     spec |= {"trainer_args": NO_PADDING} if "grpo" in algorithm or algorithm == "dapo" else {}
-    script = shutil.copy(ROOT / "tests" / "unsloth_gpu_path.py", learning.bench.folder)
+    script = shutil.copy(
+        ROOT / "tests" / "containers" / "unsloth_gpu_path.py", learning.bench.folder
+    )
     engine, image, bench = learning.engine, learning.image, learning.bench
     program = ["python", f"/in{script}"]
     gpu_path = bare(engine, image("unsloth", "cuda"), bench, spec, program)

@@ -72,7 +72,7 @@ def main(kind: str, critic: str, output: str) -> None:
         import unsloth  # noqa: F401  - before everything it patches
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     import torch
-    from tests.tiny import make_model, make_tokenizer
+    from tests.helpers.tiny import make_model, make_tokenizer
     from transformers import AutoTokenizer, TrainerCallback
 
     from aligntune.worker.modeling.score import Sequences, score

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.toys import REWARD, TOYS, rows, spec_of
+from tests.helpers.toys import REWARD, TOYS, rows, spec_of
 
 from aligntune.algorithms import ALGORITHMS
 from aligntune.worker.backend import installed
@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    subprocess.run([sys.executable, str(ROOT / "tests" / "tiny.py"), str(folder)], check=True)
+    subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "helpers" / "tiny.py"), str(folder)], check=True
+    )
     return folder
 
 
@@ -84,9 +86,9 @@ def test_an_adapter_learns_on_the_gpu(quantization: str, models: Path, tmp_path:
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the toys' model, data and reward, see :mod:`tests.toys`."""
+    """A folder with the toys' model, data and reward, see :mod:`tests.helpers.toys`."""
     folder = tmp_path_factory.mktemp("toy")
-    script = ROOT / "tests" / "toys.py"
+    script = ROOT / "tests" / "helpers" / "toys.py"
     subprocess.run([sys.executable, str(script), str(folder / "model")], check=True)
     (folder / "good.py").write_text(REWARD)
     for name in {toy.data for toy in TOYS.values()}:

@@ -1,12 +1,14 @@
-"""What the unit tests share: how many examples hypothesis tries, and not to be root."""
+"""What the unit tests share: examples of hypothesis, an ordinary user, a clean environment."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tests.helpers.command import ROOT, model_folder
 
 NOBODY = 65534
 
@@ -27,3 +29,30 @@ def ordinary_user() -> Iterator[None]:
         yield
     finally:
         os.seteuid(0)
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """No settings, no engine and no token of whoever runs the tests."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("ALIGNTUNE_", "HF_", "DOCKER_"))
+    }
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "launcher"), str(ROOT / "shared")]),
+        "HOME": str(tmp_path / "home"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "DOCKER_HOST": f"unix://{tmp_path}/no.sock",
+        "NO_COLOR": "1",
+        "COLUMNS": "100",
+    }
+
+
+@pytest.fixture
+def needed(tmp_path: Path) -> list[str]:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"text": "a"}\n')
+    model = model_folder(tmp_path / "model")
+    return ["--algo", "sft", "--model", str(model), "--dataset", str(data)]

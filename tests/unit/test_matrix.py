@@ -7,7 +7,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from tests.toys import TOYS
+from tests.helpers.toys import TOYS
 
 from aligntune.algorithms import ALGORITHMS, BACKENDS, matrix
 

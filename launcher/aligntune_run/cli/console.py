@@ -13,7 +13,7 @@ import rich_click as click
 if TYPE_CHECKING:
     from aligntune.record.events import Event
     from aligntune.record.run_dir import Record
-    from aligntune_run.planning.prepare import Prepared
+    from aligntune_run.planning.decide import Prepared
 
 
 def carry_out(prepared: Prepared, stream: TextIO) -> Record:

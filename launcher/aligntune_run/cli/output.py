@@ -16,7 +16,7 @@ from aligntune_run.host.types import Gpu
 from aligntune_run.images import Listed
 from aligntune_run.memory.estimate import Estimate
 from aligntune_run.plan import Verdict
-from aligntune_run.planning.prepare import Decided, Prepared
+from aligntune_run.planning.decide import Decided, Prepared
 from aligntune_run.selection.availability import Status
 from aligntune_run.selection.rules import gib
 

@@ -53,7 +53,7 @@ HEAP_LIMIT = 32 * MIB
 """Bytes from which on glibc gives memory pages of its own, and so takes them back."""
 
 PIECE = 64 * MIB
-"""Float32 logits that PPO makes log-probabilities of at once (``ROOM`` in training/ppo_math.py)."""
+"""Float32 logits that PPO makes log-probabilities of at once (``ROOM`` in token_logprobs.py)."""
 
 UNKNOWN_LENGTH = 1024
 """Tokens a row is taken to have where neither the request nor the model sets an end."""
@@ -315,7 +315,7 @@ class Work:
         return round(tile * (size + 4 * tiles)) + (cast + 4 * self.tokens) * self.shape.hidden
 
     def _whole_logits(self) -> int:
-        """PPO reads log-probabilities from the logits of completions (training/ppo_math.py)."""
+        """PPO makes log-probabilities of the logits of completions (token_logprobs.py)."""
         completion = min(self.spec.rl.max_completion_length, self.length)
         logits = self.rows * completion * self.shape.vocabulary
         copies = 8 if self.compute_bytes == 4 else 2 + 8  # accelerate makes float32 of them

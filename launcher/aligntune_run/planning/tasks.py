@@ -27,8 +27,8 @@ from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.tasks import Job, Push, Task, job, repositories
 from aligntune_run.host.resources import memory_limit
 from aligntune_run.plan import Plan, hub_ids
+from aligntune_run.planning.decide import Decided, Obtaining, Prepared, decide
 from aligntune_run.planning.preflight import require_writable
-from aligntune_run.planning.prepare import Decided, Obtaining, Prepared, decide
 
 
 def prepare(

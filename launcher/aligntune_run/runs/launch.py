@@ -17,7 +17,7 @@ from aligntune_run.plan import ONLINE, Plan
 from aligntune_run.runs.signals import Interrupt
 
 if TYPE_CHECKING:
-    from aligntune_run.planning.prepare import Prepared
+    from aligntune_run.planning.decide import Prepared
 
 POLL_SECONDS = 2.0
 """How often one looks whether a GPU has become free."""

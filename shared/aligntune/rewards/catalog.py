@@ -60,7 +60,7 @@ BUILT_IN: dict[str, Callable[..., Any]] = {
 
 
 def model(*, batch_size: int = 8, max_length: int | None = None) -> None:
-    """The arguments of a reward model, see :mod:`.model`.
+    """The arguments of a reward model, see :mod:`aligntune.rewards.reward_model`.
 
     Args:
         batch_size: samples scored at once.

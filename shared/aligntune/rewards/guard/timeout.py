@@ -17,7 +17,7 @@ class Limit:
     """Leave a block when its time is up, and say so in ``over``; ``spent`` is the seconds it took.
 
     Works in the main thread only, and for what returns to the interpreter now and then; elsewhere
-    the block has no limit. A block that must end whatever it does needs :mod:`.backstop` besides.
+    the block has no limit. A block that must end whatever it does needs :mod:`.watchdog` besides.
 
     Args:
         seconds: wall-clock time for the block.

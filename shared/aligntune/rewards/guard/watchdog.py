@@ -1,6 +1,6 @@
 """Ends a process in which a function never returns, not even to the interpreter.
 
-An alarm (:mod:`.clock`) is raised by the interpreter, so native code that never comes back to it,
+An alarm (:mod:`.timeout`) is raised by the interpreter, so native code that never comes back to it,
 or a loop that swallows every exception, goes on for ever; a thread would not help, as the
 interpreter's lock may never be free again. So a process that was forked beforehand tells the error,
 and a timer of the C library ends this one with the error's exit code, which needs no interpreter.

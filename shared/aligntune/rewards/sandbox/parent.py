@@ -1,8 +1,8 @@
 """Runs code that nobody has read: each candidate in a child process that can do next to nothing.
 
-What a candidate may do is said in one place, ``child.py``. Here is what the
-parent sees to: no environment, no input, an empty folder to be in, a wall-clock limit, an end to
-everything in the child's session, and that only what carries a candidate's secret counts as passed.
+What a candidate may do is said in one place, :mod:`.child`. Here is what the parent sees to: no
+environment, no input, an empty folder to be in, a wall-clock limit, an end to everything in the
+child's session, and that only what carries a candidate's secret counts as passed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,95 @@
+"""An engine whose phases are scripts, and a plan for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from aligntune.record.events import EventWriter
+from aligntune.record.run_dir import RunDir
+from aligntune.spec.layers import Layer
+from aligntune.spec.resolve import resolve
+from aligntune_run.engines.base import Command, Exit
+from aligntune_run.host.types import Engine as EngineFacts
+from aligntune_run.host.types import Host
+from aligntune_run.plan import Choice, Plan
+from aligntune_run.planning.decide import Prepared
+
+Script = Callable[["ScriptedWorker"], Exit]
+
+
+@dataclass
+class ScriptedWorker:
+    """Runs its script at the first look, and remembers what it was asked."""
+
+    run: RunDir
+    script: Script
+    asked: tuple[str, ...] = ()
+
+    def wait(self, seconds: float) -> Exit | None:
+        return self.script(self)
+
+    @property
+    def title(self) -> str:
+        return "script"
+
+    def stop(self) -> None:
+        self.asked += ("stop",)
+
+    def kill(self) -> None:
+        self.asked += ("kill",)
+
+
+@dataclass
+class ScriptedEngine:
+    """An engine whose phases are scripts."""
+
+    scripts: dict[str, Script]
+
+    def prepare(self, plan: Plan, say: Any) -> Plan:
+        return plan
+
+    def commands(self, plan: Plan) -> list[Command]:
+        return [Command(phase, {"run_dir": plan.run_dir}) for phase in self.scripts]  # type: ignore[arg-type]
+
+    def start(self, command: Command, descriptors: Sequence[int] = ()) -> ScriptedWorker:
+        return ScriptedWorker(
+            RunDir(Path(command.arguments["run_dir"])), self.scripts[command.phase]
+        )
+
+
+def prepared(folder: Path, resumed: bool = False, **scripts: Script) -> Prepared:
+    values = {"algorithm": "sft", "model": "m", "dataset": "d", "output": str(folder)}
+    choice = Choice("trl", "cpu", "docker", None, "", (), "TRL", (), ())
+    spec = resolve([Layer("test", values)]).spec
+    plan = Plan("id", str(folder), spec, {}, choice, 2**30, ())
+    host = Host(
+        system="Linux",
+        machine="x86_64",
+        uid=0,
+        gid=0,
+        cpus=1,
+        memory=1,
+        gpus=(),
+        gpu_note="",
+        driver=None,
+        other_gpu=None,
+        engine=EngineFacts(True),
+        images=(),
+        cache=folder,
+        hub_cache=folder,
+        datasets_cache=folder,
+        token=None,
+        environment={},
+    )
+    plan = replace(plan, attempt=2 if resumed else 1)
+    return Prepared(plan, host, ScriptedEngine(scripts), lambda: host, lambda host: choice)
+
+
+def finish(worker: ScriptedWorker) -> Exit:
+    with EventWriter(worker.run.events) as tell:
+        tell("end", status="finished", result={})
+    worker.run.update(status="finished", result={"steps": 1})
+    return Exit(0, False, "")

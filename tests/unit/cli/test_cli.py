@@ -1,0 +1,501 @@
+"""The command line as a program: what it prints, where, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.helpers.command import TRACEBACK, run
+
+from aligntune.algorithms import ALGORITHMS
+from aligntune.record.events import EventWriter
+from aligntune.spec.resolve import known_keys
+from aligntune_run.cli.options import FLAGS
+
+# --- help
+
+
+def test_help_names_every_flag_and_every_algorithm(environment: dict[str, str]) -> None:
+    done = run("--help", environment=environment)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for flag in (*(flag.name for flag in FLAGS), "--set", "--resume", "--dry-run", "--json"):
+        assert flag in done.stdout
+    for algorithm in ALGORITHMS:
+        assert algorithm in done.stdout
+
+
+def test_every_flag_is_of_a_key_that_the_spec_has() -> None:
+    known = {*known_keys(), "model", "dataset"}
+    assert {flag.key for flag in FLAGS} <= known
+    assert len({flag.name for flag in FLAGS}) == len(FLAGS)
+
+
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(word: str, environment: dict[str, str]) -> None:
+    code = (
+        "import sys\n"
+        "from aligntune_run.cli.main import main\n"
+        f"sys.argv = ['aligntune-run', {word!r}]\n"
+        "code = main()\n"
+        "heavy = {'pydantic', 'docker', 'yaml', 'torch', 'requests', 'pynvml'} & set(sys.modules)\n"
+        "assert code == 0, code\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_looks_no_version_up(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "aligntune_run", "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "rich_click" in done.stderr
+    assert "importlib.metadata" not in done.stderr
+
+
+def test_version_imports_no_rich(environment: dict[str, str]) -> None:
+    code = (
+        "import sys\n"
+        "from aligntune_run.cli.main import main\n"
+        "sys.argv = ['aligntune-run', '--version']\n"
+        "main()\n"
+        "assert 'rich.console' not in sys.modules\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_a_word_the_help_is_shown(environment: dict[str, str]) -> None:
+    done = run(environment=environment)
+    assert done.returncode == 0
+    assert "--algo" in done.stdout
+
+
+def test_a_request_may_lie_in_the_environment_alone(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    _, algorithm, _, model, _, dataset = needed
+    variables = {
+        "ALIGNTUNE_ALGORITHM": algorithm,
+        "ALIGNTUNE_MODEL": model,
+        "ALIGNTUNE_DATASET": dataset,
+        "ALIGNTUNE_ENGINE": "docker",
+    }
+    done = run(environment=environment | variables, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "no container engine" in done.stderr
+
+
+@pytest.mark.parametrize("word", ["--dry-run", "--json"])
+def test_a_word_that_asks_for_a_plan_is_no_call_for_help(
+    word: str, environment: dict[str, str]
+) -> None:
+    done = run(word, environment=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--json", "images", "list"], "--json before 'images'"),
+        (["--engine", "process", "exec", "--", "true"], "--engine before 'exec'"),
+        (["--gpus", "0", "--yes", "exec", "--", "true"], "--gpus, --yes before 'exec'"),
+    ],
+)
+def test_an_option_before_a_command_is_told_where_it_belongs(
+    words: list[str], says: str, environment: dict[str, str]
+) -> None:
+    done = run(*words, environment=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert "stand after it" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--algo", "sft"], 2, "missing --model, --dataset"),
+        (["--set", "training.epoch=1"], 2, "did you mean 'training.epochs'?"),
+        (["--set", "training.epochs"], 2, "not of the form section.key=value"),
+        (["--set", "training.epochs=0"], 2, "greater than 0"),
+        (["--batch-size", "0"], 2, "training.batch_size (from --batch-size)"),
+        (["--model", "./nothing-here"], 3, "no such model: ./nothing-here"),
+        (["--dataset", "nothing.jsonl"], 4, "no such dataset: nothing.jsonl"),
+        (["--engine", "docker"], 6, "no container engine"),
+        (["--gpus", "7"], 8, "--gpus 7: this machine has"),
+        (["-c", "none.yaml"], 2, "cannot read the config file none.yaml"),
+        (["--resume", "nowhere"], 2, "leave other keys out"),
+        (["--set", "trainer_args.learning_rate=1"], 2, "Set training.learning_rate"),
+    ],
+)
+def test_an_error_is_one_clear_line_with_its_exit_code(
+    words: list[str],
+    code: int,
+    says: str,
+    needed: list[str],
+    environment: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    asked = words if words == ["--algo", "sft"] else [*needed, *words]
+    done = run(*asked, environment=environment, folder=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert says in " ".join(done.stderr.split())
+    assert TRACEBACK not in done.stderr + done.stdout
+    assert done.stdout == ""
+    if "Usage:" not in done.stderr:
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--modle", "x"], "--modle"),
+        (["--algo", "sfd"], "sfd"),
+        (["--epochs", "many"], "many"),
+        (["--engine", "podman"], "podman"),
+        (["frobnicate"], "frobnicate"),
+        (["images", "build", "jax"], "jax"),
+    ],
+)
+def test_an_option_or_choice_that_is_not_there_is_one_line_that_names_it(
+    words: list[str], says: str, environment: dict[str, str]
+) -> None:
+    done = run(*words, environment=environment)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert says in line
+    assert line.endswith("See aligntune-run --help")
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "says"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), 3, "it has no config.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), 3, "has no weights"),
+        (lambda folder: (folder / "config.json").write_text("{"), 3, "cannot read"),
+        (lambda folder: (folder / "config.json").write_text("{}"), 3, "names no model_type"),
+        (lambda folder: (folder / "adapter_config.json").touch(), 3, "is an adapter, not a model"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_refused_before_anything_starts(
+    make: Any, code: int, says: str, needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    make(tmp_path / "model")
+    done = run(*needed, environment=environment, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert says in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_finished_run_is_not_written_over(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "run.json").write_text('{"status": "finished"}')
+    done = run(*needed, "--output", output, environment=environment, folder=tmp_path)
+    assert done.returncode == 5
+    assert "already holds a run (finished)" in done.stderr
+    assert (output / "run.json").read_text() == '{"status": "finished"}'
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        (None, "is not the run directory"),
+        ({"status": "running"}, "is not the run directory"),
+        ({"status": "finished", "plan": {}}, "is a finished run"),
+        ({"status": "running", "plan": {}}, "is a run that is at work"),
+    ],
+)
+def test_only_a_run_that_has_neither_finished_nor_a_worker_goes_on(
+    record: dict[str, Any] | None, says: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    if record is not None:
+        (tmp_path / "run.json").write_text(json.dumps(record))
+    with EventWriter(tmp_path / "events.jsonl"):  # as a worker does that lives
+        done = run("--resume", tmp_path, environment=environment)
+    assert done.returncode == 5
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"status": "stopped", "plan": []},
+        {"status": "stopped", "plan": {}},
+        {"id": "a", "plan": {"choice": {"backend": "trl"}}},
+        {"id": "a", "status": "stopped", "plan": {"choice": [1], "attempt": 1}},
+    ],
+)
+def test_a_record_that_is_not_ours_is_no_run_to_go_on_with(
+    record: dict[str, Any], environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    done = run("--resume", tmp_path, environment=environment)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr == f"error: {tmp_path} is not the run directory of a run of this command\n"
+
+
+@pytest.mark.parametrize("flag", ["--model", "--dataset", "--algo"])
+def test_an_empty_name_is_none(
+    flag: str, needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    place = needed.index(flag) + 1
+    words = [*needed[:place], "", *needed[place + 1 :]]
+    done = run(*words, "--engine", "process", environment=environment, folder=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert flag in done.stderr or flag == "--algo"
+
+
+def test_a_config_nested_without_end_is_refused(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    config = tmp_path / "deep.yaml"
+    config.write_text("training: " + "[" * 5000)
+    done = run(*needed, "-c", config, environment=environment)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"error: {config}: nested too deep. Mend the YAML\n",
+    )
+    done = run(*needed, "--set", "training.epochs=" + "[" * 5000, environment=environment)
+    assert done.returncode == 2
+    assert TRACEBACK not in done.stderr
+
+
+def test_in_a_folder_that_is_gone_it_says_so(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "gone").mkdir()
+    code = "cd gone && rmdir ../gone && exec " + shlex.join(
+        [sys.executable, "-m", "aligntune_run", *needed]
+    )
+    done = subprocess.run(
+        ["sh", "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (
+        5,
+        "error: the current directory has been removed. Go to one that is there\n",
+    )
+
+
+# --- streams
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_changes_nothing(
+    closed: str, needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    words = [*needed, "--gpus", "0", "--engine", "process", "--dry-run"]
+    command = shlex.join([sys.executable, "-m", "aligntune_run", *words])
+    for asked, code in ((command, 0), (f"{command} --output /dev/null", 5)):
+        done = subprocess.run(
+            ["sh", "-c", f"{asked} {closed}"],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code, done.stderr
+        assert TRACEBACK not in done.stderr
+        assert ("sft with TRL" in done.stdout) == (code == 0 and ">&-" not in closed.split())
+
+
+def test_what_the_terminal_cannot_show_is_escaped(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    data = tmp_path / "dätä.jsonl"
+    data.write_text('{"text": "a"}\n')
+    words = [*needed, "--dataset", str(data), "--gpus", "0", "--engine", "process", "--dry-run"]
+    ascii_only = environment | {"PYTHONIOENCODING": "ascii"}
+    done = run(*words, environment=ascii_only, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "d\\xe4t\\xe4.jsonl" in done.stdout
+    done = run(*words, "--json", environment=ascii_only, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--dry-run"], ["--dry-run", "--json"]])
+def test_output_that_a_full_disk_does_not_take_is_an_error(
+    words: list[str], needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    asked = [sys.executable, "-m", "aligntune_run", *needed, "--gpus", "0", "--engine", "process"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*asked, *words],
+            env=environment,
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 5
+    assert done.stderr.startswith("error: no space left for what is printed")
+    assert TRACEBACK not in done.stderr
+
+
+# --- dry run and JSON
+
+
+@pytest.fixture
+def plan(needed: list[str], environment: dict[str, str], tmp_path: Path) -> dict[str, Any]:
+    words = [*needed, "--gpus", "0", "--engine", "process", "--epochs", "2", "--dry-run", "--json"]
+    done = run(*words, environment=environment, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    values: dict[str, Any] = json.loads(done.stdout)
+    return values
+
+
+def test_a_dry_run_prints_the_plan_as_json_only_and_changes_nothing(
+    plan: dict[str, Any], tmp_path: Path
+) -> None:
+    assert plan["plan"]["choice"]["backend"] == "trl"
+    assert plan["plan"]["choice"]["engine"] == "process"
+    assert plan["spec"]["training"]["epochs"] == 2
+    assert plan["plan"]["origins"]["training.epochs"] == "--epochs"
+    assert plan["commands"]
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_dry_run_in_words_says_the_choice_and_every_verdict(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    words = [*needed, "--gpus", "0", "--engine", "process", "--dry-run"]
+    done = run(*words, environment=environment, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    first = done.stdout.splitlines()[0]
+    assert first.startswith("sft with TRL on the CPU (not Unsloth: it needs an NVIDIA GPU")
+    assert "fail  unsloth" in done.stdout
+    assert "pass  trl" in done.stdout
+
+
+def test_a_backend_that_was_asked_for_and_not_had_is_warned_of_unmissably(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    words = [*needed, "--gpus", "0", "--engine", "process", "--backend", "unsloth", "--dry-run"]
+    done = run(*words, environment=environment, folder=tmp_path)
+    assert done.returncode == 0
+    assert "WARNING: Unsloth was asked for and cannot be had" in done.stderr
+    strict = run(*words, "--strict", environment=environment, folder=tmp_path)
+    assert strict.returncode == 9
+    assert "--strict: Unsloth cannot be had" in strict.stderr
+
+
+def test_settings_come_from_file_environment_and_command_line_in_this_order(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("training: {epochs: 1, seed: 1, batch_size: 1}\n")
+    variables = {"ALIGNTUNE_TRAINING__SEED": "2", "ALIGNTUNE_TRAINING__BATCH_SIZE": "2"}
+    words = [*needed, "-c", str(config), "--batch-size", "3", "--gpus", "0"]
+    words += ["--engine", "process"]
+    done = run(*words, "--dry-run", "--json", environment=environment | variables, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    training = json.loads(done.stdout)["spec"]["training"]
+    assert (training["epochs"], training["seed"], training["batch_size"]) == (1, 2, 3)
+
+
+def test_a_reader_who_leaves_early_is_no_error(
+    needed: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    words = [*needed, "--gpus", "0", "--engine", "process", "--dry-run"]
+    command = [sys.executable, "-m", "aligntune_run", *words]
+    program = subprocess.Popen(
+        command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert program.stdout is not None
+    assert program.stderr is not None
+    program.stdout.close()
+    with program.stderr:
+        said = program.stderr.read().decode()
+    assert program.wait(60) == 0
+    assert said == ""
+
+
+CLOSED = """
+import os, sys
+from aligntune_run import images
+from aligntune_run.cli import main, output
+from aligntune_run.host import docker_client
+from aligntune_run.planning import prepare
+from aligntune_run.runs import execute as runs
+done = []
+def choice(prepared, stream):
+    print("x", file=stream, flush=True)
+def obtain(prepared, say):
+    say("x")
+    done.append("obtained")
+def execute(prepared, watch):
+    watch({"event": "note", "message": "x"})
+    done.append("trained")
+    return {}
+prepare.prepare = lambda *_: None
+output.choice, runs.obtain, runs.execute = choice, obtain, execute
+output.summary = lambda record, stream: print("x", file=stream)
+docker_client.require_client = lambda: None
+images.build = lambda *_, say, **__: [say("x"), done.append("built")]
+code = main.main()
+print(*done, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_a_log_on_a_full_disk_ends_no_run(
+    words: list[str], needed: list[str], environment: dict[str, str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", CLOSED, *needed, "--seed", "1", *words],
+            env=environment,
+            stdout=subprocess.DEVNULL if words else full,
+            stderr=full if words else subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 0
+    if not words:
+        assert done.stderr == "obtained trained\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["--seed", "1"], 0, "obtained trained\n"),
+        (["--seed", "1", "--json"], 0, "x\nx\nx\nobtained trained\n"),
+        (["images", "build"], 141, ""),
+    ],
+)
+def test_a_reader_who_leaves_ends_no_run_and_nothing_else_is_called_done(
+    words: list[str], code: int, says: str, needed: list[str], environment: dict[str, str]
+) -> None:
+    asked = words if words[0] == "images" else [*needed, *words]
+    program = subprocess.Popen(
+        [sys.executable, "-c", CLOSED, *asked],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    assert program.stderr is not None
+    program.stdout.close()
+    with program.stderr:
+        said = program.stderr.read()
+    assert (program.wait(60), said) == (code, says)
