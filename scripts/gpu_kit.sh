@@ -9,7 +9,7 @@ set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 
 limit=${GPU_KIT_LIMIT:-$((40 << 20))}
-bare_venv=${BARE_VENV:-$root/.bare-venv}
+bare_venv=$(realpath -m "${BARE_VENV:-$root/.bare-venv}")
 python=$root/.venv/bin/python
 [[ -x $python ]] || python=python3
 names=$root/tests/gpu/wheels.txt
