@@ -4,11 +4,15 @@
 # Usage: scripts/bare_venv.sh FOLDER [PYTHON]
 set -euo pipefail
 
+say() { echo "bare venv: $*" >&2; }
+
+if (($# < 1)); then
+    say "usage: scripts/bare_venv.sh FOLDER [PYTHON]"
+    exit 1
+fi
 venv=$1
 python=${2:-}
 pins=$(dirname "$0")/../tests/gpu/bare.txt
-
-say() { echo "bare venv: $*" >&2; }
 
 is_312() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null; }
 

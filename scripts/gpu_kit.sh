@@ -21,14 +21,12 @@ fail() {
     exit 1
 }
 
-usage() { fail "usage: scripts/gpu_kit.sh [--no-check] FOLDER"; }
-
 check=yes
 if [[ ${1:-} == --no-check ]]; then
     check=no
     shift
 fi
-[[ $# == 1 && $1 != -* ]] || usage
+[[ $# == 1 && $1 != -* ]] || fail "usage: scripts/gpu_kit.sh [--no-check] FOLDER"
 kit=$1
 
 # The lines of a section of wheels.txt.

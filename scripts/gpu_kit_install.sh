@@ -4,15 +4,16 @@
 # Environment: PYTHON, whose packages it adds to (python3).
 set -euo pipefail
 
-kit=${1%/}
-targets=$2
-shift 2
-python=${PYTHON:-python3}
-
 fail() {
     echo "gpu kit: $1" >&2
     exit 1
 }
+
+(($# >= 2)) || fail "usage: scripts/gpu_kit_install.sh FOLDER TARGETS [BACKEND ...]"
+kit=${1%/}
+targets=$2
+shift 2
+python=${PYTHON:-python3}
 
 [[ -f $kit/CONTENTS ]] || fail "$kit has no CONTENTS; make it with scripts/gpu_kit.sh $kit"
 "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null ||
