@@ -11,8 +11,12 @@ export VENV
 # Container tests that `make test` leaves to `make test-matrix`.
 LEFT_OUT ?= matrix and not small
 
+# Where they go, and the environment to try them in, of about 5 GB.
+GPU_KIT ?= gpu-kit
+BARE_VENV ?= .bare-venv
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit containers test-matrix images lock clean
+.PHONY: help demo test lint unit containers test-matrix images lock gpu-kit clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -47,8 +51,11 @@ lock: $(READY) ## compile the locks anew and measure facts.json
 	@scripts/engine.sh
 	$(VENV)/bin/python images/refresh.py
 
+gpu-kit: $(READY) ## gather the wheels that tests/gpu needs on a GPU machine without network
+	@BARE_VENV=$(BARE_VENV) scripts/gpu_kit.sh $(GPU_KIT)
+
 clean: ## remove what the other targets made, except images
-	rm -rf $(VENV) demo-run build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .bare-venv gpu-kit demo-run build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml scripts/venv.sh
 	@scripts/venv.sh $(VENV) $(PYTHON)

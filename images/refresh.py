@@ -37,6 +37,7 @@ STEPS: tuple[tuple[str, str, str | None], ...] = (
 )
 """Folder, flavour, and the lock it must agree with: the base is in every image the same, so the
 backend that leaves the least freedom comes first."""
+BARE_MACHINE = ("--python-version=3.12", *PLATFORM[1:])
 
 
 def main() -> None:
@@ -52,6 +53,8 @@ def main() -> None:
             if folder in wanted | {"base"}:
                 print(f"locking {folder} {flavour}")
                 lock(folder, flavour, agrees_with, asked.find_links, asked.upgrade)
+        print("locking the launcher for tests/gpu")
+        lock_launcher(asked.upgrade)
     for backend in sorted(wanted):
         refresh_facts(backend, asked.find_links)
 
@@ -72,6 +75,19 @@ def lock(
         options += [f"--find-links={place}" for place in find_links]
     uv_compile(f"{folder}/requirements.in", *options)
     path.write_text(with_hashes(path.read_text(), find_links))
+
+
+def lock_launcher(upgrade: bool) -> None:
+    """Compile the lock of what the launcher imports, which no image holds whole."""
+    uv_compile(
+        "../pyproject.toml",
+        "--generate-hashes",
+        "--no-deps",
+        "--constraints=trl/cuda.lock",
+        "--output-file=../tests/gpu/host.lock",
+        *(["--upgrade"] if upgrade else []),
+        platform=BARE_MACHINE,
+    )
 
 
 def with_hashes(text: str, find_links: Sequence[str]) -> str:
@@ -158,9 +174,9 @@ def fits(url: str) -> bool:
     return "cp311" in python or "py3" in python or abi == "abi3"
 
 
-def uv_compile(requirements: str, *options: str) -> str:
+def uv_compile(requirements: str, *options: str, platform: Sequence[str] = PLATFORM) -> str:
     done = capture(
-        ["uv", "pip", "compile", "--directory", IMAGES, *QUIET, *PLATFORM, *options, requirements],
+        ["uv", "pip", "compile", "--directory", IMAGES, *QUIET, *platform, *options, requirements],
         timeout=600,
     )
     if not done.ok:

@@ -70,7 +70,7 @@ def main(kind: str, critic: str, output: str) -> None:
     """Train, and compare log-probabilities with and without padding."""
     if UNSLOTH:
         import unsloth  # noqa: F401  - before everything it patches
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
     import torch
     from tests.helpers.tiny import make_model, make_tokenizer
     from transformers import AutoTokenizer, TrainerCallback
