@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,11 @@ def load_model(
         **({"num_labels": 1} if classifier else {}),
         **own,
     )
+
+
+def trainer_arguments(spec: RunSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """TRL takes every argument as the worker sets it."""
+    return dict(arguments)
 
 
 def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:

@@ -59,6 +59,7 @@ from aligntune.training.resident import most_resident, resident
 from aligntune.training.rewards import Reward, build, columns
 from aligntune.training.sources import Source
 from aligntune.training.stop import StopSignal
+from aligntune.training.token_count import counted_tokens
 from aligntune.training.tokenization import is_chat
 
 STACK = (
@@ -155,12 +156,12 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         arguments = trainer_arguments(
             spec, device, run.checkpoints, "evaluation" in encoded, max_length
         )
-        arguments |= _of_backend(spec, backend)
+        arguments = backend.trainer_arguments(spec, arguments) | _of_backend(spec, backend)
         if (every := save_steps(spec)) != spec.training.save_steps:
             events("note", message=f"checkpoints are written every {every} steps, see save_steps")
         try:
             made_of = untouched(trainer_class) if kind.PREPARED else trainer_class
-            ours = measured(seeded_order(made_of), measure)
+            ours = measured(counted_tokens(seeded_order(made_of)), measure)
             trainer = summed_losses(ours, callback.losses)(
                 model=model,
                 args=config_class(**_accepted(arguments, config_class, spec, backend)),
@@ -221,6 +222,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         },
         "seconds": {name: round(spent, 3) for name, spent in seconds.items()},
         "precision": device.precision,
+        "gradient_checkpointing": callback.checkpointing,
         "backend": backend.NAME,
         "versions": versions,
         "attention": plain.config._attn_implementation,
