@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +53,6 @@ def load_model(
     if head != "causal":
         raise SpecError("Unsloth trains causal language models here", "Use --backend trl")
     own = {name: value for name, value in spec.unsloth.items() if name in model_arguments()}
-    if own.get("fast_inference") and find_spec("vllm") is None:
-        raise SpecError(
-            "unsloth.fast_inference needs vLLM, which this image does not have",
-            "Leave it out, or run a derived image that has it (--image)",
-        )
     quantized = spec.model.quantization != "none"
     model, _ = FastLanguageModel.from_pretrained(
         model_name=str(path),

@@ -25,6 +25,7 @@ from aligntune.errors import (
     TrainingError,
 )
 from aligntune.events import EventWriter
+from aligntune.packages import require_packages
 from aligntune.rundir import RunDir
 from aligntune.settings import nearest
 from aligntune.spec import RunSpec, is_local
@@ -90,6 +91,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         row, kind = spec.row, family(spec.row)
         if backend.NAME not in row.backends:
             raise SpecError(f"{row.title} does not run on {backend.NAME}", "Use --backend trl")
+        require_packages(spec, backend.NAME)
         backend.prepare()
         import datasets
         import torch
