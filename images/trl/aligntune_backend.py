@@ -86,6 +86,11 @@ def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
     )
 
 
+def computes_loss() -> bool:
+    """transformers makes the logits of every token."""
+    return False
+
+
 @contextmanager
 def inference(model: Any) -> Iterator[None]:
     """See :class:`aligntune.training.backend.Backend`."""

@@ -118,6 +118,13 @@ def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
     )
 
 
+def computes_loss() -> bool:
+    """On a GPU head and loss are one kernel; on a CPU the models are those of transformers."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 @contextmanager
 def inference(model: Any) -> Iterator[None]:
     """See :class:`aligntune.training.backend.Backend`."""

@@ -54,7 +54,7 @@ HEAP_LIMIT = 32 * MIB
 """Bytes from which on glibc gives memory pages of its own, and so takes them back."""
 
 PIECE = 64 * MIB
-"""Float32 logits that PPO makes log-probabilities of at once (``ROOM`` in training/ppo_math.py)."""
+"""Float32 logits that log-probabilities are made of at once (``ROOM`` in training/ppo_math.py)."""
 
 OFFLOADED_LENGTH = 512
 """Tokens of the longest row from which on Unsloth moves checkpoints to main memory."""
@@ -343,14 +343,18 @@ class Work:
 
     @property
     def evaluation(self) -> int:
-        """Logits of a whole batch and the loss's float32 copy, as transformers makes it."""
+        """Logits of completions, where log-probabilities are read from them: by Unsloth on a GPU.
+
+        All else goes through the head that training uses, without its pass back, and takes less
+        than training does.
+        """
         data = self.spec.dataset
-        if self.spec.row.family != "supervised" or not (
-            data.eval_name or data.eval_split or data.validation_fraction
-        ):
+        read = self.spec.row.family in ("preference", "feedback", "online")
+        held_out = data.eval_name or data.eval_split or data.validation_fraction
+        if not (read and held_out and self.backend == "unsloth" and self.cuda):
             return 0
-        size = self.weight_bytes
-        return self.tokens * self.shape.vocabulary * (size + 4 + (4 if size == 2 else 0))
+        logits = self.spec.training.batch_size * self.length * self.shape.vocabulary
+        return logits * self.compute_bytes + 2 * min(4 * logits, PIECE)
 
     # What else there is
 

@@ -53,6 +53,11 @@ class Backend(Protocol):
     def add_adapter(self, spec: RunSpec, model: Any, head: str) -> Any:
         """``model`` with a new, trainable LoRA adapter of the shape that ``spec.adapter`` says."""
 
+    def computes_loss(self) -> bool:
+        """Whether the forward of a model computes a loss from labels without making whole logits,
+        and returns none. Otherwise an evaluation puts TRL's fused head on the model.
+        """
+
     def inference(self, model: Any) -> AbstractContextManager[None]:
         """The model ready to generate for as long as this lasts, and to train again afterwards.
 

@@ -99,6 +99,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
 
         from aligntune.training.callback import EventCallback
         from aligntune.training.heap import trim, trim_after_forward
+        from aligntune.training.loss_head import LossHead
         from aligntune.training.losses import summed_losses
         from aligntune.training.order import seeded_order
 
@@ -126,7 +127,8 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         train_rows, eval_rows = load_rows(spec, run, chat)
         parts = {"train": train_rows} | ({"evaluation": eval_rows} if eval_rows else {})
         rewards = load_rewards(spec, run, events, device, *parts.values())
-        setup = Setup(spec, tokenizer, max_length, rewards, backend.inference)
+        head = LossHead(device, backend.computes_loss())
+        setup = Setup(spec, tokenizer, max_length, rewards, backend.inference, head)
         encoded = {}
         inputs: dict[str, Any] = {
             "model": {"source": spec.model.name, "fingerprint": of_model(path)},
@@ -197,7 +199,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         "resumed_from": callback.resumed_from,
         **callback.sizes,
     }
-    # Accelerate wraps forward in autocast; the saved weights are judged without it.
+    # Accelerate's wrapper would copy all outputs to float32.
     plain = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     with clock.phase("save"):  # before the evaluation, which so cannot lose what was learned
         save(trainer, tokenizer, run)
