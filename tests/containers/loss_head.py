@@ -56,11 +56,12 @@ def compare(kind: str, precision: str, temperature: float) -> dict[str, Any]:
     ids = torch.tensor([[5, 6, 7, 11, 12]])
     labels = torch.tensor([[-100, -100, -100, 11, 12]])
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    loss = token_loss(model, [batch], head)
+    metrics = token_loss(model, [batch], head)
+    summed = float(metrics["loss"] or 0) * int(metrics["tokens"] or 0)
     handle.remove()
     return {
         "difference": max(abs(a - b) for a, b in zip(found, expected, strict=True)),
-        "loss": abs(loss["loss"] * loss["tokens"] + expected[0]) if temperature == 1 else 0.0,
+        "loss": abs(summed + expected[0]) if temperature == 1 else 0.0,
         "calls": len(calls),
         "restored": model.forward == forward,
     }
