@@ -30,6 +30,7 @@ from aligntune.training.loading import (
     row_length,
 )
 from aligntune.training.logprobs import REFERENCE_ADAPTER
+from aligntune.training.loss_head import LossHead
 from aligntune.training.stop import StopSignal
 from aligntune.training.tokenization import IGNORED, encode_answered, encode_prompt
 from aligntune.training.worker import (
@@ -155,7 +156,8 @@ def _evaluate(
     part = {"part": "evaluation", "rows": len(rows.dataset), "source": rows.source}
     events("data", format=rows.format, **part)
     rewards = load_rewards(spec, run, events, saved.device, rows)
-    setup = Setup(spec, saved.tokenizer, saved.max_length, rewards, saved.backend.inference)
+    head = LossHead(saved.device, saved.backend.computes_loss())
+    setup = Setup(spec, saved.tokenizer, saved.max_length, rewards, saved.backend.inference, head)
     kind = family(spec.row)
     encoded = kind.encode(rows.dataset, setup, train=False)
     for note in encoded.notes:

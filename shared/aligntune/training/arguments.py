@@ -119,7 +119,6 @@ def trainer_arguments(
     """
     refuse_owned(spec)
     training = spec.training
-    checkpointing = training.gradient_checkpointing
     best, more_is_better = family(spec.row).BEST
     explicit = {
         "output_dir": str(checkpoints),
@@ -150,7 +149,7 @@ def trainer_arguments(
         "bf16_full_eval": False,
         "fp16_full_eval": False,
         "tf32": None,
-        "gradient_checkpointing": device.cuda if checkpointing == "auto" else checkpointing,
+        "gradient_checkpointing": checkpoints_gradients(spec, device.cuda),
         "gradient_checkpointing_kwargs": None,  # not reentrant, since transformers 5
         "torch_compile": False,
         "use_liger_kernel": False,
@@ -244,6 +243,12 @@ def refuse_owned(spec: RunSpec) -> None:
             "trainer_args.load_best_model_at_end needs evaluations to choose by",
             "Set training.eval_steps, and training.save_steps to a multiple of it",
         )
+
+
+def checkpoints_gradients(spec: RunSpec, cuda: bool) -> bool:
+    """Whether the request checkpoints gradients: ``auto`` does on a GPU."""
+    asked = spec.training.gradient_checkpointing
+    return cuda if asked == "auto" else asked
 
 
 def groups(spec: RunSpec) -> bool:

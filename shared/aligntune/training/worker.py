@@ -25,6 +25,7 @@ from aligntune.errors import (
     TrainingError,
 )
 from aligntune.events import EventWriter
+from aligntune.packages import require_packages
 from aligntune.rundir import RunDir
 from aligntune.settings import nearest
 from aligntune.spec import RunSpec, is_local
@@ -59,6 +60,7 @@ from aligntune.training.resident import most_resident, resident
 from aligntune.training.rewards import Reward, build, columns
 from aligntune.training.sources import Source
 from aligntune.training.stop import StopSignal
+from aligntune.training.token_count import counted_tokens
 from aligntune.training.tokenization import is_chat
 
 STACK = (
@@ -89,6 +91,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         row, kind = spec.row, family(spec.row)
         if backend.NAME not in row.backends:
             raise SpecError(f"{row.title} does not run on {backend.NAME}", "Use --backend trl")
+        require_packages(spec, backend.NAME)
         backend.prepare()
         import datasets
         import torch
@@ -96,6 +99,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
 
         from aligntune.training.callback import EventCallback
         from aligntune.training.heap import trim, trim_after_forward
+        from aligntune.training.loss_head import LossHead
         from aligntune.training.losses import summed_losses
         from aligntune.training.order import seeded_order
 
@@ -123,7 +127,8 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         train_rows, eval_rows = load_rows(spec, run, chat)
         parts = {"train": train_rows} | ({"evaluation": eval_rows} if eval_rows else {})
         rewards = load_rewards(spec, run, events, device, *parts.values())
-        setup = Setup(spec, tokenizer, max_length, rewards, backend.inference)
+        head = LossHead(device, backend.computes_loss())
+        setup = Setup(spec, tokenizer, max_length, rewards, backend.inference, head)
         encoded = {}
         inputs: dict[str, Any] = {
             "model": {"source": spec.model.name, "fingerprint": of_model(path)},
@@ -155,12 +160,12 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         arguments = trainer_arguments(
             spec, device, run.checkpoints, "evaluation" in encoded, max_length
         )
-        arguments |= _of_backend(spec, backend)
+        arguments = backend.trainer_arguments(spec, arguments) | _of_backend(spec, backend)
         if (every := save_steps(spec)) != spec.training.save_steps:
             events("note", message=f"checkpoints are written every {every} steps, see save_steps")
         try:
             made_of = untouched(trainer_class) if kind.PREPARED else trainer_class
-            ours = measured(seeded_order(made_of), measure)
+            ours = measured(counted_tokens(seeded_order(made_of)), measure)
             trainer = summed_losses(ours, callback.losses)(
                 model=model,
                 args=config_class(**_accepted(arguments, config_class, spec, backend)),
@@ -194,7 +199,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         "resumed_from": callback.resumed_from,
         **callback.sizes,
     }
-    # Accelerate wraps forward in autocast; the saved weights are judged without it.
+    # Accelerate's wrapper would copy all outputs to float32.
     plain = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     with clock.phase("save"):  # before the evaluation, which so cannot lose what was learned
         save(trainer, tokenizer, run)
@@ -221,6 +226,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         },
         "seconds": {name: round(spent, 3) for name, spent in seconds.items()},
         "precision": device.precision,
+        "gradient_checkpointing": callback.checkpointing,
         "backend": backend.NAME,
         "versions": versions,
         "attention": plain.config._attn_implementation,

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aligntune.algorithms import Algorithm
 from aligntune.spec import RunSpec
 from aligntune.training.evaluation import Measurement
 from aligntune.training.rewards import Reward
 from aligntune.training.tokenization import Tokenized
+
+if TYPE_CHECKING:
+    from aligntune.training.loss_head import LossHead
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Setup:
         max_length: tokens that a sequence may have, None where nothing limits it.
         rewards: guarded reward functions, in the order of ``spec.rewards``.
         inference: makes the model ready to generate for as long as the context lasts.
+        head: how an evaluation computes.
     """
 
     spec: RunSpec
@@ -35,6 +39,7 @@ class Setup:
     max_length: int | None
     rewards: tuple[Reward, ...]
     inference: Callable[[Any], Any]
+    head: LossHead
 
 
 class Family(Protocol):
