@@ -223,6 +223,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
             "after_imports": after_imports,
             "peak": most_resident(),
             "peak_gpu": torch.cuda.max_memory_allocated() if device.cuda else None,
+            "peak_gpu_reserved": torch.cuda.max_memory_reserved() if device.cuda else None,
         },
         "seconds": {name: round(spent, 3) for name, spent in seconds.items()},
         "precision": device.precision,
