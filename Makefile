@@ -16,7 +16,7 @@ GPU_KIT ?= gpu-kit
 BARE_VENV ?= .bare-venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit containers test-matrix images lock gpu-kit clean
+.PHONY: help demo test lint unit containers test-matrix images lock gpu gpu-kit clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -50,6 +50,9 @@ images: $(READY) ## build every image that is not up to date; starts an engine a
 lock: $(READY) ## compile the locks anew and measure facts.json
 	@scripts/engine.sh
 	$(VENV)/bin/python images/refresh.py
+
+gpu: images ## everything that must be shown on a GPU, in the images; minutes
+	bash tests/gpu/run.sh
 
 gpu-kit: $(READY) ## gather the wheels that tests/gpu needs on a GPU machine without network
 	@BARE_VENV=$(BARE_VENV) scripts/gpu_kit.sh $(GPU_KIT)

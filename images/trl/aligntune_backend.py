@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,11 @@ def load_model(
     )
 
 
+def trainer_arguments(spec: RunSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """TRL takes every argument as the worker sets it."""
+    return dict(arguments)
+
+
 def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
     """See :class:`aligntune.worker.backend.Backend`."""
     from peft import LoraConfig, get_peft_model
@@ -79,6 +84,11 @@ def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
             use_dora=spec.adapter.dora,
         ),
     )
+
+
+def computes_loss() -> bool:
+    """transformers makes the logits of every token."""
+    return False
 
 
 @contextmanager

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from aligntune.errors import SpecError
 from aligntune.spec.run_spec import RunSpec
+from aligntune.spec.trainer_args import checkpoints_gradients
 
 NAME = "unsloth"
 
@@ -19,6 +20,9 @@ UNLIMITED = 2**20
 
 def prepare() -> None:
     """Unsloth patches transformers and trl as they are imported, so it must come before them."""
+    # Offloaded float32 states would be rounded to bfloat16 on the way, so that the backward pass
+    # would recompute a layer from another input than the forward pass had.
+    os.environ.setdefault("UNSLOTH_OFFLOAD_FP32", "exact")
     import unsloth  # noqa: F401
 
 
@@ -49,11 +53,6 @@ def load_model(
     if head != "causal":
         raise SpecError("Unsloth trains causal language models here", "Use --backend trl")
     own = {name: value for name, value in spec.unsloth.items() if name in model_arguments()}
-    if own.get("fast_inference") and find_spec("vllm") is None:
-        raise SpecError(
-            "unsloth.fast_inference needs vLLM, which this image does not have",
-            "Leave it out, or run a derived image that has it (--image)",
-        )
     quantized = spec.model.quantization != "none"
     model, _ = FastLanguageModel.from_pretrained(
         model_name=str(path),
@@ -68,14 +67,42 @@ def load_model(
         trust_remote_code=spec.model.trust_remote_code,
         local_files_only=True,
         **({"attn_implementation": attention} if attention else {}),
-        # The trainer's own switch decides, unless Unsloth's way of it is asked for.
-        **{"use_gradient_checkpointing": False, **own},
+        **{**own, "use_gradient_checkpointing": checkpointing(spec, torch.cuda.is_available())},
     )
     return model
 
 
+def checkpointing(spec: RunSpec, cuda: bool) -> bool | str:
+    """How a model is loaded and an adapter made: ``unsloth`` moves what is kept to main memory.
+
+    On a GPU Unsloth restores this value after every rollout, so it has to be what training uses.
+    On a CPU the trainer's own argument decides.
+    """
+    own: bool | str | None = spec.unsloth.get("use_gradient_checkpointing")
+    if own is not None:
+        return own
+    return "unsloth" if cuda and checkpoints_gradients(spec, cuda) else False
+
+
+def trainer_arguments(spec: RunSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """See :class:`aligntune.worker.backend.Backend`.
+
+    Unsloth's SFT trainer flattens a batch into one row without padding where ``padding_free`` is
+    unset. Rows do not see each other: position ids start again at each, and its attention takes
+    their lengths (``packed_seq_lengths``). The first label of each is masked, which nothing
+    predicts in a padded batch either, so that the same tokens are learned. The other trainers read
+    an unset value as False.
+    """
+    taken = dict(arguments)
+    if spec.row.trainer == "SFTTrainer" and "padding_free" not in spec.trainer_args:
+        del taken["padding_free"]
+    own = spec.unsloth.get("use_gradient_checkpointing")
+    return taken if own is None else taken | {"gradient_checkpointing": bool(own)}
+
+
 def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
     """See :class:`aligntune.worker.backend.Backend`."""
+    import torch
     from unsloth import FastLanguageModel
 
     return FastLanguageModel.get_peft_model(
@@ -86,28 +113,43 @@ def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
         target_modules=spec.adapter.targets,
         use_rslora=spec.adapter.rslora,
         use_dora=spec.adapter.dora,
-        use_gradient_checkpointing=spec.unsloth.get("use_gradient_checkpointing", False),
+        use_gradient_checkpointing=checkpointing(spec, torch.cuda.is_available()),
         random_state=spec.training.seed,
     )
+
+
+def computes_loss() -> bool:
+    """On a GPU head and loss are one kernel; on a CPU the models are those of transformers."""
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 @contextmanager
 def inference(model: Any) -> Iterator[None]:
     """See :class:`aligntune.worker.backend.Backend`."""
     import torch
-    from unsloth import FastLanguageModel
 
     from aligntune.worker.modeling.modes import quiet
 
-    if not torch.cuda.is_available():  # its kernels for generation are for a GPU
-        with quiet(model):
-            yield
-        return
+    # Its kernels for generation are for a GPU.
+    with fast_inference(model) if torch.cuda.is_available() else quiet(model):
+        yield
+
+
+@contextmanager
+def fast_inference(model: Any) -> Iterator[None]:
+    """Unsloth's kernels for generation; it turns checkpointing off for them."""
+    import torch
+    from unsloth import FastLanguageModel
+
     was_training = model.training
+    flags = (getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    checkpointed = next(filter(None, flags), False)
     FastLanguageModel.for_inference(model)
     try:
         with torch.no_grad():
             yield
     finally:
         if was_training:
-            FastLanguageModel.for_training(model)
+            FastLanguageModel.for_training(model, use_gradient_checkpointing=checkpointed)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.containers.runs import ROOTED, TRACEBACK, UID, Bench, Ended, copy_program
+from tests.containers.runs import ROOTED, TRACEBACK, UID, Bench, Ended, bare, copy_program
 
 PAIRS = [{"prompt": "a", "chosen": " b", "rejected": " c"}] * 8
 ANSWERS = [{"prompt": "a", "completion": " b", "label": True}] * 8
@@ -60,6 +60,8 @@ def refused(
         (["--set=training.learning_rate=-1"], 2, r"training\.learning_rate .*not -1"),
         (["--set=trainer_args.neftune_alpha=5"], 2, r"did you mean 'neftune_noise_alpha'\?"),
         (["--set=training.optimizer=adamw_trch"], 2, r"no 'adamw_trch' in transformers"),
+        (["--set=training.optimizer=lomo"], 2, r"lomo needs the package lomo-optim, which the im"),
+        (["--set=trl.use_liger_kernel=true"], 2, r"needs the package liger-kernel, which the im"),
         (["--model", "./nowhere"], 3, r"no such model: \./nowhere"),
         (["--dataset", "nowhere.jsonl"], 4, r"no such dataset: nowhere\.jsonl"),
         (["--output", "/usr/local/run"], 5, r"cannot write to /usr/local"),
@@ -108,6 +110,30 @@ def test_what_an_algorithm_cannot_do_is_refused_on_the_host(
     rows = bench.write("rows.jsonl", PAIRS if algorithm == "dpo" else PROMPTS)
     ended = bench.train("llama", rows, *words, algo=algorithm)
     refused(ended, code, says, before=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"trl": {"use_kernels": True}}, "trl.use_kernels=true needs the package kernels, which"),
+        ({"training": {"optimizer": "grokadamw"}}, "needs the package grokadamw, which is not"),
+    ],
+)
+def test_a_worker_without_a_launcher_refuses_what_needs_a_missing_package(
+    given: dict[str, Any],
+    says: str,
+    engine: Any,
+    image: Callable[[str, str], str],
+    bench: Bench,
+    good: Path,
+) -> None:
+    model = {"name": str(bench.models / "llama")}
+    spec = {"algorithm": "sft", "model": model, "dataset": {"name": str(good)}, **given}
+    ended = bare(engine, image("trl", "cpu"), bench, spec)
+    assert ended.code == 2, ended.told
+    assert says in ended.record["error"]["what"]
+    phases = [event["name"] for event in ended.events("phase")]
+    assert phases == ["import"], "before the model is loaded"
 
 
 def test_a_typing_error_in_a_yaml_file_is_named(bench: Bench, good: Path) -> None:

@@ -49,7 +49,7 @@ def take_gpu_path() -> None:
 
 
 def load_on_cpu() -> None:
-    """Have the backend load through the general path, and onto the CPU."""
+    """Have the backend load through the general path and onto the CPU, otherwise as on a GPU."""
     import aligntune_backend as backend
     from unsloth import FastModel
 
@@ -63,7 +63,7 @@ def load_on_cpu() -> None:
             load_in_4bit=False,
             full_finetuning=spec.adapter.type == "none",
             device_map={"": "cpu"},
-            use_gradient_checkpointing=False,
+            use_gradient_checkpointing=backend.checkpointing(spec, cuda=True),
             local_files_only=True,
         )
         return model
@@ -75,10 +75,12 @@ def load_on_cpu() -> None:
             lora_alpha=spec.adapter.alpha,
             lora_dropout=spec.adapter.dropout,
             target_modules=spec.adapter.targets,
-            use_gradient_checkpointing=False,
+            use_gradient_checkpointing=backend.checkpointing(spec, cuda=True),
         )
 
     backend.load_model, backend.add_adapter = load_model, add_adapter
+    backend.inference = backend.fast_inference
+    backend.computes_loss = lambda: True
 
 
 def main() -> int:

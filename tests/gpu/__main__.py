@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--packages",
         type=Path,
-        help="folder with the packages of each backend, as run.sh makes it; default: the images",
+        help="folder with each backend's packages, as run.sh installs them; default: the images",
     )
     parser.add_argument("--plant", default="", choices=FAULTS, help="see that a fault turns red")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)

@@ -41,8 +41,8 @@ def require_gpu() -> None:
     if gpu.leased or gpu.free < FREE * gpu.memory:
         users = ", ".join(gpu.users) or "a process that the driver does not name"
         raise NotReadyError(
-            f"{gpu.name} has {gpu.free / GIB:.1f} of {gpu.memory / GIB:.1f} GiB free, and is used "
-            f"by {users}. End that first"
+            f"{gpu.name} has {gpu.free / GIB:.1f} of {gpu.memory / GIB:.1f} GiB free. It is used "
+            f"by {users}; end that first"
         )
 
 

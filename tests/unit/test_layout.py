@@ -46,7 +46,7 @@ WINGS = {
         ("failures", "hub_errors"),
         ("record",),
         ("spec",),
-        ("tasks",),
+        ("tasks", "packages"),
         ("data", "rewards"),
         ("worker",),
         ("api",),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aligntune.spec.run_spec import GROUPED, RunSpec
-from aligntune.spec.trainer_args import longest_row
+from aligntune.spec.trainer_args import checkpoints_gradients, longest_row
 from aligntune_run.memory.optimizers import STATE_BYTES, STATES
 from aligntune_run.models.config import Shape
 from aligntune_run.models.facts import ModelFacts
@@ -53,7 +53,10 @@ HEAP_LIMIT = 32 * MIB
 """Bytes from which on glibc gives memory pages of its own, and so takes them back."""
 
 PIECE = 64 * MIB
-"""Float32 logits that PPO makes log-probabilities of at once (``ROOM`` in token_logprobs.py)."""
+"""Float32 logits that log-probabilities are made of at once (``ROOM`` in token_logprobs.py)."""
+
+OFFLOADED_LENGTH = 512
+"""Tokens of the longest row from which on Unsloth moves checkpoints to main memory."""
 
 UNKNOWN_LENGTH = 1024
 """Tokens a row is taken to have where neither the request nor the model sets an end."""
@@ -189,11 +192,22 @@ class Work:
 
     @property
     def checkpointing(self) -> bool:
-        asked = self.spec.training.gradient_checkpointing
         own = self.spec.unsloth.get("use_gradient_checkpointing")
-        if self.backend == "unsloth" and own:
-            return True
-        return self.cuda if asked == "auto" else bool(asked)
+        if self.backend == "unsloth" and own is not None:
+            return bool(own)
+        return checkpoints_gradients(self.spec, self.cuda)
+
+    @property
+    def offloads(self) -> bool:
+        """Whether Unsloth moves what checkpointing keeps to main memory.
+
+        It does on a GPU, for sequences of 512 tokens or more. PPO's trainer is our own and takes
+        transformers' checkpointing.
+        """
+        own = self.spec.unsloth.get("use_gradient_checkpointing", "unsloth")
+        unsloth = self.backend == "unsloth" and self.cuda and own == "unsloth"
+        long = self.length >= OFFLOADED_LENGTH or longest_row(self.spec) is None
+        return self.checkpointing and unsloth and long and self.spec.row.trainer != "PPOTrainer"
 
     @property
     def layer(self) -> int:
@@ -271,8 +285,8 @@ class Work:
         ends = 3 * self.tokens * self.shape.hidden * 4
         if not self.checkpointing:
             return self.shape.layers * self.layer + self.casts + self.unpacked + ends + self.mask
-        if self.backend == "unsloth" and self.spec.unsloth.get("use_gradient_checkpointing"):
-            return ends  # Unsloth moves them to main memory
+        if self.offloads:
+            return ends + self.mask
         states = self.tokens * self.shape.hidden * self.weight_bytes
         # Autocast's copies of what is trained are freed with the pass, in pieces that glibc keeps.
         pieces = 0 if self.cuda or self.adapted else self.casts
@@ -329,14 +343,18 @@ class Work:
 
     @property
     def evaluation(self) -> int:
-        """Logits of a whole batch and the loss's float32 copy, as transformers makes it."""
+        """Logits of completions, where log-probabilities are read from them: by Unsloth on a GPU.
+
+        All else goes through the head that training uses, without its pass back, and takes less
+        than training does.
+        """
         data = self.spec.dataset
-        if self.spec.row.family != "supervised" or not (
-            data.eval_name or data.eval_split or data.validation_fraction
-        ):
+        read = self.spec.row.family in ("preference", "feedback", "online")
+        held_out = data.eval_name or data.eval_split or data.validation_fraction
+        if not (read and held_out and self.backend == "unsloth" and self.cuda):
             return 0
-        size = self.weight_bytes
-        return self.tokens * self.shape.vocabulary * (size + 4 + (4 if size == 2 else 0))
+        logits = self.spec.training.batch_size * self.length * self.shape.vocabulary
+        return logits * self.compute_bytes + 2 * min(4 * logits, PIECE)
 
     # What else there is
 

@@ -203,6 +203,12 @@ def longest_row(spec: RunSpec) -> int | None:
     return min((most for most in (both, spec.training.max_length) if most), default=None)
 
 
+def checkpoints_gradients(spec: RunSpec, cuda: bool) -> bool:
+    """Whether the request checkpoints gradients: ``auto`` does on a GPU."""
+    asked = spec.training.gradient_checkpointing
+    return cuda if asked == "auto" else asked
+
+
 def groups(spec: RunSpec) -> bool:
     """Whether batches are made of rows of like length; packed rows are of one length already."""
     return spec.training.group_by_length and not spec.training.packing

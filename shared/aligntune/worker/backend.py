@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -41,11 +41,28 @@ class Backend(Protocol):
             head: ``causal``, or ``classifier`` for one with a single label.
         """
 
+    def trainer_arguments(self, spec: RunSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The trainer's arguments as this backend takes them.
+
+        Args:
+            spec: the request.
+            arguments: all that the worker sets. What a backend decides better by itself it removes,
+                unless the user set it.
+        """
+
     def add_adapter(self, spec: RunSpec, model: Any, head: str) -> Any:
         """``model`` with a new, trainable LoRA adapter of the shape that ``spec.adapter`` says."""
 
+    def computes_loss(self) -> bool:
+        """Whether the forward of a model computes a loss from labels without making whole logits,
+        and returns none. Otherwise an evaluation puts TRL's fused head on the model.
+        """
+
     def inference(self, model: Any) -> AbstractContextManager[None]:
-        """The model ready to generate for as long as this lasts, and to train again afterwards."""
+        """The model ready to generate for as long as this lasts, and to train again afterwards.
+
+        Gradient checkpointing is afterwards what it was before.
+        """
 
 
 def installed() -> Backend:

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from aligntune.algorithms import ALGORITHMS
+from aligntune.packages import present
 from aligntune.worker.backend import Backend, installed
 from aligntune.worker.families import trainer_classes
 
@@ -65,6 +66,7 @@ def facts() -> dict[str, Any]:
     return {
         "python": ".".join(platform.python_version_tuple()[:2]),
         "versions": _versions(STACK),
+        "packages": present(),
         "model_types": sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
         "fast_model_types": _fast_model_types(),
         "trainer_args": {

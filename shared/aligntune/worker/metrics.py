@@ -1,4 +1,5 @@
-"""Evaluation, the same on every backend: of exactly the weights that a run saves.
+"""Evaluation, the same on every backend: of exactly the weights that a run saves, computed in the
+precision that it trains in (:mod:`aligntune.worker.modeling.loss_head`).
 
 What is measured is the family's own business (:mod:`aligntune.worker.families`); here is what
 they share. The trainers' own evaluations average the means of batches, so that short rows weigh
@@ -10,11 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aligntune.errors import TrainingError
 from aligntune.worker.inputs.tokenize import IGNORED
 from aligntune.worker.modeling.modes import by_length, quiet
+
+if TYPE_CHECKING:
+    from aligntune.worker.modeling.loss_head import LossHead
 
 Metrics = dict[str, float | int | None]
 
@@ -31,26 +35,26 @@ Measure = Callable[[Any, Any], Measurement]
 """From a model and encoded rows to figures."""
 
 
-def token_loss(model: Any, batches: Iterable[dict[str, Any]]) -> Metrics:
+def token_loss(model: Any, batches: Iterable[dict[str, Any]], head: LossHead) -> Metrics:
     """The mean cross entropy of ``model`` over every learned token of ``batches``, in nats.
 
     Args:
-        model: a causal language model that returns the mean loss of a batch. Logits are not read,
-            as Unsloth's fused loss returns none on a GPU.
+        model: a causal language model.
         batches: ``input_ids``, ``attention_mask`` and ``labels``, each (batch, length).
+        head: computes the loss without whole logits.
 
     Raises:
         TrainingError: the loss is not a finite number.
     """
     device = next(model.parameters()).device
     total, tokens = 0.0, 0
-    with quiet(model):
+    with quiet(model), head.on(model):
         for batch in batches:
             # Position 0 has nothing before it to be predicted from.
             count = int((batch["labels"][:, 1:] != IGNORED).sum())
             if count:
                 inputs = {key: value.to(device) for key, value in batch.items()}
-                total += float(model(**inputs).loss) * count
+                total += head.loss(model, inputs, count)
                 tokens += count
     if not math.isfinite(total):
         raise TrainingError(

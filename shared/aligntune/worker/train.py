@@ -14,6 +14,7 @@ from typing import Any
 
 from aligntune.errors import AligntuneError, OutputError, SpecError, StoppedError, TrainingError
 from aligntune.failures import first_line, foreseen
+from aligntune.packages import require_packages
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.run_spec import RunSpec
@@ -42,6 +43,7 @@ from aligntune.worker.result import Clock, machine, save, stack_versions
 from aligntune.worker.stop_signal import StopSignal
 from aligntune.worker.trainer.arguments import trainer_arguments
 from aligntune.worker.trainer.measured import measured
+from aligntune.worker.trainer.token_count import counted_tokens
 
 
 def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
@@ -60,11 +62,13 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         row, kind = spec.row, family(spec.row)
         if backend.NAME not in row.backends:
             raise SpecError(f"{row.title} does not run on {backend.NAME}", "Use --backend trl")
+        require_packages(spec, backend.NAME)
         backend.prepare()
         import datasets
         import torch
         import transformers
 
+        from aligntune.worker.modeling.loss_head import LossHead
         from aligntune.worker.process_memory import trim, trim_after_forward
         from aligntune.worker.trainer.callback import EventCallback
         from aligntune.worker.trainer.losses import summed_losses
@@ -94,7 +98,8 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         train_rows, eval_rows = load_rows(spec, run, chat)
         parts = {"train": train_rows} | ({"evaluation": eval_rows} if eval_rows else {})
         rewards = load_rewards(spec, run, events, device, *parts.values())
-        setup = Setup(spec, tokenizer, max_length, rewards, backend.inference)
+        head = LossHead(device, backend.computes_loss())
+        setup = Setup(spec, tokenizer, max_length, rewards, backend.inference, head)
         encoded = {}
         inputs: dict[str, Any] = {
             "model": {"source": spec.model.name, "fingerprint": of_model(path)},
@@ -126,12 +131,12 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         arguments = trainer_arguments(
             spec, kind, device, run.checkpoints, "evaluation" in encoded, max_length
         )
-        arguments |= _of_backend(spec, backend)
+        arguments = backend.trainer_arguments(spec, arguments) | _of_backend(spec, backend)
         if (every := save_steps(spec)) != spec.training.save_steps:
             events("note", message=f"checkpoints are written every {every} steps, see save_steps")
         try:
             made_of = untouched(trainer_class) if kind.PREPARED else trainer_class
-            ours = measured(seeded_order(made_of), measure)
+            ours = measured(counted_tokens(seeded_order(made_of)), measure)
             trainer = summed_losses(ours, callback.losses)(
                 model=model,
                 args=config_class(**_accepted(arguments, config_class, spec, backend)),
@@ -165,7 +170,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         "resumed_from": callback.resumed_from,
         **callback.sizes,
     }
-    # Accelerate wraps forward in autocast; the saved weights are judged without it.
+    # Accelerate's wrapper would copy all outputs to float32.
     plain = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     with clock.phase("save"):  # before the evaluation, which so cannot lose what was learned
         save(trainer, tokenizer, run)
@@ -189,9 +194,11 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
             "after_imports": after_imports,
             "peak": most_resident(),
             "peak_gpu": torch.cuda.max_memory_allocated() if device.cuda else None,
+            "peak_gpu_reserved": torch.cuda.max_memory_reserved() if device.cuda else None,
         },
         "seconds": {name: round(spent, 3) for name, spent in seconds.items()},
         "precision": device.precision,
+        "gradient_checkpointing": callback.checkpointing,
         "backend": backend.NAME,
         "versions": versions,
         "attention": plain.config._attn_implementation,

@@ -295,11 +295,57 @@ def test_dropout_and_dora_keep_more_of_an_adapter() -> None:
     assert plain < decomposed
 
 
-def test_evaluation_is_the_peak_where_words_are_many_and_activations_few() -> None:
-    many = replace(SMALL, shape=Shape(64, 2, 4, 4, 16, 128, 256_000, tied=True))
-    held_out = {"name": "/d.jsonl", "validation_fraction": 0.1}
-    parts = dict(known(spec_of(dataset=held_out), many).parts)
-    assert parts["evaluation"] == 8 * 1024 * 256_000 * 8  # logits and a copy, in float32
+MANY_WORDS = replace(SMALL, shape=Shape(64, 2, 4, 4, 16, 128, 256_000, tied=True))
+HELD_OUT = {"name": "/d.jsonl", "validation_fraction": 0.1}
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("algorithm", ["sft", "dpo", "kto"])
+def test_an_evaluation_makes_no_whole_logits_and_takes_no_more_than_training(
+    algorithm: str, cuda: bool
+) -> None:
+    whole, alone = (
+        known(spec_of(algorithm, dataset=data), MANY_WORDS, cuda)
+        for data in (HELD_OUT, {"name": "/d.jsonl"})
+    )
+    assert whole == alone
+
+
+def test_unsloth_on_a_gpu_makes_the_logits_of_completions_in_an_evaluation() -> None:
+    spec = spec_of("dpo", dataset=HELD_OUT, **LORA)
+    found = estimate(spec, MANY_WORDS, "unsloth", cuda=True, bf16=True)
+    assert found is not None
+    logits = 8 * 1024 * 256_000
+    assert dict(found.parts)["evaluation"] == 2 * logits + 2 * 64 * 2**20
+
+
+def unsloth(spec: RunSpec) -> int:
+    """Bytes of activations with Unsloth on a GPU."""
+    found = estimate(spec, LLAMA_7B, "unsloth", cuda=True, bf16=True)
+    assert found is not None
+    return dict(found.parts)["activations"]
+
+
+def test_unsloth_s_own_checkpointing_keeps_no_layer_s_states_on_the_gpu() -> None:
+    on, off = (spec_of(**LORA, **training(gradient_checkpointing=it)) for it in ("auto", False))
+    kept = dict(known(on, LLAMA_7B, cuda=True).parts)["activations"]
+    tokens = 8 * 1024
+    assert kept - unsloth(on) == 32 * 2 * tokens * 4096, "the states between 32 layers"
+    assert unsloth(off) > kept, "switched off it keeps everything"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        spec_of(**LORA, **training(max_length=256)),
+        spec_of("ppo", **LORA, rl={"max_prompt_length": 512, "max_completion_length": 512}),
+        spec_of(**LORA, unsloth={"use_gradient_checkpointing": True}),
+    ],
+    ids=["short rows", "PPO", "transformers' way asked for"],
+)
+def test_plain_checkpointing_keeps_them_with_unsloth_too(other: RunSpec) -> None:
+    found = estimate(other, LLAMA_7B, "unsloth", cuda=True, bf16=True)
+    assert found == known(other, LLAMA_7B, cuda=True)
 
 
 def test_full_training_in_half_precision_copies_all_weights_of_the_layers() -> None:

@@ -40,10 +40,11 @@ FACTS: dict[str, dict[str, Any]] = {
         "model_types": ["gpt2", "llama", "qwen3", "mamba"],
         "trainer_args": {
             **{name: [] for name in ALGORITHMS},
-            "sft": ["neftune_noise_alpha", "use_liger_kernel"],
+            "sft": ["neftune_noise_alpha", "torch_empty_cache_steps", "use_liger_kernel"],
         },
         "model_args": ["use_kernels"],
-        "optimizers": ["adamw_torch_fused", "sgd"],
+        "packages": ["bitsandbytes"],
+        "optimizers": ["adamw_torch_fused", "adamw_torch_8bit", "galore_adamw", "sgd"],
         "schedules": ["linear", "cosine"],
     },
 }
@@ -53,7 +54,8 @@ FACTS["unsloth"] = {
     "model_types": ["gpt2", "llama", "qwen3"],
     "fast_model_types": ["llama", "qwen3"],
     "trainer_args": {**{name: [] for name in ALGORITHMS}, "sft": ["neftune_noise_alpha"]},
-    "model_args": ["use_gradient_checkpointing", "load_in_fp8"],
+    "model_args": ["fast_inference", "use_gradient_checkpointing", "load_in_fp8"],
+    "packages": ["bitsandbytes", "torchao"],
 }
 
 GIB = 2**30

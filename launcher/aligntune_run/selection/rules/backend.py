@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aligntune.algorithms import ALGORITHMS, TITLES
 from aligntune.errors import HardwareError, ImageError, ModelError, OutOfMemoryError, SpecError
+from aligntune.packages import missing, needs
 from aligntune.spec.suggest import nearest
 from aligntune_run.selection.rules.base import Candidate, Rule, Said, either
 from aligntune_run.selection.rules.memory import NOTHING_FITS, fits
@@ -154,17 +155,16 @@ def _precision(at: Candidate) -> Said:
     return Said("pass", f"{taken} on {where}")
 
 
-def _attention(at: Candidate) -> Said | None:
-    asked = at.spec.model.attention
-    if asked == "auto":
+def _packages(at: Candidate) -> Said | None:
+    """Values that need a package; a derived image may have more than its facts say."""
+    if at.derived:
         return None
-    if asked == "flash_attention_2" and not at.derived:
-        return Said(
-            "fail",
-            "model.attention=flash_attention_2 needs the package flash-attn, which no image has",
-            "Use sdpa, which has kernels of the same kind",
-        )
-    return Said("pass", asked)
+    need = missing(at.spec, at.backend, at.facts["packages"])
+    if need is not None:
+        lacks = f"{need.value} needs the package {need.package}, which the image does not have"
+        return Said("fail", lacks, need.remedy)
+    named = ", ".join(need.package for need in needs(at.spec, at.backend))
+    return Said("pass", f"the image has {named}") if named else None
 
 
 def _trainer_args(at: Candidate) -> Said | None:
@@ -244,7 +244,7 @@ OF_A_BACKEND: dict[str, Rule] = {
     "model": Rule(_model, ModelError, "Use a causal language model"),
     "quantization": Rule(_quantization, ModelError, "Use the weights that it was made from"),
     "precision": Rule(_precision, SpecError, "Set training.precision=auto"),
-    "attention": Rule(_attention, SpecError, "Leave it out"),
+    "packages": Rule(_packages, SpecError, "Leave it out"),
     "trainer_args": Rule(_trainer_args, SpecError, "Mend the name or leave it out"),
     "names": Rule(_names, SpecError, "Mend the name or leave it out"),
     "memory": Rule(fits, OutOfMemoryError, NOTHING_FITS),

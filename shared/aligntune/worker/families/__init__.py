@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from aligntune.algorithms import Algorithm
 from aligntune.rewards import Reward
 from aligntune.spec.run_spec import RunSpec
 from aligntune.worker.inputs.tokenize import Tokenized
 from aligntune.worker.metrics import Measurement
+
+if TYPE_CHECKING:
+    from aligntune.worker.modeling.loss_head import LossHead
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Setup:
         max_length: tokens that a sequence may have, None where nothing limits it.
         rewards: guarded reward functions, in the order of ``spec.rewards``.
         inference: makes the model ready to generate for as long as the context lasts.
+        head: how an evaluation computes.
     """
 
     spec: RunSpec
@@ -34,6 +38,7 @@ class Setup:
     max_length: int | None
     rewards: tuple[Reward, ...]
     inference: Callable[[Any], Any]
+    head: LossHead
 
 
 class Family(Protocol):

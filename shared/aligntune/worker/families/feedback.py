@@ -107,7 +107,7 @@ def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurem
     and the margin between them.
     """
     size, padding = setup.spec.training.batch_size, setup.tokenizer.pad_token_id
-    arguments = (rows["prompt_ids"], rows["completion_ids"], size, padding)
+    arguments = (rows["prompt_ids"], rows["completion_ids"], size, padding, setup.head)
     policy = completion_logprobs(model, *arguments)
     with reference(model, frozen) as base:
         before = completion_logprobs(base, *arguments) if base is not None else [0.0] * len(rows)

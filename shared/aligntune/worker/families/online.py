@@ -190,7 +190,8 @@ def _kl(
     with reference(model, frozen) as base:
         if base is None or not tokens:
             return None
-        more = (spec.training.batch_size, setup.tokenizer.pad_token_id, spec.rl.temperature)
+        padding = setup.tokenizer.pad_token_id
+        more = (spec.training.batch_size, padding, setup.head, spec.rl.temperature)
         before = completion_logprobs(base, prompts, completions, *more)
     now = completion_logprobs(model, prompts, completions, *more)
     return (sum(now) - sum(before)) / tokens
@@ -200,14 +201,15 @@ def generate(model: Any, prompts: list[list[int]], setup: Setup, size: int) -> l
     """Sample a completion of each prompt, as the trainer does, up to and with its end."""
     rl = setup.spec.rl
     sampling = {"do_sample": True, "temperature": rl.temperature, "top_p": rl.top_p}
-    return complete(
-        model,
-        prompts,
-        setup.tokenizer,
-        setup.inference,
-        size,
-        seed=setup.spec.training.seed,
-        max_new_tokens=rl.max_completion_length,
-        top_k=rl.top_k,
-        **sampling,
-    )
+    with setup.head.autocast():
+        return complete(
+            model,
+            prompts,
+            setup.tokenizer,
+            setup.inference,
+            size,
+            seed=setup.spec.training.seed,
+            max_new_tokens=rl.max_completion_length,
+            top_k=rl.top_k,
+            **sampling,
+        )

@@ -113,7 +113,7 @@ def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurem
     def scored(scorer: Any) -> dict[str, list[float]]:
         return {
             side: completion_logprobs(
-                scorer, rows["prompt_ids"], rows[f"{side}_ids"], size, padding
+                scorer, rows["prompt_ids"], rows[f"{side}_ids"], size, padding, setup.head
             )
             for side in SIDES
         }

@@ -69,7 +69,8 @@ def extras(setup: Setup) -> dict[str, Any]:
 def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurement:
     """Accuracy: the share of pairs whose chosen answer scores higher; margin: by how much."""
     size, padding = setup.spec.training.batch_size, setup.tokenizer.pad_token_id
-    one, two = (scores(model, rows[f"{side}_ids"], size, padding) for side in SIDES)
+    with setup.head.autocast():
+        one, two = (scores(model, rows[f"{side}_ids"], size, padding) for side in SIDES)
     margins = [chosen - rejected for chosen, rejected in zip(one, two, strict=True)]
     samples = tuple(
         {

@@ -49,7 +49,7 @@ def extras(setup: Setup) -> dict[str, Any]:
 def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurement:
     """Loss (mean over tokens, nats), perplexity and number of tokens."""
     batches = padded(rows, setup.spec.training.batch_size, setup.tokenizer.pad_token_id)
-    return Measurement(token_loss(model, batches))
+    return Measurement(token_loss(model, batches, setup.head))
 
 
 def keeps_whole_rows(spec: RunSpec) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from aligntune.worker.inputs.tokenize import IGNORED
+from aligntune.worker.modeling.loss_head import LossHead
 from aligntune.worker.modeling.modes import by_length, quiet
 
 REFERENCE_ADAPTER = "ref"
@@ -18,6 +20,7 @@ def completion_logprobs(
     completions: Sequence[list[int]],
     size: int,
     padding: int,
+    head: LossHead,
     temperature: float = 1.0,
 ) -> list[float]:
     """The log-probability of each completion after its prompt, summed over its tokens, in nats.
@@ -28,6 +31,8 @@ def completion_logprobs(
         completions: token ids.
         size: sequences a forward.
         padding: token id that shorter ones are filled up with.
+        head: computes log-probabilities without whole logits, unless the model's own forward gives
+            logits only; then those of the completions are made.
         temperature: that logits are divided by, as in sampling.
     """
     from aligntune.worker.modeling.score import Sequences, score
@@ -39,13 +44,21 @@ def completion_logprobs(
     ]
     found = [0.0] * len(pairs)
     told = [index for index, (_, completion) in enumerate(pairs) if completion]
-    with quiet(model):
+    with quiet(model), head.on(model, temperature):
         for chosen in by_length([len(pairs[index][0] + pairs[index][1]) for index in told], size):
             rows = [told[place] for place in chosen]
             one, two = ([pairs[index][side] for index in rows] for side in (0, 1))
             batch = Sequences.of(one, two, padding, device)
-            sums = (score(model, batch, temperature).log_probs * batch.mask).sum(1).tolist()
-            for index, value in zip(rows, sums, strict=True):
+            if head.fuses(model):
+                inputs = {
+                    "input_ids": batch.ids,
+                    "attention_mask": batch.attention_mask,
+                    "labels": batch.ids.masked_fill(~batch.learned, IGNORED),
+                }
+                sums = head.log_probs(model, inputs).sum(1)
+            else:
+                sums = (score(model, batch, temperature).log_probs * batch.mask).sum(1)
+            for index, value in zip(rows, sums.tolist(), strict=True):
                 found[index] = value
     return found
 

@@ -56,6 +56,12 @@ class Sequences:
         return (places < (self.prompts + self.completions)[:, None]).long()
 
     @property
+    def learned(self) -> Tensor:
+        """(B, L), True at the tokens of the completions."""
+        places = torch.arange(self.ids.shape[1], device=self.ids.device)
+        return (places >= self.prompts[:, None]) & self.attention_mask.bool()
+
+    @property
     def mask(self) -> Tensor:
         """(B, T), True at the real tokens of the completions; T is the longest one's."""
         places = torch.arange(int(self.completions.max()), device=self.ids.device)

@@ -18,6 +18,7 @@ from aligntune.worker.inputs.rewards import load_rewards
 from aligntune.worker.inputs.rows import held_out_rows, load_rows
 from aligntune.worker.inputs.tokenize import IGNORED
 from aligntune.worker.modeling.generate import complete
+from aligntune.worker.modeling.loss_head import LossHead
 from aligntune.worker.modeling.reference import REFERENCE_ADAPTER
 from aligntune.worker.tasks.saved import Saved
 
@@ -51,7 +52,8 @@ def evaluate(
     part = {"part": "evaluation", "rows": len(rows.dataset), "source": rows.source}
     events("data", format=rows.format, **part)
     rewards = load_rewards(spec, run, events, saved.device, rows)
-    setup = Setup(spec, saved.tokenizer, saved.max_length, rewards, saved.backend.inference)
+    head = LossHead(saved.device, saved.backend.computes_loss())
+    setup = Setup(spec, saved.tokenizer, saved.max_length, rewards, saved.backend.inference, head)
     kind = family(spec.row)
     encoded = kind.encode(rows.dataset, setup, train=False)
     for note in encoded.notes:

@@ -2,7 +2,7 @@
 
 Unsloth changes many of TRL's defaults (learning rate, batch size, optimizer, warm-up, seed, ...),
 so a default left to the backend would make the same spec mean two things. What the user may not set
-is in :mod:`aligntune.spec.trainer_args`.
+is in :mod:`aligntune.spec.run_spec.trainer_args`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aligntune.spec.run_spec import GROUPED, RunSpec
-from aligntune.spec.trainer_args import groups, refuse_owned, save_steps
+from aligntune.spec.trainer_args import checkpoints_gradients, groups, refuse_owned, save_steps
 from aligntune.worker.device import Device
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ def trainer_arguments(
     """
     refuse_owned(spec)
     training = spec.training
-    checkpointing = training.gradient_checkpointing
     best, more_is_better = kind.BEST
     explicit = {
         "output_dir": str(checkpoints),
@@ -72,7 +71,7 @@ def trainer_arguments(
         "bf16_full_eval": False,
         "fp16_full_eval": False,
         "tf32": None,
-        "gradient_checkpointing": device.cuda if checkpointing == "auto" else checkpointing,
+        "gradient_checkpointing": checkpoints_gradients(spec, device.cuda),
         "gradient_checkpointing_kwargs": None,  # not reentrant, since transformers 5
         "torch_compile": False,
         "use_liger_kernel": False,

@@ -13,6 +13,7 @@ from transformers.trainer_callback import ExportableState
 from aligntune.errors import TrainingError
 from aligntune.record.events import EventWriter
 from aligntune.worker.stop_signal import StopSignal
+from aligntune.worker.trainer.checkpointing import CheckpointingWatch
 from aligntune.worker.trainer.losses import Losses
 
 TICK_SECONDS = 0.5
@@ -61,7 +62,13 @@ class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.tokens = 0
         self.resumed_from: int | None = None
         self.sizes: dict[str, int] = {}
+        self._watch: CheckpointingWatch | None = None
         self._since = (0.0, 0)
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether gradient checkpointing was on in the last step."""
+        return self._watch is not None and self._watch.active
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of this, in the form that transformers asks for."""
@@ -75,6 +82,7 @@ class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             "parameters": sum(weight.numel() for weight in weights),
             "trainable": sum(weight.numel() for weight in weights if weight.requires_grad),
         }
+        self._watch = CheckpointingWatch(model, bool(args.gradient_checkpointing))
         self._events("start", max_steps=state.max_steps, epochs=args.num_train_epochs, **self.sizes)
         self.resumed_from = state.global_step or None
         kept = state.stateful_callbacks[type(self).__name__]
@@ -89,6 +97,8 @@ class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self.tokens = int(state.num_input_tokens_seen) - tokens
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._watch and (message := self._watch.look(state.global_step)):
+            self._events("note", message=message)
         if self._stop.asked and state.global_step % self._rounds == 0:
             control.should_save = True
             control.should_training_stop = True
