@@ -34,7 +34,9 @@ def main() -> None:
             **shape,
         )
         with torch.device(device):
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+            # A CPU is slow in bfloat16.
+            dtype = torch.bfloat16 if device == "cuda" else torch.float32
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
         folder = Path(sys.argv[1], name)
         model.save_pretrained(folder)
         tokenizer.model_max_length = config.max_position_embeddings

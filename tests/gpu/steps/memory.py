@@ -16,10 +16,9 @@ from tests.gpu.models import long_rows, make_models
 from tests.gpu.results import Row
 from tests.gpu.stacks import StepError
 
-from aligntune.errors import HardwareError, OutOfMemoryError
+from aligntune.errors import OutOfMemoryError
 from aligntune.spec.run_spec import RunSpec
 from aligntune_run.host.gpus import probe_gpus
-from aligntune_run.host.resources import computes_bf16
 from aligntune_run.memory.estimate import GPU_CONTEXT, Estimate, estimate
 from aligntune_run.models.facts import read_model
 
@@ -85,7 +84,7 @@ CASES = (
 
 REHEARSED = (
     Case("trl", "sft", "full", 256, checkpointing=False, batch=4),
-    Case("trl", "sft", "LoRA", 1024, batch=4),
+    Case("trl", "sft", "LoRA", 512, batch=4),
 )
 
 
@@ -139,6 +138,7 @@ def _spec(bench: Bench, case: Case, model: str) -> dict[str, Any]:
         "batch_size": case.rows,
         "logging_steps": 1,
         "gradient_checkpointing": case.checkpointing,
+        **({"precision": "fp32"} if bench.rehearsing else {}),
     }
     if kind != "prompts":
         training["max_length"] = case.length
@@ -156,8 +156,7 @@ def _spec(bench: Bench, case: Case, model: str) -> dict[str, Any]:
 def _estimate(bench: Bench, spec: Mapping[str, Any], backend: str) -> Estimate:
     request = RunSpec.model_validate(spec)
     cuda = not bench.rehearsing
-    bf16 = cuda or computes_bf16()
-    found = estimate(request, read_model(request.model.name), backend, cuda=cuda, bf16=bf16)
+    found = estimate(request, read_model(request.model.name), backend, cuda=cuda, bf16=cuda)
     if found is None:
         raise StepError(f"no estimate for {spec['model']['name']}")
     return found
@@ -214,7 +213,7 @@ def _refused(bench: Bench) -> Row:
         return Row.judge(name, False, last_words(done))
     told = json.loads(done.stdout)
     refusal = told["refusal"] or {}
-    good = done.returncode == HardwareError.exit_code and told["rule"] == "memory"
+    good = done.returncode == OutOfMemoryError.exit_code and told["rule"] == "memory"
     says = f"code {done.returncode} in {spent:.1f} s: {refusal.get('what', 'not refused')}"
     return Row.judge(name, good, says)
 
