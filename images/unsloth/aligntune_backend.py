@@ -151,5 +151,7 @@ def fast_inference(model: Any) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
-        if was_training:
-            FastLanguageModel.for_training(model, use_gradient_checkpointing=checkpointed)
+        # Also where the model was not training yet, as in a first rollout: nothing else would
+        # switch checkpointing on again.
+        FastLanguageModel.for_training(model, use_gradient_checkpointing=checkpointed)
+        model.train(was_training)
