@@ -44,7 +44,7 @@ class Bench:
     @property
     def jobs(self) -> int:
         """Trainings of toys at once: each keeps about one core busy, and the GPU hardly at all."""
-        return max(1, len(os.sched_getaffinity(0)) * 3 // 4)
+        return max(2, len(os.sched_getaffinity(0)) * 3 // 4)
 
     def at_once(
         self, do: Callable[[Item], Found], items: Iterable[Item], jobs: int | None = None
