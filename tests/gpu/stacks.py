@@ -110,7 +110,8 @@ class Stack:
         if self.gpu:
             variables["UNSLOTH_DISABLE_CPU_FALLBACK"] = "1"
         else:
-            variables["CUDA_VISIBLE_DEVICES"] = ""
+            # Several at once share few cores, where threads that wait for each other cost most.
+            variables |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         if self.image is None:
             ours = (ROOT, ROOT / "shared", ROOT / "launcher", ROOT / "images" / self.backend)
             variables["PYTHONPATH"] = os.pathsep.join([*self.packages, *map(str, ours)])
