@@ -34,6 +34,7 @@ FAULTS = ("facts", "matrix", "checkpointing", "memory", "speed", "resume")
 def main() -> int:
     """Run the steps; 0 where all rows are good, 1 where one is wrong, 2 where nothing can run."""
     given = _parser().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the step too
     output = given.output.absolute()
     if given.step:
         return _work(given)

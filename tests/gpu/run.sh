@@ -41,5 +41,5 @@ else
         "--wheels) nor this clone's environment (make images makes it)" >&2
     exit 2
 fi
-export PYTHONPATH=$paths PYTHONDONTWRITEBYTECODE=1
+export PYTHONPATH=$paths
 exec "$python" -m tests.gpu ${given[@]+"${given[@]}"}

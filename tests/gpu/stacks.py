@@ -87,23 +87,35 @@ class Stack:
             )
         return Job(process, log, name)
 
-    def run(self, words: Sequence[object], log: Path, limit: float) -> None:
-        """Run ``python WORDS`` to its end.
+    def run(
+        self,
+        words: Sequence[object],
+        log: Path,
+        limit: float,
+        variables: Mapping[str, str] | None = None,
+    ) -> list[str]:
+        """Run ``python WORDS`` to its end; the lines that it printed to stdout.
 
         Raises:
             StepError: it ended with another code than 0, or took longer than ``limit`` seconds.
         """
-        code = self.start(words, log).wait(limit)
-        if code:
-            ending = f"with code {code}" if code > 0 else f"after {limit:.0f} s, cut off"
-            raise StepError(f"{Path(str(words[0])).name} ended {ending}: {last_line(log)}")
+        job = self.start(words, log, variables, piped=True)
+        name = Path(str(words[0])).name
+        try:
+            out, _ = job.process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            job.send(signal.SIGKILL)
+            job.process.communicate()
+            raise StepError(f"{name} took longer than {limit:.0f} s: {last_line(log)}") from None
+        if code := job.process.returncode:
+            raise StepError(f"{name} ended with code {code}: {last_line(log)}")
+        return out.splitlines()
 
     def _variables(self) -> dict[str, str]:
         caches = self.work / "caches"
         variables = {
             **OFFLINE,
             "TRITON_CACHE_DIR": str(caches / "triton"),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": str(ROOT),
             "TOKENIZERS_PARALLELISM": "false",
         }

@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 from tests.gpu import machine
 from tests.gpu.__main__ import STEPS, _steps
+from tests.gpu.bench import Bench
 from tests.gpu.machine import GIB, NotReadyError, require_gpu, require_room
 from tests.gpu.results import Results, Row
-from tests.gpu.steps import matrix, memory, speed
+from tests.gpu.steps import matrix, memory, resume, speed
 
 from aligntune.algorithms import ALGORITHMS
+from aligntune.spec.run_spec import RunSpec
+from aligntune.spec.trainer_args import refuse_owned
 from aligntune_run.host.types import Gpu, Gpus
 from aligntune_run.memory.estimate import GPU_CONTEXT
 
@@ -94,6 +97,26 @@ def test_memory_has_twelve_cases_of_trl_and_each_is_judged_by_its_bounds() -> No
         taken = {"peak_gpu": peak * GIB - GPU_CONTEXT}
         run: Any = SimpleNamespace(result={"memory": taken})
         assert memory._judge(bench, memory.CASES[0], run, estimate).verdict == verdict  # type: ignore[arg-type]
+
+
+def test_every_case_is_a_request_that_the_spec_accepts(tmp_path: Path) -> None:
+    (tmp_path / "models" / "toy").mkdir(parents=True)
+    (tmp_path / "models" / "toy" / "config.json").write_text("{}")
+    for rehearsing in (True, False):
+        bench = Bench(tmp_path, tmp_path / "logs", {}, rehearsing)
+        specs = [
+            memory._spec(bench, case, "/models/llama")
+            for case in (*memory.CASES, *memory.REHEARSED)
+        ]
+        specs += [
+            speed._spec(bench, case, "/models/llama") for case in (*speed.CASES, *speed.REHEARSED)
+        ]
+        cells = [matrix.Cell(*cell) for cell in matrix.REHEARSED] if rehearsing else matrix.cells()
+        specs += [matrix.spec_of(bench, cell) for cell in cells]
+        kinds = [kind for name in ("trl", "unsloth") for kind in resume.kinds(name, rehearsing)]
+        specs += [resume._spec(bench, kind) for kind in kinds]
+        for spec in specs:
+            refuse_owned(RunSpec.model_validate(spec))
 
 
 def test_a_backend_slower_than_its_stock_peer_is_red() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from tests.gpu.bench import INSIDE, Bench
 from tests.gpu.launcher import last_words, run_launcher, run_python
 from tests.gpu.results import Row
-from tests.gpu.stacks import StepError, last_line
+from tests.gpu.stacks import last_line
 
 from aligntune_run.host.gpus import probe_gpus
 from aligntune_run.host.nvidia_smi import ask_nvidia_smi
@@ -53,12 +53,9 @@ def run(bench: Bench) -> Iterator[Row]:
 
 def torch_facts(bench: Bench, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
     """What torch says in the TRL stack."""
-    log = bench.log("torch-facts")
-    job = bench.stacks["trl"].start([INSIDE / "torch_facts.py"], log, variables, piped=True)
-    out, _ = job.process.communicate(timeout=60)
-    if job.process.returncode:
-        raise StepError(f"torch does not start: {last_line(log)}")
-    return dict(json.loads(out.splitlines()[-1]))
+    script = INSIDE / "torch_facts.py"
+    lines = bench.stacks["trl"].run([script], bench.log("torch-facts"), 60, variables)
+    return dict(json.loads(lines[-1]))
 
 
 def _probe(bench: Bench, seen: Gpus) -> Row:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.gpu.bench import INSIDE, Bench, Run
 from tests.gpu.results import Row
-from tests.gpu.stacks import StepError, last_line
+from tests.gpu.stacks import StepError
 from tests.helpers.toys import TOYS
 
 from aligntune.algorithms import ALGORITHMS
@@ -192,7 +192,7 @@ def _reload(bench: Bench, learned: dict[Cell, dict[str, Any]]) -> Iterator[Row]:
         yield Row.judge(name, close, says, figure=one["figure"], reported=figure)
     for job in jobs:
         if job["name"] not in [one["name"] for one in found]:
-            yield Row.judge(f"{job['name']}, loaded plainly", False, "the reload broke off")
+            yield Row.judge(f"{job['name']}, loaded plainly", False, "see the reload's log")
 
 
 def _parts(jobs: list[dict[str, Any]], size: int = 10) -> list[tuple[int, list[dict[str, Any]]]]:
@@ -203,11 +203,12 @@ def _reloads(bench: Bench) -> Any:
     def reload(part: tuple[int, list[dict[str, Any]]]) -> list[dict[str, Any]]:
         number, jobs = part
         path = bench.write(f"reload-{number}.json", json.dumps(jobs))
-        words = [INSIDE / "reload.py", path]
-        hidden = {"CUDA_VISIBLE_DEVICES": ""}
-        job = bench.stacks["trl"].start(words, bench.log(f"reload-{number}"), hidden, piped=True)
-        out, _ = job.process.communicate(timeout=CELL_SECONDS)
-        return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        words, log = [INSIDE / "reload.py", path], bench.log(f"reload-{number}")
+        try:
+            lines = bench.stacks["trl"].run(words, log, CELL_SECONDS, {"CUDA_VISIBLE_DEVICES": ""})
+        except StepError:
+            return []
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
     return reload
 
@@ -234,11 +235,10 @@ def _ppo(bench: Bench, backend: str, policy: str, critic: str) -> Row:
     log = bench.log(f"ppo-{backend}-{policy}-{critic}")
     variables = {"UNSLOTH_COMPILE_LOCATION": str(folder / "compiled")}
     words = [INSIDE / "ppo.py", policy.lower(), critic, folder]
-    job = bench.stacks[backend].start(words, log, variables, piped=True)
-    out, _ = job.process.communicate(timeout=CELL_SECONDS)
-    if job.process.returncode:
-        return Row.judge(name, False, last_line(log))
-    told = json.loads(out.splitlines()[-1])
+    try:
+        told = json.loads(bench.stacks[backend].run(words, log, CELL_SECONDS, variables)[-1])
+    except StepError as error:
+        return Row.judge(name, False, str(error))
     rose = told["rewards"][1] - told["rewards"][0]
     wrong = [
         what

@@ -59,15 +59,16 @@ def run(bench: Bench) -> Iterator[Row]:
     """A row a comparison."""
     backends = ("trl",) if bench.rehearsing else ("trl", "unsloth")
     wanted = [kind for backend in backends for kind in kinds(backend, bench.rehearsing)]
-    for kind in wanted:
+    for kind in wanted:  # before several threads write the same data
         _spec(bench, kind)
-    found: dict[tuple[str, str], Run] = {}
+    ended: dict[str, dict[str, Run]] = {backend: {} for backend in backends}
     for kind, run in bench.at_once(lambda kind: _train(bench, kind), wanted):
-        found[kind.backend, kind.name] = run
+        if isinstance(run, StepError):
+            yield Row.judge(f"{kind.backend}, {kind.name}", False, str(run))
+        else:
+            ended[kind.backend][kind.name] = run
     for backend in backends:
-        yield from _compare(
-            bench, {name: run for (of, name), run in found.items() if of == backend}, backend
-        )
+        yield from _compare(bench, ended[backend], backend)
     if bench.rehearsing:
         yield Row("resume on Unsloth", "left out", "the emulated GPU path takes too long")
         yield Row("the same run twice", "left out", "a CPU is deterministic; a GPU need not be")
@@ -86,21 +87,30 @@ def _spec(bench: Bench, kind: Kind) -> dict[str, Any]:
     return spec
 
 
-def _train(bench: Bench, kind: Kind) -> Run:
+def _train(bench: Bench, kind: Kind) -> Run | StepError:
+    """The finished run, or why it did not finish as it should."""
+    try:
+        run = _trained(bench, kind)
+        run.result  # noqa: B018 - raises where it did not finish
+    except StepError as error:
+        return error
+    return run
+
+
+def _trained(bench: Bench, kind: Kind) -> Run:
     spec = _spec(bench, kind)
     variables = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if kind.deterministic else {}
     run = bench.start(kind.backend, spec, kind.folder, variables)
     if kind.broken is None:
         run.job.wait(RUN_SECONDS)
         return run
-    at = 12 if bench.rehearsing else BROKEN_AT
-    _wait_for_step(run, at)
+    _wait_for_step(run, 12 if bench.rehearsing else BROKEN_AT)
     run.job.send(kind.broken)
     code = run.job.wait(RUN_SECONDS)
-    if kind.broken == signal.SIGTERM and code != StoppedError.exit_code:
-        raise StepError(f"{kind.folder} ended with code {code}, not {StoppedError.exit_code}")
     if run.record.get("status") == "finished":
         raise StepError(f"{kind.folder} was finished before it was broken off")
+    if kind.broken == signal.SIGTERM and code != StoppedError.exit_code:
+        raise StepError(f"{kind.folder} ended with code {code}, not {StoppedError.exit_code}")
     run = bench.start(kind.backend, spec, kind.folder, variables)
     run.job.wait(RUN_SECONDS)
     return run
@@ -118,11 +128,11 @@ def _wait_for_step(run: Run, step: int) -> None:
 
 def _compare(bench: Bench, runs: Mapping[str, Run], backend: str) -> Iterator[Row]:
     """Each run against the uninterrupted one: losses by step, and the saved weights."""
-    for run in runs.values():
-        run.result  # noqa: B018 - raises where it did not finish
     pairs = [("stopped", "whole"), ("killed", "whole"), ("again", "whole")]
     pairs += [("deterministic-two", "deterministic-one")]
     pairs = [pair for pair in pairs if set(pair) <= set(runs)]
+    if not pairs:
+        return
     weights = _weights(bench, runs, pairs, backend)
     apart = {}
     for one, other in pairs:
@@ -161,8 +171,5 @@ def _weights(
         for one, other in pairs
     }
     words = [INSIDE / "compare_weights.py", json.dumps(jobs)]
-    job = bench.stacks["trl"].start(words, bench.log(f"weights-{backend}"), piped=True)
-    out, _ = job.process.communicate(timeout=60)
-    if job.process.returncode:
-        raise StepError(f"the weights cannot be compared, see {job.log}")
-    return dict(json.loads(out.splitlines()[-1]))
+    lines = bench.stacks["trl"].run(words, bench.log(f"weights-{backend}"), 60)
+    return dict(json.loads(lines[-1]))

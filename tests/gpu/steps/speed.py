@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from tests.gpu.bench import INSIDE, Bench
 from tests.gpu.models import long_rows, make_models, parameters, shapes
 from tests.gpu.results import Row
-from tests.gpu.stacks import Job, StepError, last_line
+from tests.gpu.stacks import Job, last_line
 
 from aligntune_run.host.gpus import probe_gpus
 
@@ -27,6 +28,8 @@ models are tiny and two cores are shared) and in earnest."""
 
 TOKENS = 16384
 SLICES, STEPS = 3, 3
+ROWS = 16
+"""Batches of data: more than are trained on, so that no epoch ends within a slice."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +81,17 @@ class Peer:
 
     def tell(self, **asked: Any) -> None:
         assert self.job.process.stdin
-        try:
+        with suppress(BrokenPipeError):  # it has ended, as its next answer says
             print(json.dumps(asked), file=self.job.process.stdin, flush=True)
-        except BrokenPipeError as error:
-            raise StepError(f"{self.name} broke off: {last_line(self.job.log)}") from error
 
     def hear(self) -> dict[str, Any]:
-        """Its next answer; what else it prints is passed over."""
+        """Its next answer, an ``error`` if it has ended; what else it prints is passed over."""
         assert self.job.process.stdout
         for line in self.job.process.stdout:
             if line.startswith("@@ "):
                 return dict(json.loads(line[3:]))
-        raise StepError(f"{self.name} broke off: {last_line(self.job.log)}")
+        code = self.job.process.wait()
+        return {"error": f"it ended with code {code}: {last_line(self.job.log)}"}
 
 
 def run(bench: Bench) -> Iterator[Row]:
@@ -104,7 +106,8 @@ def run(bench: Bench) -> Iterator[Row]:
             folders = bench.work / "runs" / f"speed-{number}"
             spec = _spec(bench, case, str(models[case.model]))
             for group in groups:
-                yield from _measure(bench, case, spec, group, str(folders))
+                alive = [peer for peer in group if peer.job.process.poll() is None]
+                yield from _measure(bench, case, spec, alive, str(folders))
     finally:
         for peer in peers:
             peer.job.process.kill()
@@ -141,10 +144,10 @@ def _spec(bench: Bench, case: Case, model: str) -> dict[str, Any]:
         half = case.length // 2
         spec["rl"] = {"max_completion_length": half, "num_generations": 8}
         spec["rewards"] = [{"name": "length", "args": {"target": 100}}]
-        data = long_rows(bench, kind, half, 256)
+        data = long_rows(bench, kind, half, ROWS * case.batch)
     else:
         training["max_length"] = case.length
-        data = long_rows(bench, kind, case.length, 256)
+        data = long_rows(bench, kind, case.length, ROWS * case.batch)
     spec["dataset"] = {"name": str(data)}
     return spec
 
@@ -153,29 +156,31 @@ def _measure(
     bench: Bench, case: Case, spec: Mapping[str, Any], peers: Sequence[Peer], folders: str
 ) -> Iterator[Row]:
     """Load all, then let each train a slice in turn."""
-    ready = []
+    failed: dict[Peer, str] = {}
     for peer in peers:
-        folder = f"{folders}-{peer.whose}-{peer.backend}"
-        peer.tell(case={"spec": spec, "folder": folder})
+        peer.tell(case={"spec": spec, "folder": f"{folders}-{peer.whose}-{peer.backend}"})
     for peer in peers:
         heard = peer.hear()
-        if "ready" in heard:
-            ready.append(peer)
-        else:
-            yield Row.judge(
-                f"{case.name}, {peer.name}", False, heard.get("error", "it ended early")
-            )
+        if "ready" not in heard:
+            failed[peer] = heard["error"]
     slices, steps = (1, 2) if bench.rehearsing else (SLICES, STEPS)
-    seconds: dict[str, list[float]] = {peer.name: [] for peer in ready}
+    seconds: dict[str, list[float]] = {}
     peaks: dict[str, int] = {}
     for _ in range(slices):
-        for peer in ready:
+        for peer in peers:
+            if peer in failed:
+                continue
             peer.tell(steps=steps)
             heard = peer.hear()
-            if "seconds" not in heard:
-                raise StepError(f"{case.name}, {peer.name}: {heard.get('error', heard)}")
-            seconds[peer.name].append(heard["seconds"] / steps)
-            peaks[peer.name] = heard["peak_gpu"]
+            if "seconds" in heard:
+                seconds.setdefault(peer.name, []).append(heard["seconds"] / steps)
+                peaks[peer.name] = heard["peak_gpu"]
+            else:
+                failed[peer] = heard["error"]
+                seconds.pop(peer.name, None)
+    for peer, why in failed.items():
+        yield Row.judge(f"{case.name}, {peer.name}", False, why)
+    ready = [peer for peer in peers if peer not in failed]
     for peer in ready:
         peer.tell(steps=0)
     yield from _rows(bench, case, ready, seconds, peaks)
