@@ -76,7 +76,7 @@ class Bench:
         folder = self.work / "models" / "toy"
         if not (folder / "config.json").exists():
             script = ROOT / "tests" / "helpers" / "toys.py"
-            self.stacks["trl"].run([script, folder], self.log("toys"), 120)
+            self.stacks["trl"].run([script, folder, "wide"], self.log("toys"), 120)
         return folder
 
     def toy_spec(self, algorithm: str, adapter: bool, **training: Any) -> dict[str, Any]:

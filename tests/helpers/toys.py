@@ -7,7 +7,8 @@ The model's whole vocabulary is fourteen letters, padding and the end. The toys:
 - preference, feedback, reward model: answers of the letters a to g are good, those of h to n bad.
 - online: the reward is the share of good letters; half of what a random model says.
 
-Run inside an image, this makes the model: ``python toys.py FOLDER``.
+Run inside an image, this makes the model: ``python toys.py FOLDER [wide]``. A wide one has rows of 64
+weights, as the 4-bit kernels of a GPU want.
 """
 
 from __future__ import annotations
@@ -154,13 +155,15 @@ def main() -> None:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=END, pad_token=pad, model_max_length=64
     )
-    shape = {"hidden_size": 32, "intermediate_size": 64, "head_dim": 8, "initializer_range": 0.2}
+    size = 2 if sys.argv[2:] == ["wide"] else 1
+    shape = {"hidden_size": 32 * size, "intermediate_size": 64 * size, "head_dim": 8 * size}
     make_model(
         Path(sys.argv[1]),
         "llama",
         fast,
         vocab_size=len(words),
         max_position_embeddings=64,
+        initializer_range=0.2,
         **shape,
     )
 
