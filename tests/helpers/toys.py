@@ -7,8 +7,8 @@ The model's whole vocabulary is fourteen letters, padding and the end. The toys:
 - preference, feedback, reward model: answers of the letters a to g are good, those of h to n bad.
 - online: the reward is the share of good letters; half of what a random model says.
 
-Run inside an image, this makes the model: ``python toys.py FOLDER [wide]``. A wide one has rows of 64
-weights, as the 4-bit kernels of a GPU want.
+Run inside an image, this makes the model: ``python toys.py FOLDER [wide]``. A wide one has rows of
+64 weights, as the 4-bit kernels of a GPU want.
 """
 
 from __future__ import annotations
