@@ -171,8 +171,8 @@ def push(run: Path, repository: str, private: bool, message: str | None, **how: 
 
     \b
     Examples:
-    $ aligntune-run push runs/my-run organization/name
-    $ aligntune-run push runs/my-run organization/name --private
+    $ aligntune-run push runs/my-run organisation/name
+    $ aligntune-run push runs/my-run organisation/name --private
     """
     from aligntune.tasks import Push, make
     from aligntune_run.cli import output
