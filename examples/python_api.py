@@ -1,7 +1,7 @@
-"""Two steps of training as a notebook: learn from conversations, then from preferences.
+"""Train in two steps in a notebook: on conversations, then on preferences.
 
-Cells begin with ``# %%``, as in VS Code, Spyder and Jupytext. ``python examples/python_api.py``
-runs it as a program.
+Cells begin with ``# %%``, as in VS Code, Spyder and Jupytext. To run it as a program, use
+``python examples/python_api.py``.
 """
 
 # %% What can run here
@@ -15,7 +15,7 @@ from aligntune.core.backend_factory import (
 for name, status in get_backend_status().items():
     print(f"{name}: {'available' if status['available'] else 'not available'}, {status['reason']}")
 
-# %% Supervised fine-tuning: say what, see the plan, train
+# %% Supervised fine-tuning: describe the run, see the plan, train
 sft = create_sft_trainer(
     model_name="Qwen/Qwen3-0.6B",
     dataset_name="trl-lib/Capybara",
@@ -33,7 +33,7 @@ print(sft.plan())
 trained = sft.train()
 print(f"evaluation loss {trained.metrics['loss']:.4f}, in {trained.run_dir}")
 
-# %% Preferences: go on from what that run left
+# %% Preferences: continue from that run
 dpo = create_rl_trainer(
     model_name=trained.run_dir,
     dataset_name="trl-lib/ultrafeedback_binarized",
@@ -47,14 +47,14 @@ dpo = create_rl_trainer(
 aligned = dpo.train()
 print(f"accuracy {aligned.metrics['accuracy']:.2f}, margin {aligned.metrics['margin']:.4f}")
 
-# %% Both answers to one question, whenever that is: runs outlive the notebook
+# %% Ask both models, at any time: runs outlive the notebook
 QUESTION = "What is two plus two?"
 for run in (trained.run_dir, aligned.run_dir):
     print(Trainer.from_run(run).predict(QUESTION, max_new_tokens=32)[0].text)
 
-# %% The same figures again, from the weights on disk
+# %% Evaluate the saved weights again: the results are the same
 again = dpo.evaluate()
 print(again.accuracy, again.metrics["margin"], again.samples[0])
 
-# %% A copy to keep
+# %% Save a copy
 print(dpo.save_model("aligned-model"))

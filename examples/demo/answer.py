@@ -1,7 +1,7 @@
-"""Ask a model, and show beside its answer what the data says and whether it was trained on that.
+"""Ask a model, and show the data's answer next to its own, and whether it was trained on that.
 
-``python answer.py MODEL DATA_FOLDER QUESTION...``, run where transformers is. Each next token is
-the likeliest one, so the same model always answers the same.
+Run ``python answer.py MODEL DATA_FOLDER QUESTION...`` in an environment with transformers. Decoding
+is greedy, so a model always gives the same answer.
 """
 
 from __future__ import annotations

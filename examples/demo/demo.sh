@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a model that answers: data, an untrained model, its answers, training, its answers.
-# `make demo` runs this. ENGINE=docker or ENGINE=process says where; the default takes what is here.
+# Train a model from scratch and compare its answers before and after. `make demo` runs this script.
+# Set ENGINE=docker or ENGINE=process to choose where; by default, it uses what is available.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -19,7 +19,7 @@ questions=(
 
 step() { printf '\n== %s\n' "$*"; }
 
-# There is no torch on the host, so what needs it runs where training will.
+# The host has no torch, so programs that need it run in the same environment as training.
 inside() { "$bin/aligntune-run" exec --backend trl --engine "$engine" --yes -- python "$@"; }
 
 step "Questions and answers from the docstrings of this Python's standard library"
@@ -35,10 +35,10 @@ step "Training"
 "$bin/aligntune-run" --algo sft --model $out/untrained --dataset $out/data/train.jsonl \
     --backend auto -c examples/sft.yaml --engine "$engine" --output "$run" --yes
 
-step "The loss, in nats a token"
+step "The loss, in nats per token"
 "$bin/python" $here/losses.py "$run"
-echo "The training loss falls as it learns the answers by heart. The held-out loss falls only while it"
-echo "learns how such sentences go: nobody can guess what an unknown function does."
+echo "The training loss falls as the model memorizes the answers. The held-out loss falls only while it"
+echo "learns the style of such sentences: it cannot guess what an unknown function does."
 
 step "What it answers after training"
 inside $here/answer.py "$run/model" $out/data "${questions[@]}"

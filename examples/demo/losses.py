@@ -1,6 +1,6 @@
-"""The losses of a run as a small table: ``python losses.py RUN_DIRECTORY``.
+"""Print the losses of a run as a small table: ``python losses.py RUN_DIRECTORY``.
 
-It reads ``events.jsonl``, as anything may that wants to follow a run.
+It reads ``events.jsonl``, which any program can read to follow a run.
 """
 
 from __future__ import annotations

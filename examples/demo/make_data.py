@@ -1,8 +1,8 @@
-"""Question and answer pairs from the docstrings of Python's standard library, as it is installed.
+"""Make question and answer pairs from the docstrings of the installed Python standard library.
 
-``python make_data.py FOLDER`` writes ``train.jsonl`` and ``eval.jsonl``, one
-``{"prompt": "What does os.path.join do?", "completion": "Join two or more ..."}`` a line. The
-sources are parsed, never imported, so nothing runs, and the same library gives the same files.
+``python make_data.py FOLDER`` writes ``train.jsonl`` and ``eval.jsonl``, with one
+``{"prompt": "What does os.path.join do?", "completion": "Join two or more ..."}`` per line. The
+sources are parsed and never imported, so nothing runs. The same library gives the same files.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ NOT_LIBRARY = frozenset(
         *("antigravity.py", "this.py", "ntpath.py", "nturl2path.py", "sre_compile.py"),
     }
 )
-"""Parts that are tests, programs or somebody else's, or that not every Python brings along."""
+"""Tests, programs, third-party packages, and parts that not every Python has."""
 
 KNOWN_AS = {"posixpath": "os.path"}
-"""Modules whose users call them by another name."""
+"""Modules that users know by another name."""
 
 SHORTEST, LONGEST = 20, 200
-"""Characters of an answer: shorter ones say nothing, longer ones are for a larger model."""
+"""Characters of an answer: shorter ones say too little, longer ones need a larger model."""
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`'\"])")
 
 EVERY = 20
-"""One answer in so many is held out."""
+"""One answer in this many is held out."""
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -45,7 +45,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[dict[str, str]]] = {"train": [], "eval": []}
     for prompt, completion in sorted(set(pairs(Path(sysconfig.get_path("stdlib"))))):
-        # By the answer, so that no held-out answer has been seen under another question.
+        # Split by answer, so that no held-out answer was seen with another question.
         part = "eval" if int(sha256(completion.encode()).hexdigest(), 16) % EVERY == 0 else "train"
         rows[part].append({"prompt": prompt, "completion": completion})
     for part, found in rows.items():
@@ -55,9 +55,9 @@ def main() -> None:
 
 
 def pairs(library: Path) -> Iterator[tuple[str, str]]:
-    """Question and answer for each public function and class that says in a sentence what it is.
+    """Yield a question and answer for each public function and class with a one-sentence summary.
 
-    Methods are left out: their sentences are about a class that the question does not show.
+    Methods are skipped, because their docstrings refer to a class that the question does not name.
     """
     for path in sorted(library.rglob("*.py")):
         parts = path.relative_to(library).parts
@@ -75,7 +75,7 @@ def pairs(library: Path) -> Iterator[tuple[str, str]]:
 
 
 def summary(definition: Definition) -> str:
-    """The first sentence of a docstring, on one line; empty where there is none."""
+    """The first sentence of a docstring, on one line; empty if there is none."""
     paragraph = (ast.get_docstring(definition) or "").strip().partition("\n\n")[0]
     return SENTENCE_END.split(" ".join(paragraph.split()), maxsplit=1)[0]
 

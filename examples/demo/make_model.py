@@ -1,6 +1,6 @@
-"""A small Llama from scratch, with a tokenizer made for the data it will be trained on.
+"""Make a small Llama from scratch, with a tokenizer trained on the data it will learn.
 
-``python make_model.py DATA.jsonl FOLDER``, run where transformers is:
+Run ``python make_model.py DATA.jsonl FOLDER`` in an environment with transformers, for example with
 ``aligntune-run exec -- python make_model.py ...``. The weights are random; only the tokenizer has
 seen the text.
 """
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer, which can spell anything and knows the words of ``texts``."""
+    """Train a byte-level BPE tokenizer on ``texts``; it can encode any text."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -51,7 +51,7 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """Two layers of width 192: room for a thousand sentences, and quick on two cores."""
+    """Two layers of width 192: large enough for a thousand sentences, and fast on two cores."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -62,7 +62,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         num_key_value_heads=4,
         max_position_embeddings=LONGEST,
         tie_word_embeddings=True,
-        # A narrow model starts slowly from the usual 0.02, which is made for wide ones.
+        # The usual 0.02 is for wide models; a narrow model starts slowly from it.
         initializer_range=0.1,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

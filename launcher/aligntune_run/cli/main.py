@@ -1,4 +1,4 @@
-"""The command line: words in, exit codes out. Heavy imports are in the commands."""
+"""The command line: arguments in, exit codes out. Commands do the heavy imports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,19 @@ from aligntune_run.cli.commands.explain import explain
 from aligntune_run.cli.commands.images import images_group
 from aligntune_run.cli.commands.status import status
 from aligntune_run.cli.console import agree, carry_out, outliving, silence
-from aligntune_run.cli.options import FLAGS, settings, spec_flags
+from aligntune_run.cli.options import (
+    DRY_RUN,
+    FIND_LINKS,
+    FLAGS,
+    HELP_OPTION,
+    OUTPUT,
+    WAIT,
+    WHAT,
+    YES,
+    json_option,
+    settings,
+    spec_flags,
+)
 
 if TYPE_CHECKING:
     from aligntune_run.planning.decide import Prepared
@@ -29,21 +41,47 @@ if TYPE_CHECKING:
 PROGRAM = "aligntune-run"
 
 READER_LEFT = 128 + signal.SIGPIPE
-"""The exit code where nobody reads our output any more and so the work was left undone."""
+"""The exit code if the reader of our output left and the work was not done."""
+
+
+HELP = {
+    "text_markup": "ansi",
+    "options_table_column_types": ["opt_all_metavar", "help"],
+    "append_metavars_help_string": "{}",
+    "delimiter_comma": ", ",
+    "padding_helptext_first_line": (0, 0, 1, 0),
+    "text_paragraph_linebreaks": "\n\n",
+    "commands_before_options": True,
+}
+"""The layout of the help; subcommands inherit it. The decorator for it would import rich."""
 
 
 @click.group(
     invoke_without_command=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "rich_help_config": HELP,
+    },
 )
+@click.command_panel("Look before you run", commands=["explain", "status", "doctor"])
+@click.command_panel("Work with runs", commands=["evaluate", "predict", "push"])
+@click.command_panel("Images and machine", commands=["images", "exec"])
 @spec_flags
-@click.option("--resume", type=click.Path(path_type=Path), help="Go on with a stopped run.")
-@click.option("--find-links", multiple=True, help="Folder or page with wheels, for a first build.")
-@click.option("--yes", is_flag=True, help="Obtain an image without asking.")
-@click.option("--wait", is_flag=True, help="Wait for a GPU that another run has.")
-@click.option("--dry-run", is_flag=True, help="Print the plan, change nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the plan or the result as JSON.")
-@click.version_option(__version__, prog_name=PROGRAM)
+@click.option(
+    "--resume",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Resume a stopped run from its newest checkpoint.",
+    panel=WHAT,
+)
+@FIND_LINKS
+@YES
+@WAIT
+@DRY_RUN
+@json_option("the plan or the finished run's record")
+@click.version_option(__version__, prog_name=PROGRAM, panel=OUTPUT)
+@HELP_OPTION
 @click.pass_context
 def cli(
     context: click.RichContext,
@@ -60,17 +98,21 @@ def cli(
 ) -> None:
     """Post-train a language model with the fastest stack this machine can run.
 
-    [dim]aligntune-run --algo sft --model M --dataset D[/dim]
+    \b
+    Examples:
+    $ aligntune-run --algo sft --model Qwen/Qwen3-0.6B --dataset chats.jsonl
+    $ aligntune-run --algo dpo --model runs/my-run --dataset pairs.jsonl
+    $ aligntune-run -c spec.yaml --set training.epochs=1 --dry-run
     """
-    words = _given(context)
+    given = _given(context)
     if (command := context.invoked_subcommand) is not None:
-        if words:
+        if given:
             raise click.UsageError(
-                f"{', '.join(words)} before {command!r} would not be heeded; options of a command "
-                f"stand after it, and {PROGRAM} {command} --help shows which it has"
+                f"{', '.join(given)} before {command!r} has no effect; put a command's options "
+                f"after it. {PROGRAM} {command} --help lists them"
             )
         return
-    if not words and not _environment_asks():
+    if not given and not _environment_asks():
         click.echo(context.get_help())
         return
     from aligntune_run.cli import output
@@ -79,9 +121,9 @@ def cli(
 
     obtaining = Obtaining(find_links, agree if not yes else lambda question: True, wait)
     if resume is not None:
-        given = [flag.name for flag in FLAGS if flags[flag.parameter] not in (None, ())]
-        if config or assignments or given:
-            raise click.UsageError("--resume goes on with the run's own spec; leave other keys out")
+        keys = [flag.name for flag in FLAGS if flags[flag.parameter] not in (None, ())]
+        if config or assignments or keys:
+            raise click.UsageError("--resume uses the run's own spec; leave other keys out")
         prepared = prepare_resume(resume, obtaining)
     else:
         prepared = prepare(settings(config, flags, assignments), obtaining)
@@ -93,7 +135,7 @@ def cli(
 
 
 def _given(context: click.RichContext) -> list[str]:
-    """The options that stand on the command line, by their long names."""
+    """The long names of the options on the command line."""
     return [
         option.opts[-1]
         for option in context.command.params
@@ -102,7 +144,7 @@ def _given(context: click.RichContext) -> list[str]:
 
 
 def _environment_asks() -> bool:
-    """Whether a variable of the environment sets a key of the spec."""
+    """Whether an environment variable sets a key of the spec."""
     from aligntune.spec.layers import from_environment
 
     return any(True for _ in from_environment(os.environ))
@@ -125,12 +167,12 @@ for command in (execute, explain, status, doctor, *tasks.COMMANDS, images_group)
 
 
 def main() -> int:
-    """Run the command; a foreseen error is one message and its exit code, never a traceback."""
+    """Run the command; an expected error is one message and its exit code, never a traceback."""
     try:
         left = cli.main(prog_name=PROGRAM, standalone_mode=False)
     except AligntuneError as error:
-        word = "stopped" if isinstance(error, StoppedError) else "error"
-        return _end(f"{word}: {error}", error.exit_code)
+        label = "stopped" if isinstance(error, StoppedError) else "error"
+        return _end(f"{label}: {error}", error.exit_code)
     except click.Abort:
         return _end("aborted", 130)
     except click.ClickException as error:
@@ -138,7 +180,7 @@ def main() -> int:
         return _end(f"error: {problem}", problem.exit_code)
     except KeyboardInterrupt:
         return _end("interrupted", 130)
-    except (BrokenPipeError, SystemExit):  # click and rich make the one into the other
+    except (BrokenPipeError, SystemExit):  # click and rich turn one into the other
         for stream in (sys.stdout, sys.stderr):
             silence(stream)
         return READER_LEFT
@@ -146,9 +188,9 @@ def main() -> int:
         if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         silence(sys.stdout)
-        full = OutputError("no space left for what is printed", "Free some, or print elsewhere")
+        full = OutputError("no space left for the output", "Free some space, or print elsewhere")
         return _end(f"error: {full}", full.exit_code)
-    return left if isinstance(left, int) else 0  # an Exit's code, as from --help and exec
+    return left if isinstance(left, int) else 0  # the code of an Exit, from --help and exec
 
 
 def _end(message: str, code: int) -> int:

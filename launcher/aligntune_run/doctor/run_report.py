@@ -84,7 +84,7 @@ def _containers(own: Sequence[Container], at_work: bool) -> Iterator[Verdict]:
 
 
 def _told(symptom: Symptom) -> Verdict:
-    return warn(f"{symptom.name}: {symptom.means}", symptom.mend)
+    return warn(f"{symptom.name}: {symptom.means}", symptom.remedy)
 
 
 def _go_on(run: RunDir, record: dict[str, Any]) -> Iterator[Verdict]:

@@ -1,1 +1,1 @@
-"""Known failures of the stacks, one table a kind."""
+"""Known failures of the stacks, one table per kind."""

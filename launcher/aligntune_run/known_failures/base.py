@@ -1,4 +1,4 @@
-"""What a known failure is."""
+"""The definition of a known failure."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class Symptom:
 
     Attributes:
         name: short and stable, for programs.
-        signs: patterns, any of which shows it; each repeats only within bounds.
-        means: what has happened, as half a sentence.
-        mend: what to do, as an imperative, with the command where there is one.
+        signs: patterns; one match is enough. Each has bounded repeats.
+        means: what happened, as half a sentence.
+        remedy: what to do, as an imperative, with the command if there is one.
     """
 
     name: str
     signs: tuple[str, ...]
     means: str
-    mend: str
+    remedy: str
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:

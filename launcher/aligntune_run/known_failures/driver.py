@@ -1,4 +1,4 @@
-"""Known failures: GPU, driver and what passes the one to a container."""
+"""Known failures of the GPU, its driver, and passing it to a container."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ DRIVER: tuple[Symptom, ...] = (
             r"forward compatibility was attempted on non supported HW",
             r"Driver/library version mismatch",
         ),
-        "the loaded NVIDIA kernel module and the driver's libraries are of different versions "
-        "(CUDA errors 803 and 804), most often since an update without a restart",
-        "Restart the machine, and drop any cuda-compat folder from LD_LIBRARY_PATH",
+        "the loaded NVIDIA kernel module and the driver's libraries have different versions (CUDA "
+        "errors 803 and 804), usually after an update without a restart",
+        "Restart the machine, and remove any cuda-compat folder from LD_LIBRARY_PATH",
     ),
     Symptom(
         "gpu-too-old-or-new",
@@ -34,7 +34,7 @@ DRIVER: tuple[Symptom, ...] = (
             r"too old to be supported by the triton GPU compiler",
         ),
         "the image's torch has no code for this GPU's compute capability",
-        "Use another GPU, or --gpus 0; `aligntune-run doctor` says what the images support",
+        "Use another GPU, or --gpus 0; `aligntune-run doctor` shows what the images support",
     ),
     Symptom(
         "gpu-lost",
@@ -43,9 +43,9 @@ DRIVER: tuple[Symptom, ...] = (
             r"CUDA error: no CUDA-capable device is detected",
             r"CUDA unknown error - this may be due to an incorrectly set up environment",
         ),
-        "the container has lost its GPU, as a daemon-reload of systemd takes it where the engine's "
-        "cgroup driver is systemd",
-        "Go on with --resume; for good, use CDI, or set "
+        "the container lost its GPU; with the systemd cgroup driver, `systemctl daemon-reload` "
+        "does this",
+        "Resume with --resume. To prevent it, use CDI, or set "
         '"exec-opts": ["native.cgroupdriver=cgroupfs"] in /etc/docker/daemon.json',
     ),
     Symptom(
@@ -69,9 +69,9 @@ DRIVER: tuple[Symptom, ...] = (
             r"setup doesn't support bf16/gpu",
             r"libcuda\.so(?:\.1)?: cannot open shared object file",
         ),
-        "the worker sees no GPU although it was given one",
-        "See whether `docker run --rm --gpus all IMAGE nvidia-smi` works; else mend the NVIDIA "
+        "the worker was given a GPU but cannot see it",
+        "Try `docker run --rm --gpus all IMAGE nvidia-smi`. If that fails too, fix the NVIDIA "
         "Container Toolkit, or train with --gpus 0",
     ),
 )
-"""The most telling first."""
+"""The most specific first."""

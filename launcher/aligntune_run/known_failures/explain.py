@@ -1,8 +1,8 @@
-"""Known failures of the stacks: what they look like in a log, what they mean, what mends them.
+"""Known failures of the stacks: their signs in a log, what they mean and how to fix them.
 
-The signs are the words of the pinned stacks and of the libraries below them. Each is matched within
-one line, and repeats only so often as it says: so the work is a small multiple of the log's length,
-whatever the log holds. The table goes from what tells most to what tells least.
+The signs are messages of the pinned stacks and of the libraries below them. Each matches within one
+line and has bounded repeats, so the work is a small multiple of the log's length, whatever the log
+holds. The table goes from the most specific failure to the least specific one.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from aligntune_run.known_failures.stack import STACK
 from aligntune_run.known_failures.system import SYSTEM
 
 SYMPTOMS = (*DRIVER, *SYSTEM, *STACK, *HUB, *FILES)
-"""Every known failure, the most telling first; docs/doctor.md has them as a table."""
+"""Every known failure, the most specific first; docs/doctor.md lists them in a table."""
 
 LIMIT = 2**20
-"""How much of the end of a log is looked at, in bytes or characters."""
+"""How much of the end of a log is searched, in bytes or characters."""
 
 VAGUE = (AligntuneError, TrainingError, ImageError, EngineError)
-"""Failures of which a log may tell more than they do; all others already say what to do."""
+"""Failures that a log may explain better; all others already say what to do."""
 
 
 def explain(log: str) -> tuple[Symptom, ...]:
-    """The known failures that the end of a log shows, the most telling first."""
+    """The known failures in the end of a log, the most specific first."""
     end = log[-LIMIT:]
     return tuple(symptom for symptom in SYMPTOMS if symptom.pattern.search(end))
 
 
 def explained(failure: AligntuneError, log: str) -> AligntuneError:
-    """A failure that says little, with what the log says it is; any other as it is.
+    """Add the log's explanation to a failure that says little; return any other unchanged.
 
-    Class and exit code stay: the log explains what happened, and does not judge whose fault it was.
+    Class and exit code stay the same: the log explains what happened, not whose fault it was.
 
     Args:
-        failure: what the run failed of.
+        failure: why the run failed.
         log: the end of everything that was printed.
     """
     if type(failure) not in VAGUE:
@@ -48,19 +48,19 @@ def explained(failure: AligntuneError, log: str) -> AligntuneError:
     found = explain(failure.what) or explain(log)
     if not found:
         return failure
-    told = type(failure)(
-        f"{failure.what} ({found[0].means})", f"{found[0].mend}. All of it is in train.log"
+    clearer = type(failure)(
+        f"{failure.what} ({found[0].means})", f"{found[0].remedy}. The full output is in train.log"
     )
-    told.exit_code = failure.exit_code
-    return told
+    clearer.exit_code = failure.exit_code
+    return clearer
 
 
 def tail(log: Path, since: int = 0) -> str:
-    """The last :data:`LIMIT` bytes of a log; empty where there is none that can be read.
+    """The last :data:`LIMIT` bytes of a log; empty if it cannot be read.
 
     Args:
         log: the file.
-        since: offset where it begins to matter, as an earlier attempt wrote what is before.
+        since: offset to start from; what is before it belongs to an earlier attempt.
     """
     try:
         with log.open("rb") as file:

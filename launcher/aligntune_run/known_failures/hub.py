@@ -1,4 +1,4 @@
-"""Known failures: the hub and the way to it."""
+"""Known failures of the hub and the connection to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HUB: tuple[Symptom, ...] = (
             r"You are trying to access a gated repo",
             r"Access to (?:model|dataset) .{1,120} is restricted",
         ),
-        "the repository is gated, and the token has no access",
+        "the repository is gated, and your token has no access",
         "Accept its terms on the hub, log in (`hf auth login`), and run again",
     ),
     Symptom(
@@ -22,20 +22,21 @@ HUB: tuple[Symptom, ...] = (
             r"Invalid credentials in Authorization header",
             r"Repository Not Found for url",
         ),
-        "the hub refused: a private or misspelt repository, or a token without the right",
-        "Check the name, and `hf auth whoami`",
+        "the hub refused access: the repository is private or misspelt, or the token lacks "
+        "permission",
+        "Check the name, and check your login with `hf auth whoami`",
     ),
     Symptom(
         "hub-rate",
         (r"429 Client Error|Too Many Requests for url|rate limit(?:ed)? (?:reached|exceeded)",),
-        "the hub limits how much it is asked, and more so without a token",
-        "Log in (`hf auth login`), wait some minutes, and run again",
+        "you reached the hub's rate limit, which is lower without a token",
+        "Log in (`hf auth login`), wait a few minutes, and run again",
     ),
     Symptom(
         "tls",
         (r"CERTIFICATE_VERIFY_FAILED", r"self[- ]signed certificate in certificate chain"),
-        "a certificate is not trusted, as behind a proxy that inspects TLS",
-        "Point SSL_CERT_FILE at the proxy's CA bundle; containers are given it too",
+        "a certificate is not trusted, for example behind a proxy that inspects TLS",
+        "Set SSL_CERT_FILE to the proxy's CA bundle; containers get it too",
     ),
     Symptom(
         "xet",
@@ -51,9 +52,9 @@ HUB: tuple[Symptom, ...] = (
             r"OfflineModeIsEnabled|offline mode is enabled",
             r"Temporary failure in name resolution",
         ),
-        "a file of the hub is not in the cache, and training has no network",
-        "Name what is read in the spec, so that it is fetched first; check the network "
+        "a hub file is not in the cache, and the training container has no network",
+        "Name it in the spec, so that it is fetched first, and check the network "
         "(`aligntune-run doctor`)",
     ),
 )
-"""The most telling first."""
+"""The most specific first."""

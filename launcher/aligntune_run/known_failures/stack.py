@@ -1,4 +1,4 @@
-"""Known failures: what trains: kernels, numbers, and packages that do not fit each other."""
+"""Known failures of training itself: kernels, numbers, and incompatible packages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ STACK: tuple[Symptom, ...] = (
             r"srcIndex < srcSelectDimSize",
             r"IndexError: index out of range in self",
         ),
-        "an index was out of bounds, most often a token beyond the model's vocabulary or a row "
-        "longer than its context",
-        "Use the model's own tokenizer, lower --max-length, and run with --gpus 0 for the line",
+        "an index was out of bounds, usually because a token is outside the model's vocabulary or "
+        "a row is longer than its context",
+        "Use the model's own tokenizer, lower --max-length, or run with --gpus 0 to see the line",
     ),
     Symptom(
         "numerical",
@@ -24,8 +24,8 @@ STACK: tuple[Symptom, ...] = (
             r"'(?:loss|grad_norm)': '?nan",
             r"svd.{0,60}failed to converge",
         ),
-        "the numbers went out of range: the loss or the weights are no numbers any more",
-        "Lower --lr, set training.precision=bf16 or fp32, and look for empty or odd rows",
+        "the loss or the weights became NaN or infinite",
+        "Lower --lr, set training.precision=bf16 or fp32, and look for empty or unusual rows",
     ),
     Symptom(
         "illegal-memory-access",
@@ -33,13 +33,13 @@ STACK: tuple[Symptom, ...] = (
             r"CUDA error: an illegal memory access was encountered",
             r"CUDA error: unspecified launch failure",
         ),
-        "a kernel read or wrote where it may not, by a bug in a kernel or a GPU that fails",
+        "a kernel accessed invalid memory, because of a bug in the kernel or a faulty GPU",
         "Try --backend trl; if that fails too, see `sudo dmesg | grep -i xid`",
     ),
     Symptom(
         "triton-resources",
         (r"out of resource: shared memory",),
-        "a compiled kernel needs more of the GPU's shared memory than this GPU has",
+        "a compiled kernel needs more shared memory than this GPU has",
         "Use --backend trl, or lower --max-length",
     ),
     Symptom(
@@ -57,13 +57,13 @@ STACK: tuple[Symptom, ...] = (
     Symptom(
         "unsloth-cuda-not-linked",
         (r"Unsloth: CUDA is not linked properly",),
-        "Unsloth finds no libcuda where the loader looks",
+        "Unsloth cannot find libcuda on the loader's path",
         "Run `sudo ldconfig` on the host (--engine process), or use --engine docker",
     ),
     Symptom(
         "unsloth-needs-gpu",
         (r"NotImplementedError: Unsloth.{0,80}needs a GPU",),
-        "what was asked of Unsloth works on a GPU only",
+        "this Unsloth option works only on a GPU",
         "Use --backend trl, or leave the option out",
     ),
     Symptom(
@@ -73,8 +73,8 @@ STACK: tuple[Symptom, ...] = (
             r"A module that was compiled using NumPy 1\.x cannot be run in",
             r"numpy\.core\.multiarray failed to import",
         ),
-        "a package was built for another numpy",
-        "Take what was added to the image or the venv out again: the lock's versions fit",
+        "a package was built for another version of numpy",
+        "Remove the packages you added to the image or venv; the locked versions are compatible",
     ),
     Symptom(
         "version-clash",
@@ -86,8 +86,8 @@ STACK: tuple[Symptom, ...] = (
             r"operator torchvision::nms does not exist",
             r"torch.{0,20}torchvision.{0,20}compiled with different CUDA",
         ),
-        "packages of versions that do not fit have been mixed",
-        "Run the pinned image (leave out --image), or take what was added to it out again",
+        "the environment has packages with incompatible versions",
+        "Use the pinned image (leave out --image), or remove the packages you added",
     ),
 )
-"""The most telling first."""
+"""The most specific first."""

@@ -1,4 +1,4 @@
-"""Known failures: libraries of the system, and the memory that it has."""
+"""Known failures of system libraries and memory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ SYSTEM: tuple[Symptom, ...] = (
             r"lib(?:cudart|cublas|cublasLt|cudnn|cusparse|nvJitLink|nccl)[\w.-]{0,40}: {1,3}"
             r"(?:undefined symbol|cannot open shared object|version `)",
         ),
-        "CUDA libraries of two versions have been mixed, as by LD_LIBRARY_PATH or a package that "
-        "was added to the image",
-        "Unset LD_LIBRARY_PATH (--engine process), or take the package out of the derived image",
+        "two versions of the CUDA libraries are mixed, for example because of LD_LIBRARY_PATH or a "
+        "package added to the image",
+        "Unset LD_LIBRARY_PATH (--engine process), or remove the package from the derived image",
     ),
     Symptom(
         "flash-attention",
@@ -27,10 +27,10 @@ SYSTEM: tuple[Symptom, ...] = (
             r"does not support Flash Attention \d",
             r"No module named 'flash_attn",
         ),
-        "Flash Attention was asked for and is not there, is built for another torch, or does not "
-        "take this GPU, model or precision",
-        "Leave model.attention at auto, which is PyTorch's own, or take flash-attn out of the "
-        "derived image",
+        "Flash Attention is missing, is built for another torch, or does not support this GPU, "
+        "model or precision",
+        "Set model.attention=auto, which uses PyTorch's own, or remove flash-attn from the derived "
+        "image",
     ),
     Symptom(
         "no-compiler",
@@ -39,14 +39,14 @@ SYSTEM: tuple[Symptom, ...] = (
             r"Python\.h: No such file or directory",
             r"InvalidCxxCompiler|No working C\+\+ compiler found",
         ),
-        "Triton compiles kernels when training starts, and finds no C compiler or Python headers",
+        "Triton compiles kernels when training starts, and found no C compiler or Python headers",
         "Install them (`sudo apt install gcc libc6-dev python3-dev`); our images have them",
     ),
     Symptom(
         "noexec",
         (r"failed to map segment from shared object",),
-        "a compiled library lies where nothing may be executed, as in a /tmp mounted noexec",
-        "Set TMPDIR and ALIGNTUNE_CACHE_DIR to folders on a file system with exec",
+        "a compiled library is on a file system mounted noexec, such as /tmp",
+        "Set TMPDIR and ALIGNTUNE_CACHE_DIR to folders on a file system without noexec",
     ),
     Symptom(
         "glibc",
@@ -54,14 +54,14 @@ SYSTEM: tuple[Symptom, ...] = (
             r"version `GLIBC_2\.\d{1,3}' not found",
             r"version `(?:GLIBCXX|CXXABI)_[\d.]{1,12}' not found",
         ),
-        "this system's C or C++ library is older than the packages of the lock need",
-        "Use --engine docker: an image brings its own; with conda, deactivate it",
+        "this system's C or C++ library is too old for the locked packages",
+        "Use --engine docker, since images have their own; if you use conda, deactivate it",
     ),
     Symptom(
         "illegal-instruction",
         (r"Illegal instruction", r"SIGILL\b"),
-        "the processor lacks an instruction that a library was built with, most often AVX2",
-        "Use another machine, or have the virtual machine pass its host's CPU model through",
+        "the processor lacks an instruction that a library uses, usually AVX2",
+        "Use another machine, or set the virtual machine to pass through the host's CPU model",
     ),
     Symptom(
         "shm",
@@ -74,8 +74,8 @@ SYSTEM: tuple[Symptom, ...] = (
             r"Error while creating shared memory segment",
         ),
         "shared memory (/dev/shm) is too small",
-        "Raise --set memory=... (half of it is /dev/shm); with docker run by hand give "
-        "--shm-size 8g; or set trainer_args.dataloader_num_workers=0",
+        "Raise --set memory=... (half of it is /dev/shm), add --shm-size 8g to your own docker "
+        "run, or set trainer_args.dataloader_num_workers=0",
     ),
     Symptom(
         "gpu-memory",
@@ -85,9 +85,9 @@ SYSTEM: tuple[Symptom, ...] = (
             r"torch\.(?:cuda\.)?OutOfMemoryError",
             r"CUBLAS_STATUS_ALLOC_FAILED",
         ),
-        "the GPU has too little memory left",
+        "the GPU ran out of memory",
         "Lower --batch-size or --max-length, set training.gradient_checkpointing=true, or use "
-        "--lora-rank or --load-in-4bit; `nvidia-smi` shows who else uses it",
+        "--lora-rank or --load-in-4bit; `nvidia-smi` shows what else uses it",
     ),
     Symptom(
         "host-memory",
@@ -99,8 +99,8 @@ SYSTEM: tuple[Symptom, ...] = (
             r"std::bad_alloc",
             r"Cannot allocate memory",
         ),
-        "the machine, or the container's limit, had too little memory",
-        "Lower --batch-size, or raise --set memory=...; `sudo dmesg` shows what the kernel ended",
+        "the machine or the container ran out of memory",
+        "Lower --batch-size, or raise --set memory=...; `sudo dmesg` shows what the kernel killed",
     ),
 )
-"""The most telling first."""
+"""The most specific first."""

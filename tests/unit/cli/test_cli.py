@@ -31,7 +31,7 @@ def test_help_names_every_flag_and_every_algorithm(environment: dict[str, str]) 
 
 
 def test_every_flag_is_of_a_key_that_the_spec_has() -> None:
-    known = {*known_keys(), "model", "dataset"}
+    known = {*known_keys(), "model", "dataset", "beta"}
     assert {flag.key for flag in FLAGS} <= known
     assert len({flag.name for flag in FLAGS}) == len(FLAGS)
 
@@ -121,7 +121,7 @@ def test_an_option_before_a_command_is_told_where_it_belongs(
     done = run(*words, environment=environment)
     assert (done.returncode, done.stdout) == (2, "")
     assert says in done.stderr
-    assert "stand after it" in done.stderr
+    assert "put a command's options after it" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_output_that_a_full_disk_does_not_take_is_an_error(
             text=True,
         )
     assert done.returncode == 5
-    assert done.stderr.startswith("error: no space left for what is printed")
+    assert done.stderr.startswith("error: no space left for the output")
     assert TRACEBACK not in done.stderr
 
 

@@ -327,4 +327,4 @@ def test_a_failure_that_nobody_knows_is_left_as_it_is() -> None:
 
 def test_the_docs_list_exactly_the_known_failures_with_meaning_and_remedy() -> None:
     rows = re.findall(r"^\| `([\w-]+)` \| (.+?) \| (.+?) \|$", DOCUMENTED.read_text("utf-8"), re.M)
-    assert rows == [(one.name, one.means, one.mend) for one in SYMPTOMS]
+    assert rows == [(one.name, one.means, one.remedy) for one in SYMPTOMS]

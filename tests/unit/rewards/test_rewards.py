@@ -624,7 +624,7 @@ def test_the_docs_list_every_reward_with_its_arguments_and_defaults() -> None:
 
     from aligntune.rewards.catalog import BUILT_IN
 
-    table = DOCUMENTED.partition("## Built in")[2]
+    table = DOCUMENTED.partition("## Built-in rewards")[2]
     rows = dict(re.findall(r"^\| `(\w+)` \| .*? \| (.+?) \|$", table, re.M))
     assert set(rows) == set(BUILT_IN)
     for name, factory in BUILT_IN.items():

@@ -141,7 +141,7 @@ def test_what_an_earlier_attempt_logged_explains_nothing_of_this_one(tmp_path: P
         return fail(TrainingError("first"))(worker)
 
     run = tmp_path / "run"
-    with pytest.raises(TrainingError, match="the GPU has too little memory"):
+    with pytest.raises(TrainingError, match="the GPU ran out of memory"):
         execute(prepared(run, train=first), lambda event: None)
     with pytest.raises(TrainingError) as caught:
         execute(

@@ -1,4 +1,4 @@
-"""The command: aligntune-run doctor."""
+"""The ``doctor`` command: check the machine, or a run."""
 
 from __future__ import annotations
 
@@ -27,13 +27,19 @@ COLOURS = {"pass": "green", "warn": "yellow", "fail": "bold red"}
     "--bundle",
     metavar="FILE.tar.gz",
     type=click.Path(path_type=Path),
-    help="Write an archive for a bug report, without secrets and data.",
+    help="Write an archive for a bug report, without secrets or data.",
 )
-@click.option("--offline", is_flag=True, help="Do not ask whether the hub is there.")
+@click.option("--offline", is_flag=True, help="Do not try to reach the hub.")
 def doctor(run: Path | None, as_json: bool, bundle: Path | None, offline: bool) -> None:
-    """Check everything that a run needs of this machine, and say what mends what is amiss.
+    """Check everything a run needs on this machine, and show how to fix what fails.
 
-    With a RUN directory: also what became of that run, why, and how to go on.
+    With a RUN directory, it also explains how that run ended and how to resume it.
+
+    \b
+    Examples:
+    $ aligntune-run doctor
+    $ aligntune-run doctor runs/my-run
+    $ aligntune-run doctor runs/my-run --bundle report.tar.gz
     """
     from aligntune_run.cli import output
     from aligntune_run.doctor.bundle import pack, require_new
@@ -56,26 +62,29 @@ def doctor(run: Path | None, as_json: bool, bundle: Path | None, offline: bool) 
             print(f"{bundle} holds:", file=stream)
             for name, size in members:
                 print(f"  {size:>9,}  {name}", file=stream)
-            print("Look through it before you send it: README.txt says what to see to", file=stream)
+            print(
+                "Check its contents before you send it; README.txt says what to look for",
+                file=stream,
+            )
     raise Exit(diagnosis.exit_code)
 
 
 def show(diagnosis: Diagnosis, stream: TextIO) -> None:
-    """The checks for people: a table in a terminal, plain lines everywhere else."""
+    """Print the checks for people: a table in a terminal, plain lines elsewhere."""
     from aligntune_run.doctor.diagnose import counted
 
     if diagnosis.run:
-        _show(diagnosis.run, stream)
-    _show(diagnosis.checks, stream)
+        _show_verdicts(diagnosis.run, stream)
+    _show_verdicts(diagnosis.checks, stream)
     print(counted(diagnosis.checks), file=stream)
 
 
-def _show(said: Sequence[Verdict], stream: TextIO) -> None:
+def _show_verdicts(verdicts: Sequence[Verdict], stream: TextIO) -> None:
     if not stream.isatty():
-        for one in said:
-            print(f"{one.level}  {one.rule}: {one.evidence}", file=stream)
-            if one.remedy and one.level != "pass":
-                print(f"      {one.remedy}", file=stream)
+        for verdict in verdicts:
+            print(f"{verdict.level}  {verdict.rule}: {verdict.evidence}", file=stream)
+            if verdict.remedy and verdict.level != "pass":
+                print(f"      {verdict.remedy}", file=stream)
         return
     from rich import box
     from rich.console import Console
@@ -83,9 +92,9 @@ def _show(said: Sequence[Verdict], stream: TextIO) -> None:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
-    for one in said:
-        words = Text(one.evidence)
-        if one.remedy and one.level != "pass":
-            words.append(f"\n{one.remedy}", "bold")
-        table.add_row(Text(one.level, COLOURS[one.level]), Text(one.rule, "dim"), words)
+    for verdict in verdicts:
+        text = Text(verdict.evidence)
+        if verdict.remedy and verdict.level != "pass":
+            text.append(f"\n{verdict.remedy}", "bold")
+        table.add_row(Text(verdict.level, COLOURS[verdict.level]), Text(verdict.rule, "dim"), text)
     Console(file=stream, highlight=False).print(table)

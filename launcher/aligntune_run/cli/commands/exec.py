@@ -1,4 +1,4 @@
-"""The command that runs any program in a backend's environment: exec."""
+"""The ``exec`` command: run a program in a backend's environment."""
 
 from __future__ import annotations
 
@@ -9,16 +9,45 @@ import rich_click as click
 from click.exceptions import Exit
 
 from aligntune_run.cli.console import agree
+from aligntune_run.cli.options import FIND_LINKS, HELP_OPTION, WHERE, YES
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True})
-@click.option("--backend", type=click.Choice(["trl", "unsloth"]), default="trl", help="Whose.")
-@click.option("--engine", type=click.Choice(["auto", "docker", "process"]), default="auto")
-@click.option("--gpus", type=click.Choice(["auto", "0"]), default="auto", help="0 gives it none.")
-@click.option("--mount", "folders", multiple=True, type=click.Path(exists=True, path_type=Path))
-@click.option("--find-links", multiple=True, help="Folder or page with wheels, for a first build.")
-@click.option("--yes", is_flag=True, help="Obtain an image without asking.")
-@click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option(
+    "--backend",
+    type=click.Choice(["trl", "unsloth"]),
+    default="trl",
+    help="Backend whose environment to use. Default: trl.",
+    panel=WHERE,
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "docker", "process"]),
+    default="auto",
+    help="Container engine, or a process in a venv.",
+    panel=WHERE,
+)
+@click.option(
+    "--gpus",
+    type=click.Choice(["auto", "0"]),
+    default="auto",
+    help="auto uses a free GPU if there is one; 0 uses none.",
+    panel=WHERE,
+)
+@click.option(
+    "--mount",
+    "folders",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Also mount this folder, writable; repeatable.",
+    panel=WHERE,
+)
+@FIND_LINKS
+@YES
+@HELP_OPTION
+@click.argument(
+    "command", metavar="-- PROGRAM ARGS...", nargs=-1, required=True, type=click.UNPROCESSED
+)
 def execute(
     backend: str,
     engine: str,
@@ -26,13 +55,18 @@ def execute(
     folders: tuple[Path, ...],
     find_links: tuple[str, ...],
     yes: bool,
-    words: tuple[str, ...],
+    command: tuple[str, ...],
 ) -> None:
-    """Run a program in a backend's environment: aligntune-run exec -- python script.py
+    """Run a program in a backend's environment, such as a script that loads your model.
 
-    In a container it sees the current directory and every --mount, at their own path and writable,
-    and has no network. In a venv (--engine process) it sees what you see, network included, but
-    for the variables with a hub token.
+    In a container, the program can write to the current directory and every --mount, at the same
+    paths, and has no network. In a venv (--engine process), it has your files and your network,
+    but no hub token from the environment.
+
+    \b
+    Examples:
+    $ aligntune-run exec -- python script.py
+    $ aligntune-run exec --backend unsloth --mount /data -- python script.py
     """
     from aligntune_run.cli.progress import obtaining
     from aligntune_run.planning.decide import Obtaining
@@ -41,4 +75,4 @@ def execute(
     how = Obtaining(find_links, agree if not yes else lambda question: True)
     with obtaining(sys.stderr) as say:
         environment = obtain(backend, engine, gpus, how, say)
-    raise Exit(run_program(words, environment, folders))
+    raise Exit(run_program(command, environment, folders))

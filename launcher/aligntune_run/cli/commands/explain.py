@@ -1,4 +1,4 @@
-"""The command that says what would run and why: explain."""
+"""The ``explain`` command: what would run, and why."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import rich_click as click
 
 from aligntune_run.cli.console import outliving
-from aligntune_run.cli.options import settings, spec_flags
+from aligntune_run.cli.options import FIND_LINKS, HELP_OPTION, json_option, settings, spec_flags
 
 
 @click.command()
 @spec_flags
-@click.option("--find-links", multiple=True, help="Folder or page with wheels, for a first build.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@FIND_LINKS
+@json_option("the choice, verdicts and memory estimate")
+@HELP_OPTION
 def explain(
     config: tuple[Path, ...],
     assignments: tuple[str, ...],
@@ -23,9 +24,14 @@ def explain(
     as_json: bool,
     **flags: Any,
 ) -> None:
-    """Say what would run and why: every rule with its verdict, and whether it fits in memory.
+    """Show what would run and why: the verdict of every rule, and whether it fits in memory.
 
-    Takes what a run takes. Ends with the code that the run would be refused with, else with 0.
+    It takes the same options as a run. If the run would be refused, it exits with the same code.
+
+    \b
+    Examples:
+    $ aligntune-run explain --algo sft --model ./model --dataset chats.jsonl
+    $ aligntune-run explain -c spec.yaml --backend unsloth
     """
     from aligntune_run.cli import output
     from aligntune_run.planning.decide import Obtaining

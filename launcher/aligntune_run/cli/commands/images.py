@@ -1,4 +1,4 @@
-"""The commands that build and list the pinned images."""
+"""The ``images`` commands: build, list and remove the pinned images."""
 
 from __future__ import annotations
 
@@ -11,16 +11,32 @@ from aligntune_run.cli.console import outliving
 
 @click.group("images")
 def images_group() -> None:
-    """Build and list the pinned images."""
+    """Build, list and remove the pinned images.
+
+    \b
+    Examples:
+    $ aligntune-run images build trl
+    $ aligntune-run images list
+    """
 
 
 @images_group.command("build")
 @click.argument("backend", type=click.Choice(["trl", "unsloth", "all"]), default="all")
-@click.option("--flavour", type=click.Choice(["cpu", "cuda"]), help="Default: every flavour.")
-@click.option("--base", default="auto", help="Image to start from, or debootstrap.")
-@click.option("--find-links", multiple=True, help="Folder or page with wheels.")
+@click.option(
+    "--flavour", type=click.Choice(["cpu", "cuda"]), help="Flavour to build. Default: both."
+)
+@click.option(
+    "--base", default="auto", metavar="IMAGE", help="Image to start from, or debootstrap."
+)
+@click.option("--find-links", multiple=True, metavar="PLACE", help="Folder or page with wheels.")
 def build_images(backend: str, flavour: str | None, base: str, find_links: tuple[str, ...]) -> None:
-    """Build images from their locks."""
+    """Build images from their locks.
+
+    \b
+    Examples:
+    $ aligntune-run images build
+    $ aligntune-run images build trl --flavour cpu --find-links ./wheels
+    """
     from aligntune_run import images
     from aligntune_run.host.docker_client import require_client
 
@@ -32,9 +48,15 @@ def build_images(backend: str, flavour: str | None, base: str, find_links: tuple
 
 
 @images_group.command("list")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print the images as JSON.")
 def list_images(as_json: bool) -> None:
-    """Images, their sizes and versions, and whether they are up to date with their locks."""
+    """List the images with their sizes and versions, and whether they are up to date.
+
+    \b
+    Examples:
+    $ aligntune-run images list
+    $ aligntune-run images list --json
+    """
     from aligntune_run import images
     from aligntune_run.cli import output
     from aligntune_run.host.docker_client import require_client
@@ -46,7 +68,12 @@ def list_images(as_json: bool) -> None:
 
 @images_group.command("prune")
 def prune_images() -> None:
-    """Remove images that were made from other versions of their recipes."""
+    """Remove images built from other versions of their recipes.
+
+    \b
+    Example:
+    $ aligntune-run images prune
+    """
     from aligntune_run import images
     from aligntune_run.host.docker_client import require_client
 

@@ -1,4 +1,4 @@
-"""The command that says what can be had here: status."""
+"""The ``status`` command: which backends are available here."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ import sys
 import rich_click as click
 
 from aligntune_run.cli.console import outliving
+from aligntune_run.cli.options import HELP_OPTION, json_option
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@json_option("the backends, GPUs, driver and engine")
+@HELP_OPTION
 def status(as_json: bool) -> None:
-    """Say which backends can be had here, and why not."""
+    """Show which backends are available here, and why one is not.
+
+    \b
+    Examples:
+    $ aligntune-run status
+    $ aligntune-run status --json
+    """
     from aligntune_run.cli import output
     from aligntune_run.selection.availability import look
 

@@ -1,4 +1,4 @@
-"""The commands for a finished run: evaluate, predict, push."""
+"""The commands that use a finished run: evaluate, predict, push."""
 
 from __future__ import annotations
 
@@ -10,6 +10,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 import rich_click as click
 
 from aligntune_run.cli.console import agree, carry_out, outliving
+from aligntune_run.cli.options import (
+    DRY_RUN,
+    FIND_LINKS,
+    HELP_OPTION,
+    WAIT,
+    WHERE,
+    YES,
+    json_option,
+)
 
 if TYPE_CHECKING:
     from aligntune.record.run_dir import Record
@@ -18,17 +27,23 @@ if TYPE_CHECKING:
 RUN = click.argument("run", type=click.Path(path_type=Path))
 
 
-def everywhere(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that all of these have."""
+def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that all of these commands have."""
     for option in reversed(
         (
-            click.option("--engine", type=click.Choice(["auto", "docker", "process"])),
-            click.option("--gpus", help="As for training; the run's own if left out."),
-            click.option("--find-links", multiple=True, help="Folder or page with wheels."),
-            click.option("--yes", is_flag=True, help="Obtain an image without asking."),
-            click.option("--wait", is_flag=True, help="Wait for a GPU that another run has."),
-            click.option("--dry-run", is_flag=True, help="Print the plan, change nothing."),
-            click.option("--json", "as_json", is_flag=True, help="Print the record as JSON."),
+            click.option(
+                "--engine",
+                type=click.Choice(["auto", "docker", "process"]),
+                help="Default: the run's own.",
+                panel=WHERE,
+            ),
+            click.option("--gpus", help="As for training. Default: the run's own.", panel=WHERE),
+            FIND_LINKS,
+            YES,
+            WAIT,
+            DRY_RUN,
+            json_option("the plan or the record"),
+            HELP_OPTION,
         )
     ):
         command = option(command)
@@ -37,11 +52,19 @@ def everywhere(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @RUN
-@click.option("--dataset", help="Rows to evaluate on, instead of the run's own.")
-@click.option("--split", help="Split of it.")
-@click.option("--max-samples", type=int, help="The first so many rows.")
-@click.option("--batch-size", type=int, help="Rows a forward.")
-@everywhere
+@click.option(
+    "--dataset",
+    help="Evaluate on these rows. Default: the run's evaluation data.",
+    panel="Evaluation",
+)
+@click.option("--split", help="Split of the dataset.", panel="Evaluation")
+@click.option(
+    "--max-samples", type=int, metavar="N", help="Use only the first N rows.", panel="Evaluation"
+)
+@click.option(
+    "--batch-size", type=int, metavar="N", help="Rows per forward pass.", panel="Evaluation"
+)
+@task_options
 def evaluate(
     run: Path,
     dataset: str | None,
@@ -50,9 +73,14 @@ def evaluate(
     batch_size: int | None,
     **how: Any,
 ) -> None:
-    """Measure what a run has trained: loss and perplexity, accuracy and margin, or reward and KL.
+    """Evaluate a run's model: loss and perplexity, accuracy and margin, or reward and KL.
 
-    On its own evaluation rows the figures are those of its record.
+    On the run's own evaluation data, the results equal those in its record.
+
+    \b
+    Examples:
+    $ aligntune-run evaluate runs/my-run
+    $ aligntune-run evaluate runs/my-run --dataset test.jsonl --max-samples 100
     """
     from aligntune.tasks import Evaluate, make
     from aligntune_run.cli import output
@@ -65,7 +93,7 @@ def evaluate(
         max_samples=max_samples,
         batch_size=batch_size,
     )
-    _do(task, output.evaluation, **how)
+    _run_task(task, output.evaluation, **how)
 
 
 @click.command()
@@ -75,13 +103,31 @@ def evaluate(
     "--prompts",
     "file",
     type=click.Path(path_type=Path),
-    help="Further ones from a file: a text a line, or .jsonl with texts or lists of messages.",
+    help="Read more prompts from a file: one per line, or .jsonl of texts or message lists.",
+    panel="Generation",
 )
-@click.option("--max-new-tokens", type=int, help="Where a completion is cut; default 256.")
-@click.option("--temperature", type=float, help="Sample; left out, the likeliest token is taken.")
-@click.option("--seed", type=int, help="Of sampling.")
-@click.option("--chat/--plain", default=None, help="Default: as the training data was.")
-@everywhere
+@click.option(
+    "--max-new-tokens",
+    type=int,
+    metavar="N",
+    help="Maximum tokens per completion. Default: 256.",
+    panel="Generation",
+)
+@click.option(
+    "--temperature",
+    type=float,
+    metavar="X",
+    help="Sample at this temperature. Default: greedy decoding.",
+    panel="Generation",
+)
+@click.option("--seed", type=int, metavar="N", help="Random seed for sampling.", panel="Generation")
+@click.option(
+    "--chat/--plain",
+    default=None,
+    help="Use the chat template or not. Default: as in training.",
+    panel="Generation",
+)
+@task_options
 def predict(
     run: Path,
     prompts: tuple[str, ...],
@@ -92,9 +138,12 @@ def predict(
     chat: bool | None,
     **how: Any,
 ) -> None:
-    """Ask what a run has trained, or have its reward model score texts.
+    """Generate answers with a run's model, or score texts with its reward model.
 
-    [dim]aligntune-run predict runs/... "What is two plus two?"[/dim]
+    \b
+    Examples:
+    $ aligntune-run predict runs/my-run "What is two plus two?"
+    $ aligntune-run predict runs/my-run --prompts questions.txt --temperature 0.7
     """
     from aligntune.tasks import Predict, make, read_prompts
     from aligntune_run.cli import output
@@ -108,17 +157,23 @@ def predict(
         seed=seed,
         chat=chat,
     )
-    _do(task, output.predictions, quiet=True, **how)
+    _run_task(task, output.predictions, quiet=True, **how)
 
 
 @click.command()
 @RUN
 @click.argument("repository")
-@click.option("--private", is_flag=True, help="Make a new repository private.")
-@click.option("--message", help="Of the commit.")
-@everywhere
+@click.option("--private", is_flag=True, help="Create the repository as private.", panel="Upload")
+@click.option("--message", help="Commit message.", panel="Upload")
+@task_options
 def push(run: Path, repository: str, private: bool, message: str | None, **how: Any) -> None:
-    """Upload a run's model to a hub, with the token that you are logged in with."""
+    """Upload a run's model to the Hugging Face hub, with your token.
+
+    \b
+    Examples:
+    $ aligntune-run push runs/my-run organisation/name
+    $ aligntune-run push runs/my-run organisation/name --private
+    """
     from aligntune.tasks import Push, make
     from aligntune_run.cli import output
 
@@ -129,15 +184,15 @@ def push(run: Path, repository: str, private: bool, message: str | None, **how: 
         private=private or None,
         message=message,
     )
-    _do(task, output.pushed, **how)
+    _run_task(task, output.pushed, **how)
 
 
 COMMANDS = (evaluate, predict, push)
 
 
-def _do(
+def _run_task(
     task: Task,
-    tell: Callable[[Record, TextIO], None],
+    show: Callable[[Record, TextIO], None],
     *,
     engine: str | None,
     gpus: str | None,
@@ -148,7 +203,7 @@ def _do(
     as_json: bool,
     quiet: bool = False,
 ) -> None:
-    """Do a task and tell its result; ``quiet`` leaves stdout to the result alone."""
+    """Run a task and print its result; with ``quiet``, stdout has nothing but the result."""
     from aligntune_run.cli import output
     from aligntune_run.planning import tasks
     from aligntune_run.planning.decide import Obtaining
@@ -164,4 +219,4 @@ def _do(
         if as_json:
             output.json_line(record)
         else:
-            tell(record, sys.stdout)
+            show(record, sys.stdout)
