@@ -175,7 +175,7 @@ def load(session: Session, stack: Stack) -> Inputs:
         max_length = row_length(spec, config)
         if max_length != longest_row(spec):
             session.note(f"the model takes {max_length} tokens at most")
-        model = load_model(spec, path, config, max_length, backend, device, run, kind.HEAD)
+        model = load_model(spec, path, config, max_length, backend, device, run, spec.row.head)
         require_matching(tokenizer, model, spec)
 
     with session.clock.phase("load_data"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aligntune.errors import SpecError
-from aligntune.spec.run_spec import GROUPED, RunSpec
+from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.suggest import nearest
 from aligntune.spec.trainer_args import checkpoints_gradients, groups, refuse_owned, save_steps
 from aligntune.worker.backend import Backend
@@ -51,7 +51,7 @@ def trainer_arguments(
         "per_device_train_batch_size": training.batch_size,
         # TRL wants whole groups, though our evaluation needs none.
         "per_device_eval_batch_size": spec.rl.num_generations
-        if spec.row.trainer in GROUPED
+        if spec.row.grouped
         else training.batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation,
         "num_train_epochs": training.epochs,
