@@ -94,7 +94,8 @@ def trainer_arguments(spec: RunSpec, arguments: Mapping[str, Any]) -> dict[str, 
     an unset value as False.
     """
     taken = dict(arguments)
-    if spec.row.trainer == "SFTTrainer" and "padding_free" not in spec.trainer_args:
+    packs = "training.packing" in spec.row.keys
+    if packs and "padding_free" not in spec.trainer_args:
         del taken["padding_free"]
     own = spec.unsloth.get("use_gradient_checkpointing")
     return taken if own is None else taken | {"gradient_checkpointing": bool(own)}

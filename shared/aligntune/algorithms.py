@@ -1,7 +1,7 @@
 """The one table of algorithms: which trainer, which arguments, which backends, which data.
 
 The CLI's choices, validation, the docs' matrix (``python -m aligntune.algorithms``) and the tests
-are made from it; adding an algorithm means adding a row.
+are made from it. To add an algorithm, add a row.
 """
 
 from __future__ import annotations
@@ -10,60 +10,79 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Family = Literal["supervised", "preference", "feedback", "reward_model", "online"]
-"""What rows and losses look like; :mod:`aligntune.worker.families` has a module for each."""
-
-Need = Literal["reference", "rewards", "value_head"]
-"""What training needs beside the model: a frozen reference, rewards, an estimate of values."""
+Head = Literal["causal", "classifier"]
+"""What a model ends in: a language-model head, or one score."""
 
 
 @dataclass(frozen=True)
 class Algorithm:
     """One row of the table.
 
+    Code asks these fields, never the name of an algorithm, a family or a trainer.
+
     Attributes:
-        name: what the user writes after ``--algo``.
+        name: the value of ``--algo``.
         title: its name in prose.
-        family: which kind of data and objective it has.
+        family: the module of :mod:`aligntune.worker.families` for its kind of rows and loss.
         paper: where the method is described.
         trainer: the trainer's class, in ``module``.
         config: the class of the trainer's arguments, in ``module``.
         formats: the dataset formats it takes.
-        sections: keys of the spec, beside the general ones, that mean something to it.
-        implies: trainer arguments that make it this algorithm, and so are nobody's to set.
-        defaults: dotted keys of the spec whose default is this algorithm's own.
-        needs: what it needs beside a model and data.
+        sections: optional sections of the spec that apply to it.
+        keys: keys of :data:`RESTRICTED` that apply to it.
+        implies: trainer arguments that define it, and that users may not set.
+        defaults: dotted keys of the spec, with this algorithm's own default.
         backends: the backends it runs on, best first.
+        module: where ``trainer`` and ``config`` are.
+        head: what the model ends in.
+        online: whether it samples completions while training, which rewards score.
+        grouped: whether it compares completions of the same prompt, so that batches hold groups.
+        pairs: whether each row holds two answers, which are computed together.
+        reference: whether training or evaluation compares with a frozen reference model.
+        critic: whether it trains an estimate of values beside the policy.
+        least_batch_size: the smallest ``training.batch_size`` that it can learn from.
     """
 
     name: str
     title: str
-    family: Family
+    family: str
     paper: str
     trainer: str
     config: str
     formats: tuple[str, ...]
     sections: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
     implies: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    needs: tuple[Need, ...] = ()
     backends: tuple[str, ...] = ("unsloth", "trl")
     module: str = "trl"
+    head: Head = "causal"
+    online: bool = False
+    grouped: bool = False
+    pairs: bool = False
+    reference: bool = False
+    critic: bool = False
+    least_batch_size: int = 1
 
 
 BACKENDS = ("unsloth", "trl")
-"""All backends, the faster first: the order in which ``auto`` tries them."""
+"""All backends, the fastest first. ``auto`` tries them in this order."""
 
 TITLES = {"trl": "TRL", "unsloth": "Unsloth"}
-"""What a backend is called in prose."""
+"""The name of each backend in prose."""
 
 
 ONLINE: dict[str, Any] = {"training.max_length": None}
-"""Prompts and completions have lengths of their own, see ``rl``."""
+"""The keys of ``rl`` limit prompts and completions instead."""
+
+PACKING = tuple(
+    f"training.{name}" for name in ("packing", "completion_only_loss", "assistant_only_loss")
+)
+"""Keys for trainers that learn the tokens of whole rows."""
 
 
 def _grpo(name: str, title: str, paper: str, implies: Mapping[str, Any], **more: Any) -> Algorithm:
-    """A row of the GRPO family, which differ in a few arguments of one trainer."""
+    """A row of the GRPO family, whose members differ in a few arguments of one trainer."""
     own = {"training.learning_rate": 1e-6, "rl.beta": 0.0, **ONLINE, **more.pop("defaults", {})}
     return Algorithm(
         name=name,
@@ -74,9 +93,12 @@ def _grpo(name: str, title: str, paper: str, implies: Mapping[str, Any], **more:
         config="GRPOConfig",
         formats=("prompt",),
         sections=("rl", "rewards"),
+        keys=("rl.num_generations", "rl.epsilon_high"),
         implies={"importance_sampling_level": "token", **implies},
         defaults=own,
-        needs=("rewards",),
+        online=True,
+        grouped=True,
+        reference=True,
         **more,
     )
 
@@ -92,6 +114,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             trainer="SFTTrainer",
             config="SFTConfig",
             formats=("text", "prompt_completion", "chat", "instruction"),
+            keys=PACKING,
             # TRL's default.
             defaults={"training.learning_rate": 2e-5},
         ),
@@ -104,8 +127,10 @@ ALGORITHMS: dict[str, Algorithm] = {
             config="DPOConfig",
             formats=("preference",),
             sections=("preference",),
+            keys=("preference.label_smoothing",),
             defaults={"training.learning_rate": 1e-6, "preference.loss_type": "sigmoid"},
-            needs=("reference",),
+            pairs=True,
+            reference=True,
         ),
         Algorithm(
             name="ppo",
@@ -122,8 +147,10 @@ ALGORITHMS: dict[str, Algorithm] = {
                 "rl.num_iterations": 4,
                 **ONLINE,
             },
-            needs=("reference", "rewards", "value_head"),
             module="aligntune.worker.ppo.trainer",
+            online=True,
+            reference=True,
+            critic=True,
         ),
         _grpo(
             "grpo",
@@ -160,8 +187,11 @@ ALGORITHMS: dict[str, Algorithm] = {
             config="RLOOConfig",
             formats=("prompt",),
             sections=("rl", "rewards"),
+            keys=("rl.num_generations",),
             defaults={"training.learning_rate": 1e-6, "rl.beta": 0.05, **ONLINE},
-            needs=("reference", "rewards"),
+            online=True,
+            grouped=True,
+            reference=True,
         ),
         Algorithm(
             name="kto",
@@ -173,7 +203,8 @@ ALGORITHMS: dict[str, Algorithm] = {
             formats=("unpaired",),
             sections=("preference",),
             defaults={"training.learning_rate": 1e-6, "preference.loss_type": "kto"},
-            needs=("reference",),
+            reference=True,
+            least_batch_size=2,  # it pairs the rows of a batch
         ),
         Algorithm(
             name="reward",
@@ -185,13 +216,18 @@ ALGORITHMS: dict[str, Algorithm] = {
             formats=("preference",),
             defaults={"training.learning_rate": 1e-5},
             backends=("trl",),
+            head="classifier",
+            pairs=True,
         ),
     )
 }
 
+RESTRICTED = tuple(dict.fromkeys(key for row in ALGORITHMS.values() for key in row.keys))
+"""Keys that apply only to some of the algorithms that have their section."""
+
 
 def takers(format_name: str) -> str:
-    """The algorithms that take a dataset format, as the user writes them: ``dpo or reward``."""
+    """The algorithms that take a dataset format, by ``--algo`` name: ``dpo or reward``."""
     return " or ".join(row.name for row in ALGORITHMS.values() if format_name in row.formats)
 
 
@@ -204,7 +240,7 @@ def matrix() -> str:
     ]
     for row in ALGORITHMS.values():
         cells = ("Yes" if name in row.backends else "No" for name in sorted(BACKENDS))
-        data = ", ".join(one.replace("_", "-") for one in row.formats)
+        data = ", ".join(name.replace("_", "-") for name in row.formats)
         lines.append(
             f"| [{row.title}]({row.paper}) | `{row.name}` | {' | '.join(cells)} | {data} |"
         )

@@ -262,4 +262,4 @@ def repositories(spec: RunSpec, task: Task | None) -> tuple[tuple[str, str, str 
 
 def needs_reference(spec: RunSpec) -> bool:
     """Whether evaluation compares with the model that training began with."""
-    return spec.row.family in ("preference", "feedback", "online")
+    return spec.row.reference

@@ -58,7 +58,7 @@ class Learning:
             "model": {"name": str(self.model)},
             "dataset": {"name": str(self.data(algorithm)), "eval_name": held_out},
         }
-        if "rewards" in ALGORITHMS[algorithm].needs:
+        if ALGORITHMS[algorithm].online:
             spec["rewards"] = [f"{self.reward}:good"]
         return spec
 

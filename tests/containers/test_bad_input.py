@@ -85,7 +85,7 @@ def test_what_is_refused_on_the_host(
         ("ppo", [], 2, r"ppo needs a reward"),
         ("ppo", ["--reward", "lenght"], 2, r"did you mean 'length'\?"),
         ("grpo", ["--reward", "nowhere.py:f"], 2, r"no such file: nowhere\.py"),
-        ("sft", ["--reward", "length"], 2, r"rewards is for .*grpo.*; sft has no use for it"),
+        ("sft", ["--reward", "length"], 2, r"rewards does not apply to sft, only to .*grpo"),
         (
             "rloo",
             ["--reward", "exact_match", "--num-generations", "3"],

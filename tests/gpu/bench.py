@@ -93,7 +93,7 @@ class Bench:
                 "eval_name": str(self.work / "data" / f"{data}-held-out.jsonl"),
             },
         }
-        if "rewards" in ALGORITHMS[algorithm].needs:
+        if ALGORITHMS[algorithm].online:
             spec["rewards"] = [f"{self.write('good.py', REWARD)}:good"]
         return spec
 

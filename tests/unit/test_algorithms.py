@@ -27,7 +27,7 @@ OFF_POLICY = ("rl.num_iterations=2", "rl.beta=0.1")
 
 def spec_of(algorithm: str, *assignments: str, **values: Any) -> RunSpec:
     given: dict[str, Any] = {"algorithm": algorithm, "model": "org/model", "dataset": "org/data"}
-    if "rewards" in ALGORITHMS[algorithm].needs:
+    if ALGORITHMS[algorithm].online:
         given["rewards"] = "length"
     return resolve([Layer("test", given | values), *map(from_assignment, assignments)]).spec
 
@@ -48,10 +48,11 @@ def arguments(spec: RunSpec) -> dict[str, Any]:
 def test_a_row_names_only_what_there_is(row: Algorithm) -> None:
     assert set(row.formats) <= set(FORMATS)
     assert set(row.sections) <= set(OPTIONAL_SECTIONS)
+    assert set(row.keys) <= set(known_keys())
     assert set(row.defaults) <= set(known_keys())
     assert set(row.backends) <= set(BACKENDS)
     assert row.paper.startswith("https://arxiv.org/abs/")
-    for name in ("BEST", "HEAD", "PREPARED", "arguments", "encode", "extras", "measure"):
+    for name in ("BEST", "PREPARED", "arguments", "encode", "extras", "measure"):
         assert hasattr(family(row), name)
 
 
@@ -67,7 +68,7 @@ def test_what_a_row_implies_reaches_the_trainer_and_is_nobody_s_to_set(row: Algo
     made = arguments(spec_of(row.name))
     assert {name: made[name] for name in row.implies} == dict(row.implies)
     for name in row.implies:
-        with pytest.raises(SpecError, match=f"is what makes it {row.name}|has a key of its own"):
+        with pytest.raises(SpecError, match=f"is what makes it {row.name}|duplicates a key"):
             arguments(spec_of(row.name, f"trainer_args.{name}=1"))
 
 
@@ -90,7 +91,7 @@ def test_an_adapter_learns_at_ten_times_the_rate_of_its_algorithm() -> None:
 def test_no_two_algorithms_come_to_the_same_arguments() -> None:
     made = {}
     for row in ROWS:
-        spec = spec_of(row.name, *(OFF_POLICY if row.family == "online" else ()))
+        spec = spec_of(row.name, *(OFF_POLICY if row.online else ()))
         made[row.name] = (row.trainer, json.dumps(arguments(spec), sort_keys=True, default=str))
     assert len(set(made.values())) == len(ROWS)
 
@@ -126,18 +127,48 @@ def test_the_matrix_has_a_line_for_each_row() -> None:
     ("algorithm", "assignments", "values", "says"),
     [
         ("grpo", [], {"rewards": None}, "grpo needs a reward: --reward NAME"),
-        ("sft", [], {"rewards": "length"}, "rewards is for ppo, grpo, dapo, dr_grpo, gspo, rloo"),
-        ("sft", ["rl.beta=0.1"], {}, "rl.beta is for ppo, grpo"),
-        ("dpo", ["rl.num_generations=2"], {}, "dpo has no use for it"),
-        ("grpo", ["ppo.lam=0.9"], {}, "ppo.lam is for ppo; grpo has no use for it"),
-        ("grpo", ["preference.beta=1"], {}, "preference.beta is for dpo, kto"),
-        ("kto", ["preference.label_smoothing=0.1"], {}, "preference.label_smoothing is for dpo"),
-        ("dpo", ["training.packing=true"], {}, "training.packing is for sft"),
-        ("dpo", ["dataset.format=chat"], {}, "is nothing that dpo trains on; it takes preference"),
+        (
+            "sft",
+            [],
+            {"rewards": "length"},
+            "rewards does not apply to sft, only to ppo, grpo, dapo",
+        ),
+        ("sft", ["rl.beta=0.1"], {}, "rl.beta does not apply to sft, only to ppo, grpo"),
+        ("dpo", ["rl.num_generations=2"], {}, "rl.num_generations does not apply to dpo"),
+        ("grpo", ["ppo.lam=0.9"], {}, "ppo.lam does not apply to grpo, only to ppo; remove it"),
+        (
+            "grpo",
+            ["preference.beta=1"],
+            {},
+            "preference.beta does not apply to grpo, only to dpo, kto",
+        ),
+        ("kto", ["preference.label_smoothing=0.1"], {}, "does not apply to kto, only to dpo"),
+        (
+            "dpo",
+            ["training.packing=true"],
+            {},
+            "training.packing does not apply to dpo, only to sft",
+        ),
+        (
+            "dpo",
+            ["dataset.format=chat"],
+            {},
+            "dpo does not train on dataset.format=chat; use one of preference",
+        ),
         ("grpo", ["training.batch_size=6"], {}, "does not divide the 6 completions of a step"),
         ("rloo", ["rl.num_generations=1"], {}, "rloo compares at least 2 completions"),
-        ("ppo", ["rl.num_generations=4"], {}, "is for groups, and ppo has none"),
-        ("rloo", ["rl.epsilon_high=0.3"], {}, "rl.epsilon_high is for the GRPO family, not rloo"),
+        (
+            "ppo",
+            ["rl.num_generations=4"],
+            {},
+            "rl.num_generations does not apply to ppo, only to grpo, dapo",
+        ),
+        (
+            "rloo",
+            ["rl.epsilon_high=0.3"],
+            {},
+            "does not apply to rloo, only to grpo, dapo, dr_grpo, gspo",
+        ),
         ("grpo", [], {"rewards": [{"name": "a", "model": "b"}]}, "a name or a model, and not both"),
         ("grpo", [], {"rewards": [{}]}, "a name or a model, and not both"),
         ("grpo", [], {"rewards": [{"name": "a", "wieght": 2}]}, "did you mean 'weight'?"),

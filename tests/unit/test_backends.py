@@ -16,7 +16,7 @@ from aligntune.worker.device import Device
 from aligntune.worker.families import family
 from aligntune.worker.trainer.arguments import trainer_arguments
 from aligntune.worker.trainer.checkpointing import CheckpointingWatch, is_checkpointing
-from aligntune.worker.trainer.token_count import counted_tokens
+from aligntune.worker.trainer.token_count import CountedTokens
 
 IMAGES = Path(__file__).parents[2] / "images"
 
@@ -150,6 +150,9 @@ def test_rows_in_one_count_every_token(
         def _track_num_input_tokens(self, inputs: dict[str, Ids]) -> None:
             self.seen = inputs["attention_mask"].count if "attention_mask" in inputs else None
 
-    trainer = counted_tokens(Trainer)()
+    class Counting(CountedTokens, Trainer):
+        pass
+
+    trainer = Counting()
     trainer._track_num_input_tokens(inputs)
     assert trainer.seen == counted

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aligntune.spec.run_spec import GROUPED, RunSpec
+from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.trainer_args import checkpoints_gradients, longest_row
 from aligntune_run.memory.optimizers import STATE_BYTES, STATES
 from aligntune_run.models.config import Shape
@@ -181,8 +181,7 @@ class Work:
     @property
     def rows(self) -> int:
         """Sequences that one pass computes on: both answers of a pair together."""
-        pairs = self.spec.row.family in ("preference", "reward_model")
-        return self.spec.training.batch_size * (2 if pairs else 1)
+        return self.spec.training.batch_size * (2 if self.spec.row.pairs else 1)
 
     @property
     def tokens(self) -> int:
@@ -207,7 +206,7 @@ class Work:
         own = self.spec.unsloth.get("use_gradient_checkpointing", "unsloth")
         unsloth = self.backend == "unsloth" and self.cuda and own == "unsloth"
         long = self.length >= OFFLOADED_LENGTH or longest_row(self.spec) is None
-        return self.checkpointing and unsloth and long and self.spec.row.trainer != "PPOTrainer"
+        return self.checkpointing and unsloth and long and not self.spec.row.critic
 
     @property
     def layer(self) -> int:
@@ -312,10 +311,10 @@ class Work:
     @property
     def head(self) -> int:
         """Logits and all that the loss makes of them, at their most."""
-        kind, size = self.spec.row.family, self.compute_bytes
-        if kind == "reward_model":
+        size = self.compute_bytes
+        if self.spec.row.head == "classifier":
             return 0
-        if self.spec.row.trainer == "PPOTrainer":
+        if self.spec.row.critic:
             return self._whole_logits()
         words = self.shape.vocabulary
         buffer = min(self.tokens, TILE_TOKENS) * size
@@ -338,7 +337,7 @@ class Work:
     @property
     def head_gradient(self) -> int:
         """The output matrix's own, made in float32."""
-        trained = not self.adapted and self.spec.row.family != "reward_model"
+        trained = not self.adapted and self.spec.row.head == "causal"
         return self.embedding * 4 if trained else 0
 
     @property
@@ -349,7 +348,7 @@ class Work:
         than training does.
         """
         data = self.spec.dataset
-        read = self.spec.row.family in ("preference", "feedback", "online")
+        read = self.spec.row.reference
         held_out = data.eval_name or data.eval_split or data.validation_fraction
         if not (read and held_out and self.backend == "unsloth" and self.cuda):
             return 0
@@ -362,14 +361,13 @@ class Work:
     def reference(self) -> int:
         """A frozen copy of all weights; with an adapter the policy is its own."""
         row = self.spec.row
-        held = "reference" in row.needs or row.trainer in GROUPED
-        free = row.family == "online" and not self.spec.rl.beta
-        return self.weights if held and not free and not self.adapted else 0
+        free = row.online and not self.spec.rl.beta
+        return self.weights if row.reference and not free and not self.adapted else 0
 
     @property
     def critic(self) -> int:
         """PPO's second model, if it has one, with gradients and optimizer."""
-        if self.spec.row.trainer != "PPOTrainer" or self.spec.ppo.critic == "head":
+        if not self.spec.row.critic or self.spec.ppo.critic == "head":
             return 0
         return self.weights + self.gradients + self.optimizer
 
@@ -380,11 +378,11 @@ class Work:
     @property
     def cache(self) -> int:
         """Keys and values of all completions that are sampled at once."""
-        if self.spec.row.family != "online":
+        if not self.spec.row.online:
             return 0
         training, shape = self.spec.training, self.shape
         rows = training.batch_size * training.gradient_accumulation
-        if self.spec.row.trainer == "PPOTrainer":
+        if self.spec.row.critic:
             rows = min(64, rows * self.spec.ppo.num_mini_batches)
         keys = 2 * shape.layers * shape.kv_heads * shape.head_dim * self.weight_bytes
         words = 6 * 4 * shape.vocabulary  # logits and what sampling makes of them

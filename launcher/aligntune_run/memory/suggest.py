@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from aligntune.spec.run_spec import GROUPED, RunSpec
+from aligntune.spec.run_spec import RunSpec
 from aligntune_run.memory.estimate import estimate
 from aligntune_run.memory.footprint import UNKNOWN_LENGTH
 from aligntune_run.models.facts import ModelFacts
@@ -98,8 +98,7 @@ def _smaller_batches(spec: RunSpec) -> Iterator[Change]:
     """Fewer sequences at once, with more batches a step, so that a step learns from as many."""
     training = spec.training
     size = training.batch_size
-    least = 2 if spec.row.family == "feedback" else 1  # KTO pairs the rows of a batch
-    for smaller in range(size - 1, least - 1, -1):
+    for smaller in range(size - 1, spec.row.least_batch_size - 1, -1):
         if size % smaller == 0:
             more = training.gradient_accumulation * size // smaller
             yield Change({"training": {"batch_size": smaller, "gradient_accumulation": more}})
@@ -120,7 +119,7 @@ def _four_bits(spec: RunSpec) -> Iterator[Change]:
 
 def _shorter(spec: RunSpec) -> Iterator[Change]:
     """Shorter rows, or completions, halved and halved again."""
-    if spec.row.family == "online":
+    if spec.row.online:
         for length in _halves(spec.rl.max_completion_length):
             yield Change({"rl": {"max_completion_length": length}})
     else:
@@ -129,7 +128,7 @@ def _shorter(spec: RunSpec) -> Iterator[Change]:
 
 
 def _shorter_prompts(spec: RunSpec) -> Iterator[Change]:
-    if spec.row.family == "online":
+    if spec.row.online:
         for length in _halves(spec.rl.max_prompt_length or 2 * UNKNOWN_LENGTH):
             yield Change({"rl": {"max_prompt_length": length}})
 
@@ -137,10 +136,10 @@ def _shorter_prompts(spec: RunSpec) -> Iterator[Change]:
 def _fewer_completions(spec: RunSpec) -> Iterator[Change]:
     """Fewer completions a step, in groups that stay whole: they are all sampled at once."""
     training = spec.training
-    group = spec.rl.num_generations if spec.row.trainer in GROUPED else 1
+    group = spec.rl.num_generations if spec.row.grouped else 1
     for fewer in range(training.gradient_accumulation - 1, 0, -1):
         whole = training.batch_size * fewer % group == 0
-        if spec.row.family == "online" and whole:
+        if spec.row.online and whole:
             yield Change({"training": {"gradient_accumulation": fewer}})
 
 

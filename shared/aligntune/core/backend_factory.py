@@ -150,7 +150,7 @@ def validate_backend_selection(
         "strict": strict,
         "model": os.fspath(model_name) if model_name is not None else "a model",
         "dataset": "data",
-        **({"rewards": ["length"]} if row and "rewards" in row.needs else {}),
+        **({"rewards": ["length"]} if row and row.online else {}),
     }
     here = None if model_name is None else Path.cwd()
     spec = resolve([Layer("validate_backend_selection", values)], here).spec

@@ -7,15 +7,14 @@ Words from the command line, YAML, the environment and Python arguments all beco
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from aligntune.algorithms import ALGORITHMS, Algorithm
+from aligntune.algorithms import ALGORITHMS, RESTRICTED, Algorithm
 from aligntune.spec.sections import (
     CANONICAL_COLUMNS,
-    DEFAULT_GROUP,
     AdapterSpec,
     DatasetSpec,
     ModelSpec,
@@ -27,6 +26,7 @@ from aligntune.spec.sections import (
     TrainingSpec,
     is_local,
     require_recordable,
+    sets,
 )
 from aligntune.spec.yaml import Dumper
 
@@ -42,8 +42,7 @@ IMAGE = re.compile(
 ADAPTER_FACTOR = 10
 """An adapter learns best at ten times the rate of all weights: https://thinkingmachines.ai/blog/lora."""
 
-GROUPED = ("GRPOTrainer", "RLOOTrainer")
-"""Trainers that compare the completions of one prompt with each other."""
+ROWS = tuple(ALGORITHMS.values())
 
 OPTIONAL_SECTIONS = ("preference", "rl", "ppo", "rewards")
 """Keys that mean something to some algorithms only, see ``Algorithm.sections``."""
@@ -80,9 +79,9 @@ class RunSpec(Section):
     adapter: AdapterSpec = AdapterSpec()
     backend: Literal["auto", "trl", "unsloth"] = "auto"
     strict: bool = False
-    output: str | None = None
+    output: Annotated[str | None, sets("output_dir")] = None
     engine: Literal["auto", "docker", "process"] = "auto"
-    gpus: str = "auto"
+    gpus: Annotated[str, sets("use_cpu")] = "auto"
     image: str | None = None
     pull: Literal["missing", "never", "always"] = "missing"
     memory: str | None = None
@@ -90,7 +89,7 @@ class RunSpec(Section):
     preference: PreferenceSpec = PreferenceSpec()
     rl: RLSpec = RLSpec()
     ppo: PPOSpec = PPOSpec()
-    rewards: tuple[RewardSpec, ...] = ()
+    rewards: Annotated[tuple[RewardSpec, ...], sets("reward_weights", key="rewards[].weight")] = ()
     trainer_args: dict[str, Any] = Field(default_factory=dict)
     trl: dict[str, Any] = Field(default_factory=dict)
     unsloth: dict[str, Any] = Field(default_factory=dict)
@@ -237,47 +236,41 @@ class RunSpec(Section):
                 f"dataset.columns: no column {unknown[0]!r}; it is canonical name -> name in the "
                 f"data, and the canonical names are {', '.join(CANONICAL_COLUMNS)}"
             )
-        for section in OPTIONAL_SECTIONS:
-            if section in row.sections:
-                continue
-            given = [section] if section == "rewards" and self.rewards else []
-            if section != "rewards":
-                values = getattr(self, section).model_dump(exclude_defaults=True)
-                given = [f"{section}.{key}" for key in values]
-            if given:
-                names = [one.name for one in ALGORITHMS.values() if section in one.sections]
-                raise ValueError(
-                    f"{given[0]} is for {', '.join(names)}; {self.algorithm} has no use for it"
-                )
-        if "rewards" in row.needs and not self.rewards:
+        given = self._given_keys()
+        for key in given:
+            section = key.partition(".")[0]
+            if section in OPTIONAL_SECTIONS and section not in row.sections:
+                raise self._not_applicable(key, [section in it.sections for it in ROWS])
+        if row.online and not self.rewards:
             raise ValueError(
                 f"{self.algorithm} needs a reward: --reward NAME, --reward path.py:function or "
                 "--reward-model M (docs/rewards.md lists the names)"
             )
-        taken = row.formats
-        if self.dataset.format not in ("auto", *taken):
+        if self.dataset.format not in ("auto", *row.formats):
             raise ValueError(
-                f"dataset.format={self.dataset.format} is nothing that {self.algorithm} trains on; "
-                f"it takes {', '.join(taken)}"
+                f"{self.algorithm} does not train on dataset.format={self.dataset.format}; "
+                f"use one of {', '.join(row.formats)}"
             )
-        training = self.training
-        of_sft = (
-            ("packing", training.packing),
-            ("completion_only_loss", training.completion_only_loss is not None),
-            ("assistant_only_loss", training.assistant_only_loss),
+        for key in given:
+            if key in RESTRICTED and key not in row.keys:
+                raise self._not_applicable(key, [key in it.keys for it in ROWS])
+
+    def _given_keys(self) -> list[str]:
+        """Dotted keys whose value is not the default; ``rewards`` is one key."""
+        keys = ["rewards"] if self.rewards else []
+        for section in ("training", "preference", "rl", "ppo"):
+            values = getattr(self, section).model_dump(exclude_defaults=True)
+            keys += [f"{section}.{name}" for name in values]
+        return keys
+
+    def _not_applicable(self, key: str, applicable: list[bool]) -> ValueError:
+        names = [row.name for row, applies in zip(ROWS, applicable, strict=True) if applies]
+        return ValueError(
+            f"{key} does not apply to {self.algorithm}, only to {', '.join(names)}; remove it"
         )
-        for key, asked in of_sft:
-            if asked and row.family != "supervised":
-                raise ValueError(f"training.{key} is for sft; {self.algorithm} has no use for it")
-        if row.name != "dpo" and self.preference.label_smoothing:
-            raise ValueError("preference.label_smoothing is for dpo")
-        if row.trainer != "GRPOTrainer" and self.rl.epsilon_high is not None:
-            raise ValueError(f"rl.epsilon_high is for the GRPO family, not {self.algorithm}")
-        if row.trainer not in GROUPED and self.rl.num_generations != DEFAULT_GROUP:
-            raise ValueError(f"rl.num_generations is for groups, and {self.algorithm} has none")
 
     def _require_groups(self) -> None:
-        if self.row.trainer not in GROUPED:
+        if not self.row.grouped:
             return
         group, training = self.rl.num_generations, self.training
         if group < 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,7 +18,23 @@ CANONICAL_COLUMNS = (
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
-DEFAULT_GROUP = 8
+
+@dataclass(frozen=True)
+class Sets:
+    """Metadata of a key: the trainer arguments that it sets, which users may not set as well.
+
+    Attributes:
+        arguments: names in the trainers' configuration classes.
+        key: what the user is told to set instead, if that is not the dotted key itself.
+    """
+
+    arguments: tuple[str, ...]
+    key: str | None = None
+
+
+def sets(*arguments: str, key: str | None = None) -> Sets:
+    """The metadata of a key that sets these trainer arguments."""
+    return Sets(arguments, key)
 
 
 class Section(BaseModel):
@@ -46,8 +63,8 @@ class ModelSpec(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: Literal["none", "4bit", "8bit"] = "none"
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = "auto"
-    chat_template: str | None = None
-    trust_remote_code: bool = False
+    chat_template: Annotated[str | None, sets("chat_template_path")] = None
+    trust_remote_code: Annotated[bool, sets("trust_remote_code")] = False
 
 
 class DatasetSpec(Section):
@@ -84,7 +101,7 @@ class DatasetSpec(Section):
         "unpaired",
         "prompt",
     ] = "auto"
-    columns: dict[str, str] = {}
+    columns: Annotated[dict[str, str], sets("dataset_text_field", key="dataset.columns.text")] = {}
     max_samples: PositiveInt | None = None
     system_prompt: str | None = None
     validation_fraction: Fraction = 0.0
@@ -120,28 +137,32 @@ class TrainingSpec(Section):
         save_total_limit: checkpoints kept.
     """
 
-    epochs: float = Field(default=3.0, gt=0)
-    max_steps: PositiveInt | None = None
-    batch_size: PositiveInt = 8
-    gradient_accumulation: PositiveInt = 1
-    learning_rate: float = Field(default=2e-5, ge=0)
-    schedule: str = "linear"
-    warmup: float = Field(default=0.0, ge=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    optimizer: str = "adamw_torch_fused"
-    max_grad_norm: float = Field(default=1.0, ge=0)
-    max_length: PositiveInt | None = 1024
-    packing: bool = False
-    group_by_length: bool = True
-    completion_only_loss: bool | None = None
-    assistant_only_loss: bool = False
-    gradient_checkpointing: bool | Literal["auto"] = "auto"
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    seed: int = Field(default=42, ge=0, lt=2**32)
-    logging_steps: PositiveInt = 10
-    eval_steps: PositiveInt | None = None
-    save_steps: PositiveInt = 500
-    save_total_limit: PositiveInt | None = 2
+    epochs: Annotated[float, sets("num_train_epochs")] = Field(default=3.0, gt=0)
+    max_steps: Annotated[PositiveInt | None, sets("max_steps")] = None
+    batch_size: Annotated[
+        PositiveInt, sets("per_device_train_batch_size", "auto_find_batch_size")
+    ] = 8
+    gradient_accumulation: Annotated[PositiveInt, sets("gradient_accumulation_steps")] = 1
+    learning_rate: Annotated[float, sets("learning_rate")] = Field(default=2e-5, ge=0)
+    schedule: Annotated[str, sets("lr_scheduler_type")] = "linear"
+    warmup: Annotated[float, sets("warmup_steps")] = Field(default=0.0, ge=0)
+    weight_decay: Annotated[float, sets("weight_decay")] = Field(default=0.0, ge=0)
+    optimizer: Annotated[str, sets("optim")] = "adamw_torch_fused"
+    max_grad_norm: Annotated[float, sets("max_grad_norm")] = Field(default=1.0, ge=0)
+    max_length: Annotated[PositiveInt | None, sets("max_length", "max_seq_length")] = 1024
+    packing: Annotated[bool, sets("packing")] = False
+    group_by_length: Annotated[bool, sets("train_sampling_strategy")] = True
+    completion_only_loss: Annotated[bool | None, sets("completion_only_loss")] = None
+    assistant_only_loss: Annotated[bool, sets("assistant_only_loss")] = False
+    gradient_checkpointing: Annotated[
+        bool | Literal["auto"], sets("gradient_checkpointing", "activation_checkpointing")
+    ] = "auto"
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], sets("bf16", "fp16")] = "auto"
+    seed: Annotated[int, sets("seed")] = Field(default=42, ge=0, lt=2**32)
+    logging_steps: Annotated[PositiveInt, sets("logging_steps", "logging_strategy")] = 10
+    eval_steps: Annotated[PositiveInt | None, sets("eval_steps", "eval_strategy")] = None
+    save_steps: Annotated[PositiveInt, sets("save_steps", "save_strategy")] = 500
+    save_total_limit: Annotated[PositiveInt | None, sets("save_total_limit")] = 2
 
 
 class AdapterSpec(Section):
@@ -179,9 +200,9 @@ class PreferenceSpec(Section):
             (DPO only).
     """
 
-    beta: float = Field(default=0.1, ge=0)
-    loss_type: str | None = None
-    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    beta: Annotated[float, sets("beta")] = Field(default=0.1, ge=0)
+    loss_type: Annotated[str | None, sets("loss_type")] = None
+    label_smoothing: Annotated[float, sets("label_smoothing")] = Field(default=0.0, ge=0, lt=0.5)
 
 
 class RLSpec(Section):
@@ -202,16 +223,16 @@ class RLSpec(Section):
         num_iterations: passes over each batch of completions (PPO: 4 epochs, else 1).
     """
 
-    num_generations: PositiveInt = DEFAULT_GROUP
-    max_prompt_length: PositiveInt | None = 512
-    max_completion_length: PositiveInt = 256
-    temperature: float = Field(default=1.0, gt=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
-    beta: float = Field(default=0.0, ge=0)
-    epsilon: float = Field(default=0.2, gt=0)
-    epsilon_high: float | None = Field(default=None, gt=0)
-    num_iterations: PositiveInt = 1
+    num_generations: Annotated[PositiveInt, sets("num_generations")] = 8
+    max_prompt_length: Annotated[PositiveInt | None, sets("max_prompt_length")] = 512
+    max_completion_length: Annotated[PositiveInt, sets("max_completion_length")] = 256
+    temperature: Annotated[float, sets("temperature")] = Field(default=1.0, gt=0)
+    top_p: Annotated[float, sets("top_p")] = Field(default=1.0, gt=0, le=1)
+    top_k: Annotated[int, sets("top_k")] = Field(default=0, ge=0)
+    beta: Annotated[float, sets("beta", "kl_coef")] = Field(default=0.0, ge=0)
+    epsilon: Annotated[float, sets("epsilon", "cliprange")] = Field(default=0.2, gt=0)
+    epsilon_high: Annotated[float | None, sets("epsilon_high")] = Field(default=None, gt=0)
+    num_iterations: Annotated[PositiveInt, sets("num_iterations", "num_ppo_epochs")] = 1
 
 
 class PPOSpec(Section):
@@ -233,17 +254,19 @@ class PPOSpec(Section):
             rate, or a ``model`` of its own, which learns better for the memory of a second model.
     """
 
-    num_mini_batches: PositiveInt = 1
-    gamma: float = Field(default=1.0, gt=0, le=1)
-    lam: float = Field(default=0.95, ge=0, le=1)
-    vf_coef: float = Field(default=0.1, ge=0)
-    cliprange_value: float = Field(default=0.2, gt=0)
-    kl_estimator: Literal["k1", "k3"] = "k1"
-    whiten_rewards: bool = False
-    whiten_advantages: bool = True
-    missing_eos_penalty: float | None = Field(default=None, ge=0)
-    target_kl: float | None = Field(default=None, gt=0)
-    critic: Literal["head", "model"] = "head"
+    num_mini_batches: Annotated[PositiveInt, sets("num_mini_batches")] = 1
+    gamma: Annotated[float, sets("gamma")] = Field(default=1.0, gt=0, le=1)
+    lam: Annotated[float, sets("lam")] = Field(default=0.95, ge=0, le=1)
+    vf_coef: Annotated[float, sets("vf_coef")] = Field(default=0.1, ge=0)
+    cliprange_value: Annotated[float, sets("cliprange_value")] = Field(default=0.2, gt=0)
+    kl_estimator: Annotated[Literal["k1", "k3"], sets("kl_estimator")] = "k1"
+    whiten_rewards: Annotated[bool, sets("whiten_rewards")] = False
+    whiten_advantages: Annotated[bool, sets("whiten_advantages")] = True
+    missing_eos_penalty: Annotated[float | None, sets("missing_eos_penalty")] = Field(
+        default=None, ge=0
+    )
+    target_kl: Annotated[float | None, sets("target_kl")] = Field(default=None, gt=0)
+    critic: Annotated[Literal["head", "model"], sets("critic")] = "head"
 
 
 class RewardSpec(Section):

@@ -1,101 +1,20 @@
 """What a request means for the trainer's arguments, as far as the host has to know.
 
-The host refuses what :data:`OWNERS`, :data:`OWNERS_IN_FAMILY` and :data:`REFUSED` name before
-anything is started.
+The host refuses the arguments in :func:`owners` and :data:`REFUSED` before anything starts. A key
+of the spec declares the trainer arguments that it sets (:class:`aligntune.spec.sections.Sets`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator
 
+from pydantic import BaseModel
+
+from aligntune.algorithms import RESTRICTED, Algorithm
 from aligntune.errors import SpecError
-from aligntune.spec.run_spec import GROUPED, RunSpec
-
-OWNERS = {
-    "per_device_train_batch_size": "training.batch_size",
-    "gradient_accumulation_steps": "training.gradient_accumulation",
-    "num_train_epochs": "training.epochs",
-    "max_steps": "training.max_steps",
-    "learning_rate": "training.learning_rate",
-    "lr_scheduler_type": "training.schedule",
-    "warmup_steps": "training.warmup",
-    "weight_decay": "training.weight_decay",
-    "optim": "training.optimizer",
-    "max_seq_length": "training.max_length",
-    "max_grad_norm": "training.max_grad_norm",
-    "train_sampling_strategy": "training.group_by_length",
-    "gradient_checkpointing": "training.gradient_checkpointing",
-    "activation_checkpointing": "training.gradient_checkpointing",
-    "bf16": "training.precision",
-    "fp16": "training.precision",
-    "seed": "training.seed",
-    "logging_steps": "training.logging_steps",
-    "logging_strategy": "training.logging_steps",
-    "eval_steps": "training.eval_steps",
-    "eval_strategy": "training.eval_steps",
-    "save_steps": "training.save_steps",
-    "save_strategy": "training.save_steps",
-    "save_total_limit": "training.save_total_limit",
-    "output_dir": "output",
-    "use_cpu": "gpus",
-    "trust_remote_code": "model.trust_remote_code",
-    "chat_template_path": "model.chat_template",
-    "auto_find_batch_size": "training.batch_size",
-}
-"""Trainer argument -> the spec's own key for it."""
-
-OWNERS_IN_FAMILY: Mapping[str, Mapping[str, str]] = {
-    "supervised": {
-        "max_length": "training.max_length",
-        "packing": "training.packing",
-        "completion_only_loss": "training.completion_only_loss",
-        "assistant_only_loss": "training.assistant_only_loss",
-        "dataset_text_field": "dataset.columns.text",
-    },
-    "preference": {
-        "max_length": "training.max_length",
-        "beta": "preference.beta",
-        "loss_type": "preference.loss_type",
-        "label_smoothing": "preference.label_smoothing",
-    },
-    "feedback": {
-        "max_length": "training.max_length",
-        "beta": "preference.beta",
-        "loss_type": "preference.loss_type",
-    },
-    "reward_model": {"max_length": "training.max_length"},
-    "online": {
-        "num_generations": "rl.num_generations",
-        "max_prompt_length": "rl.max_prompt_length",
-        "max_completion_length": "rl.max_completion_length",
-        "temperature": "rl.temperature",
-        "top_p": "rl.top_p",
-        "top_k": "rl.top_k",
-        "beta": "rl.beta",
-        "kl_coef": "rl.beta",
-        "epsilon": "rl.epsilon",
-        "epsilon_high": "rl.epsilon_high",
-        "cliprange": "rl.epsilon",
-        "num_iterations": "rl.num_iterations",
-        "num_ppo_epochs": "rl.num_iterations",
-        "reward_weights": "rewards[].weight",
-        **{
-            name: f"ppo.{name}"
-            for name in (
-                *("num_mini_batches", "gamma", "lam", "vf_coef", "cliprange_value", "kl_estimator"),
-                *(
-                    "whiten_rewards",
-                    "whiten_advantages",
-                    "missing_eos_penalty",
-                    "target_kl",
-                    "critic",
-                ),
-            )
-        },
-    },
-}
-"""Family -> trainer argument -> the spec's own key for it, beside :data:`OWNERS`."""
+from aligntune.spec.run_spec import OPTIONAL_SECTIONS, RunSpec
+from aligntune.spec.sections import Sets
 
 REFUSED = {
     reason: names.split()
@@ -138,6 +57,34 @@ ONLINE_ONLY = ("vllm_sampling_params", "unsloth_grpo_mini_batch")
 """Arguments that Unsloth adds to every trainer, and that only online ones read."""
 
 
+def owners(row: Algorithm) -> dict[str, str]:
+    """Trainer argument -> the key of the spec that sets it for this algorithm."""
+    return {
+        name: marker.key or key
+        for key, marker in _marked_keys(RunSpec, "")
+        for name in marker.arguments
+        if _applies(key, row)
+    }
+
+
+def _marked_keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Sets]]:
+    """Each dotted key that sets trainer arguments, with what it sets."""
+    for name, field in model.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from _marked_keys(section, f"{prefix}{name}.")
+        for marker in field.metadata:
+            if isinstance(marker, Sets):
+                yield prefix + name, marker
+
+
+def _applies(key: str, row: Algorithm) -> bool:
+    section = key.partition(".")[0]
+    if section in OPTIONAL_SECTIONS and section not in row.sections:
+        return False
+    return key in row.keys or key not in RESTRICTED
+
+
 def rounds(spec: RunSpec) -> int:
     """Optimizer steps between which a run can be gone on with to the same end.
 
@@ -145,7 +92,7 @@ def rounds(spec: RunSpec) -> int:
     last, and checkpoints are written between generations.
     """
     iterations, accumulation = spec.rl.num_iterations, spec.training.gradient_accumulation
-    if spec.row.trainer not in GROUPED:
+    if not spec.row.grouped:
         return 1
     batches = int(spec.trainer_args.get("steps_per_generation") or accumulation)
     whole = spec.trainer_args.get("generation_batch_size")
@@ -168,18 +115,18 @@ def refuse_owned(spec: RunSpec) -> None:
     """Refuse a trainer argument that the spec has a key for, as two ways to say it could disagree;
     and one that the worker does not let reach anything.
     """
-    owners = {**OWNERS, **OWNERS_IN_FAMILY[spec.row.family]}
+    owned = owners(spec.row)
     reasons = {name: reason for reason, names in REFUSED.items() for name in names}
     for section, name in spec.given_arguments:
         key = f"{section}.{name}"
         if section != "trainer_args" and name in SHAPING:
             raise SpecError(f"{key} is not one backend's alone", f"Set trainer_args.{name}")
-        if name in ONLINE_ONLY and spec.row.family != "online":
+        if name in ONLINE_ONLY and not spec.row.online:
             raise SpecError(f"{key} is for reinforcement learning", "Leave it out")
         if name == "use_vllm" or name.startswith("vllm_"):
             raise SpecError(f"{key}: no image has vLLM", "Leave it out")
-        if name in owners:
-            raise SpecError(f"{key} has a key of its own", f"Set {owners[name]}")
+        if name in owned:
+            raise SpecError(f"{key} duplicates a key of the spec", f"Set {owned[name]} instead")
         if name in spec.row.implies:
             raise SpecError(
                 f"{key} is what makes it {spec.algorithm}",
@@ -196,7 +143,7 @@ def refuse_owned(spec: RunSpec) -> None:
 
 def longest_row(spec: RunSpec) -> int | None:
     """Tokens that a sequence may have as far as the request goes; None where it sets no end."""
-    if spec.row.family != "online":
+    if not spec.row.online:
         return spec.training.max_length
     prompt, completion = spec.rl.max_prompt_length, spec.rl.max_completion_length
     both = None if prompt is None else prompt + completion

@@ -31,8 +31,8 @@ class Measurement:
     samples: tuple[dict[str, Any], ...] = ()
 
 
-Measure = Callable[[Any, Any], Measurement]
-"""From a model and encoded rows to figures."""
+Measure = Callable[[Any, Any, Any | None], Measurement]
+"""From a model, encoded rows and a separate reference model, if there is one, to figures."""
 
 
 def token_loss(model: Any, batches: Iterable[dict[str, Any]], head: LossHead) -> Metrics:

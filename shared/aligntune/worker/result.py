@@ -46,7 +46,7 @@ class Clock:
             self.seconds[name] = time.monotonic() - began
 
 
-def save(trainer: Any, tokenizer: Any, run: RunDir) -> None:
+def save_model(trainer: Any, tokenizer: Any, run: RunDir) -> None:
     """Write ``model/`` whole or not at all: weights (safetensors) and tokenizer."""
     beside = run.path / "model.part"
     shutil.rmtree(beside, ignore_errors=True)

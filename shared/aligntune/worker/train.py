@@ -1,28 +1,29 @@
-"""One run, top to bottom: load the model, load the data, train, evaluate, save, record."""
+"""One training run in five stages: prepare, load, fit, save, measure.
+
+Each stage takes the data of the stages before it and returns its own. Every phase is reported as an
+event and timed. Torch and the trainers are imported inside functions, because the backend has to be
+prepared before them.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import shutil
 import traceback
-from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aligntune.data.rows import Rows
 from aligntune.errors import AligntuneError, OutputError, SpecError, StoppedError, TrainingError
 from aligntune.failures import first_line, foreseen
 from aligntune.packages import require_packages
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.run_spec import RunSpec
-from aligntune.spec.suggest import nearest
 from aligntune.spec.trainer_args import longest_row, refuse_owned, rounds, save_steps
 from aligntune.worker.backend import Backend, installed
-from aligntune.worker.device import find_device
-from aligntune.worker.families import Setup, family, trainer_classes
+from aligntune.worker.device import Device, find_device
+from aligntune.worker.families import Family, Setup, family, trainer_classes
 from aligntune.worker.inputs.fetch import fetch_missing
 from aligntune.worker.inputs.fingerprints import of_model, of_rows, other_inputs
 from aligntune.worker.inputs.model import (
@@ -39,231 +40,273 @@ from aligntune.worker.inputs.tokenize import is_chat
 from aligntune.worker.metrics import Measurement
 from aligntune.worker.model_card import model_card
 from aligntune.worker.process_memory import most_resident, resident
-from aligntune.worker.result import Clock, machine, save, stack_versions
+from aligntune.worker.result import Clock, machine, save_model, stack_versions
 from aligntune.worker.stop_signal import StopSignal
-from aligntune.worker.trainer.arguments import trainer_arguments
-from aligntune.worker.trainer.measured import measured
-from aligntune.worker.trainer.token_count import counted_tokens
+from aligntune.worker.trainer.arguments import accepted_arguments, trainer_arguments
+from aligntune.worker.trainer.build import trainer_class
+from aligntune.worker.trainer.resume import newest_checkpoint
+
+
+@dataclass(frozen=True)
+class Session:
+    """What every stage uses: the request, its run directory, and the means to report and stop."""
+
+    spec: RunSpec
+    run: RunDir
+    events: EventWriter
+    clock: Clock
+    stop: StopSignal
+
+    def note(self, message: str) -> None:
+        self.events("note", message=message)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """What the run trains with.
+
+    Attributes:
+        kind: the module of the algorithm's family.
+        memory: bytes that the process holds once all libraries are imported.
+    """
+
+    backend: Backend
+    kind: Family
+    device: Device
+    memory: int
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the run trains on.
+
+    Attributes:
+        setup: what the family's functions need.
+        encoded: rows as the trainer takes them, by part: ``train`` and maybe ``evaluation``.
+        record: source and fingerprint of each input, for ``run.json``.
+    """
+
+    model: Any
+    setup: Setup
+    encoded: dict[str, Any]
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training leaves.
+
+    Attributes:
+        model: the trained model, without accelerate's wrapper, which copies outputs to float32.
+        callback: what watched the training.
+    """
+
+    trainer: Any
+    model: Any
+    callback: Any
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        state = self.trainer.state
+        return {
+            "steps": state.global_step,
+            "epochs": round(float(state.epoch or 0), 4),
+            "train_loss": self.callback.losses.mean(state.global_step),
+            "final_loss": _last(state.log_history, "loss"),
+            "tokens": int(state.num_input_tokens_seen),
+            "resumed_from": self.callback.resumed_from,
+            **self.callback.sizes,
+        }
 
 
 def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
-    """Train what ``spec`` says and leave the result in ``run``.
+    """Train what ``spec`` describes and leave the result in ``run``.
 
     Raises:
-        AligntuneError: anything foreseen, by class.
+        AligntuneError: anything expected, by class.
     """
-    stop = StopSignal()
-    clock = Clock(events)
+    session = Session(spec, run, events, stop=StopSignal(), clock=Clock(events))
     _claim(spec, run)
     refuse_owned(spec)
 
-    with clock.phase("import"):
+    stack = prepare(session)
+    inputs = load(session, stack)
+    trained = fit(session, stack, inputs)
+    save(session, inputs, trained)  # before the evaluation, so that its failure loses no weights
+    measured = measure(session, stack, inputs, trained)
+    _finish(session, stack, inputs, trained, measured)
+
+
+def prepare(session: Session) -> Stack:
+    """Check that this image can run the request, import its libraries and find the device."""
+    spec = session.spec
+    with session.clock.phase("import"):
         backend = installed()
-        row, kind = spec.row, family(spec.row)
-        if backend.NAME not in row.backends:
-            raise SpecError(f"{row.title} does not run on {backend.NAME}", "Use --backend trl")
+        if backend.NAME not in spec.row.backends:
+            raise SpecError(f"{spec.row.title} does not run on {backend.NAME}", "Use --backend trl")
         require_packages(spec, backend.NAME)
         backend.prepare()
         import datasets
-        import torch
         import transformers
 
-        from aligntune.worker.modeling.loss_head import LossHead
-        from aligntune.worker.process_memory import trim, trim_after_forward
-        from aligntune.worker.trainer.callback import EventCallback
-        from aligntune.worker.trainer.losses import summed_losses
-        from aligntune.worker.trainer.sampling import seeded_order
+        # Everything that training needs is imported in this phase.
+        import aligntune.worker.modeling.loss_head
+        import aligntune.worker.trainer.callback  # noqa: F401
 
-        trainer_class, config_class = trainer_classes(row)
+        trainer_classes(spec.row)
         datasets.disable_progress_bars()
         transformers.utils.logging.disable_progress_bar()
         transformers.set_seed(spec.training.seed)
-        device = find_device(spec, run)
-        after_imports = resident()
-        events("note", message=f"computing in {device.precision} on the {device.name}")
+        device = find_device(spec, session.run)
+        memory = resident()
+        session.note(f"computing in {device.precision} on the {device.name}")
+    return Stack(backend, family(spec.row), device, memory)
 
+
+def load(session: Session, stack: Stack) -> Inputs:
+    """Fetch what is missing, then load the model and encode the rows."""
+    spec, run, events = session.spec, session.run, session.events
+    backend, kind, device = stack.backend, stack.kind, stack.device
     fetch_missing(spec, run, events)
-    with clock.phase("load_model"):
+    with session.clock.phase("load_model"):
         path = locate_model(spec, run)
         tokenizer = load_tokenizer(spec, path)
         config = load_config(spec, path)
         max_length = row_length(spec, config)
         if max_length != longest_row(spec):
-            events("note", message=f"the model takes {max_length} tokens at most")
-        model = load_model(spec, path, config, max_length, backend, device, run, kind.HEAD)
+            session.note(f"the model takes {max_length} tokens at most")
+        model = load_model(spec, path, config, max_length, backend, device, run, spec.row.head)
         require_matching(tokenizer, model, spec)
 
-    with clock.phase("load_data"):
-        chat = tokenizer.chat_template is not None
-        train_rows, eval_rows = load_rows(spec, run, chat)
+    with session.clock.phase("load_data"):
+        from aligntune.worker.modeling.loss_head import LossHead
+
+        train_rows, eval_rows = load_rows(spec, run, tokenizer.chat_template is not None)
         parts = {"train": train_rows} | ({"evaluation": eval_rows} if eval_rows else {})
         rewards = load_rewards(spec, run, events, device, *parts.values())
         head = LossHead(device, backend.computes_loss())
         setup = Setup(spec, tokenizer, max_length, rewards, backend.inference, head)
-        encoded = {}
-        inputs: dict[str, Any] = {
+        record: dict[str, Any] = {
             "model": {"source": spec.model.name, "fingerprint": of_model(path)},
             **other_inputs(spec, run),
         }
+        encoded = {}
         for part, rows in parts.items():
-            events(
-                "data", part=part, rows=len(rows.dataset), format=rows.format, source=rows.source
-            )
-            inputs[part] = {
-                "source": rows.source,
-                "sha256": of_rows(rows.dataset),
-                "chat": is_chat(rows.dataset) or "messages" in rows.dataset.column_names,
-            }
-            made = kind.encode(rows.dataset, setup, part == "train")
-            encoded[part] = made.dataset
-            for note in made.notes:
-                events("note", message=f"{part}: {note}")
+            record[part] = _describe(rows)
+            encoded[part] = _encode(session, kind, setup, part, rows)
+    return Inputs(model, setup, encoded, record)
 
-    def measure(model: Any, rows: Any) -> Measurement:
-        if not device.cuda:
-            trim()
-        return kind.measure(model, rows, setup, getattr(trainer, "ref_model", None))
 
-    with clock.phase("train"):
-        steps = rounds(spec)
-        callback = EventCallback(events, stop, steps)
-        os.environ["TENSORBOARD_LOGGING_DIR"] = str(run.path / "tensorboard")
-        arguments = trainer_arguments(
-            spec, kind, device, run.checkpoints, "evaluation" in encoded, max_length
-        )
-        arguments = backend.trainer_arguments(spec, arguments) | _of_backend(spec, backend)
-        if (every := save_steps(spec)) != spec.training.save_steps:
-            events("note", message=f"checkpoints are written every {every} steps, see save_steps")
-        try:
-            made_of = untouched(trainer_class) if kind.PREPARED else trainer_class
-            ours = measured(counted_tokens(seeded_order(made_of)), measure)
-            trainer = summed_losses(ours, callback.losses)(
-                model=model,
-                args=config_class(**_accepted(arguments, config_class, spec, backend)),
-                train_dataset=encoded["train"],
-                eval_dataset=encoded.get("evaluation"),
-                processing_class=tokenizer,
-                callbacks=[callback],
-                **kind.extras(setup),
-            )
-        except (ValueError, TypeError, ImportError) as error:
-            traceback.print_exc()
-            raise SpecError(f"{config_class.__name__} refuses this: {first_line(error)}") from error
-        _quieten(trainer)
-        if not device.cuda:
+def _describe(rows: Rows) -> dict[str, Any]:
+    return {
+        "source": rows.source,
+        "sha256": of_rows(rows.dataset),
+        "chat": is_chat(rows.dataset) or "messages" in rows.dataset.column_names,
+    }
+
+
+def _encode(session: Session, kind: Family, setup: Setup, part: str, rows: Rows) -> Any:
+    session.events(
+        "data", part=part, rows=len(rows.dataset), format=rows.format, source=rows.source
+    )
+    encoded = kind.encode(rows.dataset, setup, part == "train")
+    for note in encoded.notes:
+        session.note(f"{part}: {note}")
+    return encoded.dataset
+
+
+def fit(session: Session, stack: Stack, inputs: Inputs) -> Trained:
+    """Build the trainer and train, from the newest checkpoint if there is one.
+
+    Raises:
+        SpecError: the trainer rejects its arguments.
+        StoppedError: a stop was asked for before the last step.
+        TrainingError: the trainer failed.
+    """
+    from aligntune.worker.process_memory import trim_after_forward
+    from aligntune.worker.trainer.callback import EventCallback
+
+    spec, run, stop = session.spec, session.run, session.stop
+    with session.clock.phase("train"):
+        callback = EventCallback(session.events, stop, rounds(spec))
+        trainer = _build_trainer(session, stack, inputs, callback)
+        if not stack.device.cuda:
             trim_after_forward(trainer.model)
         stop.begun = True
-        _train(trainer, _checkpoint(run))
-        if stop.asked and trainer.state.global_step < trainer.state.max_steps:
+        _run_trainer(trainer, newest_checkpoint(run))
+        state = trainer.state
+        if stop.asked and state.global_step < state.max_steps:
             raise StoppedError(
-                f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, "
-                "with a checkpoint",
-                f"Go on with: aligntune-run --resume {run.record().get('run_dir', run.path)}",
+                f"stopped at step {state.global_step} of {state.max_steps}; a checkpoint was saved",
+                f"Resume with: aligntune-run --resume {run.record().get('run_dir', run.path)}",
             )
-
-    result: dict[str, Any] = {
-        "steps": trainer.state.global_step,
-        "epochs": round(float(trainer.state.epoch or 0), 4),
-        "train_loss": callback.losses.mean(trainer.state.global_step),
-        "final_loss": _last(trainer.state.log_history, "loss"),
-        "tokens": int(trainer.state.num_input_tokens_seen),
-        "resumed_from": callback.resumed_from,
-        **callback.sizes,
-    }
-    # Accelerate's wrapper would copy all outputs to float32.
-    plain = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    with clock.phase("save"):  # before the evaluation, which so cannot lose what was learned
-        save(trainer, tokenizer, run)
-    if "evaluation" in encoded:
-        with clock.phase("evaluate"):
-            # With what the trainer has added to rows that are left to it, such as a reference's.
-            rows = trainer.eval_dataset if kind.PREPARED else encoded["evaluation"]
-            found = measure(plain, rows)
-            events("evaluate", step=trainer.state.global_step, **found.metrics)
-            result |= {f"eval_{name}": value for name, value in found.metrics.items()}
-            result |= {"samples": list(found.samples)} if found.samples else {}
-    versions = stack_versions()
-    card = model_card(spec, result, versions)
-    (run.model / "README.md").write_text(card, encoding="utf-8")
-
-    seconds = clock.seconds
-    result |= {
-        "tokens_per_second": round(callback.tokens / max(callback.train_seconds, 1e-9), 1),
-        "train_seconds": round(callback.train_seconds, 3),
-        "memory": {
-            "after_imports": after_imports,
-            "peak": most_resident(),
-            "peak_gpu": torch.cuda.max_memory_allocated() if device.cuda else None,
-            "peak_gpu_reserved": torch.cuda.max_memory_reserved() if device.cuda else None,
-        },
-        "seconds": {name: round(spent, 3) for name, spent in seconds.items()},
-        "precision": device.precision,
-        "gradient_checkpointing": callback.checkpointing,
-        "backend": backend.NAME,
-        "versions": versions,
-        "attention": plain.config._attn_implementation,
-    }
-    run.update(status="finished", result=result, inputs=inputs, machine=machine(device))
-    events("end", status="finished", result=result)
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    return Trained(trainer, model, callback)
 
 
-def _claim(spec: RunSpec, run: RunDir) -> None:
-    """Write the record of a run that is under way; a finished one is never trained over."""
-    record = run.record()
-    if record.get("status") == "finished":
-        raise OutputError(f"{run.path} holds a finished run", "Use a new run directory")
-    run.update(status="running", spec=spec.model_dump(mode="json"))
-    if not run.spec.exists():
-        run.spec.write_text(spec.to_yaml(), encoding="utf-8")
-
-
-def untouched(trainer: type[Any]) -> type[Any]:
-    """``trainer`` that takes rows as they are, as :meth:`Family.encode` has made them."""
-
-    class Untouched(trainer):  # type: ignore[misc]
-        def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-            return dataset
-
-    Untouched.__name__ = trainer.__name__
-    return Untouched
-
-
-def _of_backend(spec: RunSpec, backend: Backend) -> dict[str, Any]:
-    """The trainer's arguments among those that are meant for this backend only."""
-    own = spec.of_backend(backend.NAME)
-    return {name: own[name] for name in own if name not in backend.model_arguments()}
-
-
-def _accepted(
-    arguments: dict[str, Any], config: type[Any], spec: RunSpec, backend: Backend
-) -> dict[str, Any]:
-    """The arguments that this configuration knows; what the user named has to be known."""
-    own = _of_backend(spec, backend)
-    known = {item.name for item in fields(config)}
-    for section, given in (("trainer_args", spec.trainer_args), (backend.NAME, own)):
-        for name in given:
-            if name not in known:
-                raise SpecError(
-                    f"{section}.{name}: {config.__name__} has no such argument"
-                    f"{nearest(name, sorted(known))}"
-                )
-    return {name: value for name, value in arguments.items() if name in known}
-
-
-def _quieten(trainer: Any) -> None:
-    """Events tell the progress; the trainer's own printing of dictionaries would only repeat it."""
+def _build_trainer(session: Session, stack: Stack, inputs: Inputs, callback: Any) -> Any:
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+    spec, kind, setup, encoded = session.spec, stack.kind, inputs.setup, inputs.encoded
+    stack_trainer, config = trainer_classes(spec.row)
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(session.run.path / "tensorboard")
+    arguments = trainer_arguments(
+        spec,
+        kind,
+        stack.device,
+        session.run.checkpoints,
+        "evaluation" in encoded,
+        setup.max_length,
+    )
+    accepted = accepted_arguments(arguments, config, spec, stack.backend)
+    if (every := save_steps(spec)) != spec.training.save_steps:
+        session.note(f"checkpoints are written every {every} steps, see save_steps")
+    our_trainer = trainer_class(
+        stack_trainer,
+        rows_are_prepared=kind.PREPARED,
+        losses=callback.losses,
+        measure=_measure_function(stack, setup),
+    )
+    try:
+        trainer = our_trainer(
+            model=inputs.model,
+            args=config(**accepted),
+            train_dataset=encoded["train"],
+            eval_dataset=encoded.get("evaluation"),
+            processing_class=setup.tokenizer,
+            callbacks=[callback],
+            **kind.extras(setup),
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        traceback.print_exc()
+        raise SpecError(
+            f"{config.__name__} rejects these arguments: {first_line(error)}",
+            "Change the key that it names",
+        ) from error
+    # Events report progress already.
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
+    return trainer
 
 
-def _train(trainer: Any, checkpoint: str | None) -> None:
+def _measure_function(stack: Stack, setup: Setup) -> Any:
+    """The family's evaluation; on a CPU it first gives unused memory back to the system."""
+    from aligntune.worker.process_memory import trim
+
+    def measure_rows(model: Any, rows: Any, reference: Any | None) -> Measurement:
+        if not stack.device.cuda:
+            trim()
+        return stack.kind.measure(model, rows, setup, reference)
+
+    return measure_rows
+
+
+def _run_trainer(trainer: Any, checkpoint: str | None) -> None:
     from aligntune.worker.trainer.callback import NothingLeft
 
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
-    except NothingLeft:  # it died after its last step, and has its last weights again
+    except NothingLeft:  # the run died after its last step, and its last weights are loaded
         if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
             trainer._load_best_model()
     except AligntuneError:
@@ -272,29 +315,76 @@ def _train(trainer: Any, checkpoint: str | None) -> None:
         known = foreseen(error)
         if known is None:
             traceback.print_exc()
-            remedy = "The traceback is at the end of train.log"
+            remedy = "See the traceback at the end of train.log"
             if checkpoint:
-                remedy += f"; if {Path(checkpoint).name} is damaged, remove it and --resume again"
+                remedy += (
+                    f". If {Path(checkpoint).name} is damaged, delete it and run --resume again"
+                )
             known = TrainingError(
                 f"the trainer failed: {type(error).__name__}: {first_line(error)}", remedy
             )
         raise known from error
 
 
-def _checkpoint(run: RunDir) -> str | None:
-    """The newest complete checkpoint of an earlier try at this run, if there is one.
+def save(session: Session, inputs: Inputs, trained: Trained) -> None:
+    """Write the model and its tokenizer to ``model/``."""
+    with session.clock.phase("save"):
+        save_model(trained.trainer, inputs.setup.tokenizer, session.run)
 
-    The trainer writes its state last: a checkpoint without a whole one was cut off and is removed.
-    """
-    names = (path.name for path in run.checkpoints.glob("checkpoint-*"))
-    steps = [int(name.split("-")[1]) for name in names if re.fullmatch(r"checkpoint-\d+", name)]
-    for step in sorted(steps, reverse=True):
-        path = run.checkpoints / f"checkpoint-{step}"
-        with suppress(OSError, ValueError):
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            return str(path)
-        shutil.rmtree(path)
-    return None
+
+def measure(session: Session, stack: Stack, inputs: Inputs, trained: Trained) -> dict[str, Any]:
+    """The figures of the trained model on the evaluation rows; empty if there are none."""
+    if "evaluation" not in inputs.encoded:
+        return {}
+    trainer, model = trained.trainer, trained.model
+    with session.clock.phase("evaluate"):
+        # The trainer may have added columns to its rows, such as the reference's log-probabilities.
+        own = trainer.eval_dataset if stack.kind.PREPARED else inputs.encoded["evaluation"]
+        measurement = trainer.measure(model, own)
+        session.events("evaluate", step=trainer.state.global_step, **measurement.metrics)
+    figures = {f"eval_{name}": value for name, value in measurement.metrics.items()}
+    samples = {"samples": list(measurement.samples)} if measurement.samples else {}
+    return figures | samples
+
+
+def _finish(
+    session: Session, stack: Stack, inputs: Inputs, trained: Trained, measured: dict[str, Any]
+) -> None:
+    """Write the model card and the record, and report the end."""
+    import torch
+
+    spec, run, device, callback = session.spec, session.run, stack.device, trained.callback
+    versions = stack_versions()
+    result = trained.figures | measured
+    card = model_card(spec, result, versions)
+    (run.model / "README.md").write_text(card, encoding="utf-8")
+    result |= {
+        "tokens_per_second": round(callback.tokens / max(callback.train_seconds, 1e-9), 1),
+        "train_seconds": round(callback.train_seconds, 3),
+        "memory": {
+            "after_imports": stack.memory,
+            "peak": most_resident(),
+            "peak_gpu": torch.cuda.max_memory_allocated() if device.cuda else None,
+            "peak_gpu_reserved": torch.cuda.max_memory_reserved() if device.cuda else None,
+        },
+        "seconds": {name: round(spent, 3) for name, spent in session.clock.seconds.items()},
+        "precision": device.precision,
+        "gradient_checkpointing": callback.checkpointing,
+        "backend": stack.backend.NAME,
+        "versions": versions,
+        "attention": trained.model.config._attn_implementation,
+    }
+    run.update(status="finished", result=result, inputs=inputs.record, machine=machine(device))
+    session.events("end", status="finished", result=result)
+
+
+def _claim(spec: RunSpec, run: RunDir) -> None:
+    """Mark the run as running. A finished run is never overwritten."""
+    if run.record().get("status") == "finished":
+        raise OutputError(f"{run.path} contains a finished run", "Use a new run directory")
+    run.update(status="running", spec=spec.model_dump(mode="json"))
+    if not run.spec.exists():
+        run.spec.write_text(spec.to_yaml(), encoding="utf-8")
 
 
 def _last(history: list[dict[str, Any]], key: str) -> float | None:

@@ -41,7 +41,7 @@ SMALL = ModelFacts(
     context=4096,
     shape=Shape(512, 10, 8, 4, 64, 1408, 32000, tied=False),
 )
-REWARDED = [row.name for row in ALGORITHMS.values() if "rewards" in row.needs]
+REWARDED = [row.name for row in ALGORITHMS.values() if row.online]
 
 
 def spec_of(algorithm: str = "sft", **sections: Any) -> RunSpec:
@@ -201,7 +201,7 @@ def test_twice_the_batch_or_the_length_never_takes_less(
     def made(batch: int, length: int) -> Estimate:
         keys = {"batch_size": batch, "gradient_checkpointing": checkpointing}
         more: dict[str, Any] = dict(LORA) if lora else {}
-        if ALGORITHMS[algorithm].family == "online":
+        if ALGORITHMS[algorithm].online:
             more["rl"] = {"max_completion_length": length, "max_prompt_length": 64}
         else:
             keys["max_length"] = length

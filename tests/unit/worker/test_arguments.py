@@ -13,7 +13,7 @@ from aligntune.errors import SpecError
 from aligntune.spec.layers import Layer, from_assignment
 from aligntune.spec.resolve import known_keys, resolve
 from aligntune.spec.run_spec import RunSpec
-from aligntune.spec.trainer_args import OWNERS, OWNERS_IN_FAMILY, REFUSED, refuse_owned
+from aligntune.spec.trainer_args import REFUSED, owners, refuse_owned
 from aligntune.worker.device import Device
 from aligntune.worker.families import family
 from aligntune.worker.families.supervised import keeps_whole_rows
@@ -45,7 +45,7 @@ FREE = {
 
 def spec_of(*assignments: str, algorithm: str = "sft") -> RunSpec:
     needed = {"algorithm": algorithm, "model": "org/model", "dataset": "org/data"}
-    if "rewards" in ALGORITHMS[algorithm].needs:
+    if ALGORITHMS[algorithm].online:
         needed["rewards"] = "length"
     return resolve([Layer("test", needed), *map(from_assignment, assignments)]).spec
 
@@ -82,24 +82,31 @@ def _is_refused(name: str, spec: RunSpec) -> bool:
 
 def test_owners_are_keys_and_each_refused_argument_has_one_reason() -> None:
     keys = {*known_keys(), "dataset.columns.text", "rewards[].weight"}
-    owners = {**OWNERS}
     for row in ALGORITHMS.values():
-        owners |= OWNERS_IN_FAMILY[row.family]
-    assert set(owners.values()) <= keys
+        assert set(owners(row).values()) <= keys
     assert len(REASONS) == sum(len(names) for names in REFUSED.values())
 
 
 @pytest.mark.parametrize(
     ("assignment", "says"),
     [
-        ("trainer_args.chat_template_path=x", "has a key of its own. Set model.chat_template"),
+        (
+            "trainer_args.chat_template_path=x",
+            "duplicates a key of the spec. Set model.chat_template instead",
+        ),
         ("trainer_args.eval_strategy=epoch", "Set training.eval_steps"),
         ("trainer_args.report_to=wandb", "losses go to events.jsonl and tensorboard/. Leave it"),
         ("trainer_args.push_to_hub=true", "push_to_hub cannot be set: training has no network"),
         ("trainer_args.load_best_model_at_end=true", "needs evaluations to choose by"),
         ("trainer_args.per_device_eval_batch_size=3", "is the same mean over tokens on every"),
-        ("trl.learning_rate=1", "trl.learning_rate has a key of its own. Set training.learning"),
-        ("unsloth.output_dir=x", "unsloth.output_dir has a key of its own. Set output"),
+        (
+            "trl.learning_rate=1",
+            "trl.learning_rate duplicates a key of the spec. Set training.learning",
+        ),
+        (
+            "unsloth.output_dir=x",
+            "unsloth.output_dir duplicates a key of the spec. Set output instead",
+        ),
         ("trl.padding_free=true", "is not one backend's alone. Set trainer_args.padding_free"),
         ("unsloth.vllm_mode=x", "no image has vLLM"),
     ],
@@ -139,3 +146,22 @@ def test_rows_stay_whole_only_where_packing_splits_them(
     assignments: list[str], whole: bool
 ) -> None:
     assert keeps_whole_rows(spec_of(*assignments)) is whole
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "argument", "key"),
+    [
+        ("sft", "packing", "training.packing"),
+        ("dpo", "packing", None),
+        ("dpo", "beta", "preference.beta"),
+        ("grpo", "beta", "rl.beta"),
+        ("sft", "beta", None),
+        ("grpo", "epsilon_high", "rl.epsilon_high"),
+        ("rloo", "epsilon_high", None),
+        ("ppo", "reward_weights", "rewards[].weight"),
+    ],
+)
+def test_a_key_owns_trainer_arguments_where_it_applies(
+    algorithm: str, argument: str, key: str | None
+) -> None:
+    assert owners(ALGORITHMS[algorithm]).get(argument) == key

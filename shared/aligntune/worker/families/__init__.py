@@ -47,9 +47,6 @@ class Family(Protocol):
     BEST: tuple[str, bool]
     """The figure that tells the best checkpoint, and whether more of it is better."""
 
-    HEAD: str
-    """What the model ends in: ``causal`` or ``classifier``."""
-
     PREPARED: bool
     """Whether the trainer is kept from preparing rows, as it would do it over again."""
 

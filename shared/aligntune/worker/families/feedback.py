@@ -20,7 +20,6 @@ from aligntune.worker.metrics import Measurement
 from aligntune.worker.modeling.reference import completion_logprobs, reference
 
 BEST = ("margin", True)
-HEAD = "causal"
 PREPARED = True
 SAMPLES = 4
 

@@ -19,7 +19,6 @@ from aligntune.worker.modeling.generate import complete
 from aligntune.worker.modeling.reference import REFERENCE_ADAPTER, completion_logprobs, reference
 
 BEST = ("reward", True)
-HEAD = "causal"
 PREPARED = False
 SAMPLES = 4
 HEAD_FACTOR = 10
@@ -42,7 +41,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         "reward_weights": [reward.weight for reward in spec.rewards],
         "disable_dropout": not spec.adapter.dropout,  # it would take the adapter's too
     }
-    if spec.row.trainer == "PPOTrainer":
+    if spec.row.critic:
         return {
             **common,
             "include_num_input_tokens_seen": "non_padding",  # ours hands them in
@@ -123,7 +122,7 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
 
 def extras(setup: Setup) -> dict[str, Any]:
     """The reward functions."""
-    more = {"generating": setup.inference} if setup.spec.row.trainer == "PPOTrainer" else {}
+    more = {"generating": setup.inference} if setup.spec.row.critic else {}
     return {"reward_funcs": list(setup.rewards), **more}
 
 

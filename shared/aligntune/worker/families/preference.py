@@ -21,7 +21,6 @@ from aligntune.worker.metrics import Measurement
 from aligntune.worker.modeling.reference import completion_logprobs, reference
 
 BEST = ("accuracy", True)
-HEAD = "causal"
 PREPARED = True
 SIDES = ("chosen", "rejected")
 SAMPLES = 4

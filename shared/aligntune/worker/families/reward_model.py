@@ -19,7 +19,6 @@ from aligntune.worker.metrics import Measurement
 from aligntune.worker.modeling.modes import by_length, quiet
 
 BEST = ("accuracy", True)
-HEAD = "classifier"
 PREPARED = False
 
 

@@ -10,7 +10,6 @@ from aligntune.worker.inputs.tokenize import Tokenized, tokenize
 from aligntune.worker.metrics import Measurement, padded, token_loss
 
 BEST = ("loss", False)
-HEAD = "causal"
 PREPARED = False
 
 

@@ -61,8 +61,9 @@ def evaluate(
     frozen = _reference(saved, spec, run)
     found = kind.measure(saved.model, encoded.dataset, setup, frozen)
     events("evaluate", **found.metrics)
-    supervised = spec.row.family == "supervised"
-    samples = _written(saved, encoded.dataset, spec) if supervised else list(found.samples)
+    # Rows with labels have an answer, which the model is asked to write itself.
+    labelled = "labels" in encoded.dataset.column_names
+    samples = _written(saved, encoded.dataset, spec) if labelled else list(found.samples)
     return {
         "metrics": found.metrics,
         "samples": samples,

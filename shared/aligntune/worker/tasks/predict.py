@@ -8,7 +8,6 @@ from typing import Any
 from aligntune.errors import DataError, ModelError
 from aligntune.spec.run_spec import RunSpec
 from aligntune.tasks import Predict, Prompt
-from aligntune.worker.families import family
 from aligntune.worker.families.reward_model import scores
 from aligntune.worker.inputs.tokenize import encode_answered, encode_prompt
 from aligntune.worker.modeling.generate import complete
@@ -20,7 +19,7 @@ def predict(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
     tokenizer = saved.tokenizer
     chat = tokenizer.chat_template is not None and task.chat is not False
     system = spec.dataset.system_prompt
-    if family(spec.row).HEAD == "classifier":
+    if spec.row.head == "classifier":
         return _score(saved, spec, task)
     prompts = [_said(prompt, chat, system) for prompt in task.prompts]
     encoded = [encode_prompt(tokenizer, prompt) for prompt in _renderable(prompts, tokenizer)]

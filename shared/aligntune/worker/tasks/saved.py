@@ -12,7 +12,6 @@ from aligntune.spec.run_spec import RunSpec
 from aligntune.tasks import Task
 from aligntune.worker.backend import Backend
 from aligntune.worker.device import Device
-from aligntune.worker.families import family
 from aligntune.worker.inputs.model import (
     load_config,
     load_model,
@@ -40,7 +39,7 @@ def load_saved(spec: RunSpec, run: RunDir, task: Task, backend: Backend, device:
     if not folder.is_dir():
         raise ModelError(f"{task.of} has no model")
     tokenizer = load_tokenizer(spec, folder)
-    head = family(spec.row).HEAD
+    head = spec.row.head
     path = folder
     if spec.adapter.type != "none":
         path = locate_model(spec, run)

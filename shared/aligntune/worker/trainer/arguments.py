@@ -2,16 +2,20 @@
 
 Unsloth changes many of TRL's defaults (learning rate, batch size, optimizer, warm-up, seed, ...),
 so a default left to the backend would make the same spec mean two things. What the user may not set
-is in :mod:`aligntune.spec.run_spec.trainer_args`.
+is in :mod:`aligntune.spec.trainer_args`.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aligntune.spec.run_spec import GROUPED, RunSpec
+from aligntune.errors import SpecError
+from aligntune.spec.run_spec import RunSpec
+from aligntune.spec.suggest import nearest
 from aligntune.spec.trainer_args import checkpoints_gradients, groups, refuse_owned, save_steps
+from aligntune.worker.backend import Backend
 from aligntune.worker.device import Device
 
 if TYPE_CHECKING:
@@ -47,7 +51,7 @@ def trainer_arguments(
         "per_device_train_batch_size": training.batch_size,
         # TRL wants whole groups, though our evaluation needs none.
         "per_device_eval_batch_size": spec.rl.num_generations
-        if spec.row.trainer in GROUPED
+        if spec.row.grouped
         else training.batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation,
         "num_train_epochs": training.epochs,
@@ -109,3 +113,28 @@ def trainer_arguments(
     }
     own = kind.arguments(spec, max_length)
     return {**explicit, **own, **spec.row.implies, **spec.trainer_args}
+
+
+def accepted_arguments(
+    arguments: dict[str, Any], config: type[Any], spec: RunSpec, backend: Backend
+) -> dict[str, Any]:
+    """The backend's version of ``arguments``, limited to those that ``config`` has.
+
+    Raises:
+        SpecError: the user set an argument that ``config`` does not have.
+    """
+    own = {
+        name: value
+        for name, value in spec.of_backend(backend.NAME).items()
+        if name not in backend.model_arguments()
+    }
+    known = {item.name for item in fields(config)}
+    for section, given in (("trainer_args", spec.trainer_args), (backend.NAME, own)):
+        for name in given:
+            if name not in known:
+                raise SpecError(
+                    f"{section}.{name}: {config.__name__} has no such argument"
+                    f"{nearest(name, sorted(known))}"
+                )
+    adapted = backend.trainer_arguments(spec, arguments) | own
+    return {name: value for name, value in adapted.items() if name in known}

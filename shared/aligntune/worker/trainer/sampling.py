@@ -1,8 +1,8 @@
 """The order of training rows: a function of seed and epoch, so that a resumed run sees the same.
 
-transformers draws the order of length-grouped batches from the global random state, which a run
-resumed in the middle of an epoch no longer has as it was when the epoch began. TRL draws the order
-of prompts from a generator that goes on from epoch to epoch, and begins anew in a resumed run.
+transformers draws the order of length-grouped batches from the global random state, which has moved
+on when a run is resumed in the middle of an epoch. TRL draws the order of prompts from a generator
+that continues from epoch to epoch, and starts again in a resumed run.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 
 class SeededSampler:
-    """A sampler whose order is drawn anew each epoch, from ``seed`` + epoch.
+    """A sampler that draws a new order each epoch, seeded with ``seed`` + epoch.
 
     Args:
-        sampler: one that draws from its ``generator``.
-        seed: of the run.
+        sampler: a sampler that draws from its ``generator``.
+        seed: the run's seed.
     """
 
     def __init__(self, sampler: Any, seed: int) -> None:
@@ -25,7 +25,7 @@ class SeededSampler:
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the trainer as an epoch begins, and as one is gone on with."""
+        """The trainer calls this when an epoch starts or is resumed."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -39,7 +39,7 @@ class SeededSampler:
 
 
 class RepeatedSampler(SeededSampler):
-    """TRL's sampler of prompts, its order in each epoch the one that it has without a stop."""
+    """TRL's sampler of prompts, with the order that it has in an uninterrupted run."""
 
     def __iter__(self) -> Iterator[int]:
         import torch
@@ -52,17 +52,15 @@ class RepeatedSampler(SeededSampler):
 
 
 SAMPLERS = {"LengthGroupedSampler": SeededSampler, "RepeatSampler": RepeatedSampler}
-"""By the name of the sampler; accelerate seeds the plain random one itself."""
+"""By class name of the sampler. accelerate seeds the plain random sampler itself."""
 
 
-def seeded_order(trainer: type[Any]) -> type[Any]:
-    """``trainer`` with an order of rows that a resumed run repeats."""
+class SeededOrder:
+    """Mixin: gives training rows an order that a resumed run repeats."""
 
-    class SeededOrder(trainer):  # type: ignore[misc]
-        def _get_train_sampler(self, *arguments: Any, **named: Any) -> Any:
-            sampler = super()._get_train_sampler(*arguments, **named)
-            kind = SAMPLERS.get(type(sampler).__name__)
-            return kind(sampler, self.args.data_seed or self.args.seed) if kind else sampler
+    args: Any
 
-    SeededOrder.__name__ = trainer.__name__
-    return SeededOrder
+    def _get_train_sampler(self, *arguments: Any, **named: Any) -> Any:
+        sampler = super()._get_train_sampler(*arguments, **named)  # type: ignore[misc]
+        kind = SAMPLERS.get(type(sampler).__name__)
+        return kind(sampler, self.args.data_seed or self.args.seed) if kind else sampler
