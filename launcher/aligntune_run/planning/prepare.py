@@ -65,27 +65,29 @@ def prepare_resume(path: Path, obtaining: Obtaining) -> Prepared:
     run = RunDir(path.absolute())
     record = run.record()
     stranger = OutputError(f"{path} is not the run directory of a run of this command")
-    if "plan" not in record:
+    before = record.choice
+    if record.plan is None:
         raise stranger
-    if record.get("status") == "finished":
+    if record.is_finished:
         raise OutputError(f"{path} is a finished run", "Start a new one: leave out --resume")
     if run.in_use():
         raise OutputError(f"{path} is a run that is at work", "Stop it first")
-    try:
-        run_id, before = str(record["id"]), dict(record["plan"]["choice"])
-        backend, engine, lock = (str(before[key]) for key in ("backend", "engine", "lock_hash"))
-        attempt = int(record["plan"].get("attempt", 1)) + 1
-    except (KeyError, TypeError, ValueError) as error:
-        raise stranger from error
+    if record.id is None or None in (before.backend, before.engine, before.lock_hash):
+        raise stranger
     wanted = resolve([from_file(run.spec)], run.path)
     # It was at work here before, so no estimate forbids to go on.
-    same = {"backend": backend, "engine": engine, "strict": True, "fit": "warn"}
+    same = {
+        "backend": before.backend,
+        "engine": before.engine,
+        "strict": True,
+        "fit": "warn",
+    }
     spec = wanted.spec.model_copy(update=same)
     settings = Settings(spec, wanted.origins)
-    prepared = _prepare(settings, obtaining, run, run_id, attempt)
-    if prepared.plan.choice.lock_hash != lock:
+    prepared = _prepare(settings, obtaining, run, record.id, record.plan.attempt + 1)
+    if prepared.plan.choice.lock_hash != before.lock_hash:
         raise OutputError(
-            f"{path} began on another lock ({lock[:12]}) than "
+            f"{path} began on another lock ({str(before.lock_hash)[:12]}) than "
             f"{prepared.plan.choice.backend} {prepared.plan.choice.flavour} has now",
             f"Start a new run: aligntune-run -c {run.spec}, or go on with the version it began on",
         )

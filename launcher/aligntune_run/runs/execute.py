@@ -9,7 +9,8 @@ from typing import Any
 
 from aligntune.errors import AligntuneError, HardwareError
 from aligntune.record.events import Event, EventReader
-from aligntune.record.run_dir import Record, RunDir
+from aligntune.record.run_dir import RunDir
+from aligntune.record.schema import RunRecord
 from aligntune.tasks import TASK_FILE
 from aligntune_run.engines.base import Exit, Say, Worker
 from aligntune_run.known_failures.explain import explained, tail
@@ -34,7 +35,7 @@ def obtain(prepared: Prepared, say: Say) -> Prepared:
     return replace(prepared, plan=prepared.engine.prepare(prepared.plan, say))
 
 
-def execute(prepared: Prepared, watch: Watch) -> Record:
+def execute(prepared: Prepared, watch: Watch) -> RunRecord:
     """Carry out a plan and return the record of the run.
 
     Ctrl-C and SIGTERM ask the worker to checkpoint and end; a second one ends it at once.

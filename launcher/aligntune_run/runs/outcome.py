@@ -72,10 +72,9 @@ def record_exit(run: RunDir, left: Exit, failure: AligntuneError | None) -> None
     values: dict[str, Any] = {"exit": {"code": left.code, "oom": left.oom}}
     record = run.record()
     if failure is not None:
-        before = record.get("error") or {}
-        if record.get("status") not in ("failed", "stopped"):
+        if record.status not in ("failed", "stopped"):
             values |= ending_fields(failure)
-        elif before.get("kind") == type(failure).__name__:
+        elif record.error and record.error.kind == type(failure).__name__:
             values |= {"error": _told(failure)}  # the worker's own, and what its log explains of it
     if not run.path.exists():
         raise OutputError(f"{run.path} was removed or renamed while its run was at work")

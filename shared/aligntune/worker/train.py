@@ -158,7 +158,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
             raise StoppedError(
                 f"stopped at step {trainer.state.global_step} of {trainer.state.max_steps}, "
                 "with a checkpoint",
-                f"Go on with: aligntune-run --resume {run.record().get('run_dir', run.path)}",
+                f"Go on with: aligntune-run --resume {run.record().run_dir or run.path}",
             )
 
     result: dict[str, Any] = {
@@ -209,8 +209,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
 
 def _claim(spec: RunSpec, run: RunDir) -> None:
     """Write the record of a run that is under way; a finished one is never trained over."""
-    record = run.record()
-    if record.get("status") == "finished":
+    if run.record().is_finished:
         raise OutputError(f"{run.path} holds a finished run", "Use a new run directory")
     run.update(status="running", spec=spec.model_dump(mode="json"))
     if not run.spec.exists():

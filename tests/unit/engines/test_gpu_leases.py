@@ -435,7 +435,7 @@ class TestStarting:
         )
         assert seen == [["id (script)", None]]
         assert held(tmp_path) == [None, None]
-        assert record["plan"]["choice"]["gpus"] == ["GPU-aaaa"]
+        assert record.choice.gpus == ["GPU-aaaa"]
 
     def test_where_another_was_quicker_it_takes_one_that_is_free(self, tmp_path: Path) -> None:
         given: list[Any] = []
@@ -449,8 +449,8 @@ class TestStarting:
         with Lease.take([FIRST]):
             record = execute(mine, quiet)
         assert given == [("GPU-aaaa",), ("GPU-bbbb",)]
-        assert record["plan"]["choice"]["gpus"] == ["GPU-bbbb"]
-        assert record["plan"]["choice"]["reason"] == "GPU-bbbb"
+        assert record.choice.gpus == ["GPU-bbbb"]
+        assert record.to_dict()["plan"]["choice"]["reason"] == "GPU-bbbb"
 
     def test_where_none_is_free_it_is_refused_with_who_has_them(self, tmp_path: Path) -> None:
         with Lease.take([FIRST, SECOND]) as lease:
@@ -459,7 +459,7 @@ class TestStarting:
                 execute(on_gpus(tmp_path), quiet)
         assert "--wait" in refused.value.remedy
         record = RunDir(tmp_path / "run").record()
-        assert (record["status"], record["error"]["kind"]) == ("failed", "HardwareError")
+        assert (record.status, record.error and record.error.kind) == ("failed", "HardwareError")
 
     def test_it_can_wait_and_says_for_whom_once(self, tmp_path: Path) -> None:
         lease = Lease.take([FIRST, SECOND])
@@ -474,7 +474,7 @@ class TestStarting:
                 lease.end()
             return waiting.look()
 
-        assert execute(replace(waiting, look=look), told.append)["status"] == "finished"
+        assert execute(replace(waiting, look=look), told.append).status == "finished"
         notes = [event["message"] for event in told if event["event"] == "note"]
         assert len(notes) == 1
         assert "theirs (pid 4711)" in notes[0]
@@ -487,7 +487,7 @@ class TestStarting:
             execute(on_gpus(tmp_path, wait=True), told)
         assert stopped.value.exit_code == 75
         assert f"--resume {tmp_path / 'run'}" in stopped.value.remedy
-        assert RunDir(tmp_path / "run").record()["status"] == "stopped"
+        assert RunDir(tmp_path / "run").record().status == "stopped"
 
     @pytest.mark.parametrize(
         "other", [{"backend": "unsloth"}, {"flavour": "cpu", "gpus": ()}, {"lock_hash": "other"}]

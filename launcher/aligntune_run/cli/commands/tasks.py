@@ -12,7 +12,7 @@ import rich_click as click
 from aligntune_run.cli.console import agree, carry_out, outliving
 
 if TYPE_CHECKING:
-    from aligntune.record.run_dir import Record
+    from aligntune.record.schema import RunRecord
     from aligntune.tasks import Task
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
@@ -137,7 +137,7 @@ COMMANDS = (evaluate, predict, push)
 
 def _do(
     task: Task,
-    tell: Callable[[Record, TextIO], None],
+    tell: Callable[[RunRecord, TextIO], None],
     *,
     engine: str | None,
     gpus: str | None,
@@ -162,6 +162,6 @@ def _do(
     record = carry_out(prepared, sys.stderr if as_json or quiet else sys.stdout)
     with outliving(sys.stdout):
         if as_json:
-            output.json_line(record)
+            output.json_line(record.to_dict())
         else:
             tell(record, sys.stdout)
