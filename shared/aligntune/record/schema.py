@@ -1,7 +1,8 @@
 """RunRecord: what ``run.json`` holds. Everything that reads a record reads this.
 
-The launcher writes ``id``, ``status``, ``run_dir``, ``created``, ``spec``, ``plan``, ``task`` and
-``handle`` before a worker starts, and ``exit`` after it has ended. The worker writes the rest.
+The launcher writes ``id``, ``status``, ``run_dir``, ``created``, ``spec``, ``plan``, ``task``,
+``handle`` and ``phase`` before a worker starts, and ``exit`` after it has ended. The worker writes
+the rest.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ class RunRecord(Part):
         task: what is done with a finished run; None for a training.
         handle: where the worker of the current phase runs, for
             :meth:`~aligntune_run.engines.base.Engine.attach`.
+        phase: the phase that ``handle`` is of.
         fetched: commit and path of everything that was fetched from a hub.
         inputs: fingerprints of what was read.
         machine: what the worker computed on.
@@ -94,6 +96,7 @@ class RunRecord(Part):
     plan: PlanRecord | None = None
     task: dict[str, Any] | None = None
     handle: str | None = None
+    phase: str | None = None
     fetched: dict[str, Any] | None = None
     inputs: dict[str, Any] = {}
     machine: dict[str, Any] = {}
