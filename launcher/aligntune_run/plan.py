@@ -56,6 +56,7 @@ class Choice:
     """What was chosen, and why.
 
     Attributes:
+        engine: a name in :data:`aligntune_run.engines.registry.ENGINES`.
         reason: one line for the user: the choice and the rule that decided.
         warnings: what the user must not miss, such as a backend that was asked for and not had.
         gpus: UUIDs of the GPUs that training gets; empty trains on the CPU.
@@ -66,7 +67,7 @@ class Choice:
 
     backend: str
     flavour: str
-    engine: Literal["docker", "process"]
+    engine: str
     image: Image | None
     lock_hash: str
     gpus: tuple[str, ...]

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from aligntune_run.host.types import Host
 from aligntune_run.plan import Phase, Plan
+
+if TYPE_CHECKING:
+    from docker import DockerClient
 
 Say = Callable[[str], None]
 """Shows the user one line of progress."""
@@ -102,3 +106,36 @@ class Engine(Protocol):
 
     def logs(self, handle: str) -> str:
         """The last of what a worker printed; empty if it is gone."""
+
+
+@dataclass(frozen=True)
+class EngineContext:
+    """What an engine is made from.
+
+    Attributes:
+        client: of the host's container engine; None if it is not reachable or not needed.
+        find_links: folders or pages with wheels that no index has.
+        agree: is asked before gigabytes are downloaded.
+    """
+
+    host: Host
+    client: DockerClient | None
+    find_links: Sequence[str] = ()
+    agree: Callable[[str], bool] = lambda question: True
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """An engine, as choosing and planning see it.
+
+    Attributes:
+        make: makes the engine.
+        problem: why it cannot run on a host; empty if it can.
+        in_containers: whether it runs images in the host's container engine.
+        on_this_host: whether it takes this host's GPUs, so that a run needs a lease of them.
+    """
+
+    make: Callable[[EngineContext], Engine]
+    problem: Callable[[Host], str]
+    in_containers: bool
+    on_this_host: bool = True

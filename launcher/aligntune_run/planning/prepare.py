@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from aligntune.errors import OutputError
+from aligntune.errors import EngineError, OutputError
 from aligntune.record.run_dir import RunDir, new_run_id
+from aligntune.record.schema import RunRecord
 from aligntune.rewards import check
 from aligntune.spec.layers import from_file
 from aligntune.spec.resolve import Settings, resolve
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.trainer_args import refuse_owned
+from aligntune_run.engines.registry import find_engine
 from aligntune_run.host.resources import memory_limit
 from aligntune_run.plan import Plan, hub_ids
 from aligntune_run.planning.decide import Decided, Obtaining, Prepared, decide
@@ -70,7 +72,7 @@ def prepare_resume(path: Path, obtaining: Obtaining) -> Prepared:
         raise stranger
     if record.is_finished:
         raise OutputError(f"{path} is a finished run", "Start a new one: leave out --resume")
-    if run.in_use():
+    if run.in_use() or _is_running(record):
         raise OutputError(f"{path} is a run that is at work", "Stop it first")
     if record.id is None or None in (before.backend, before.engine, before.lock_hash):
         raise stranger
@@ -92,6 +94,19 @@ def prepare_resume(path: Path, obtaining: Obtaining) -> Prepared:
             f"Start a new run: aligntune-run -c {run.spec}, or go on with the version it began on",
         )
     return prepared
+
+
+def _is_running(record: RunRecord) -> bool:
+    """Whether the run's worker was started and has not ended, by its handle.
+
+    Until the worker has begun its events, only its engine knows.
+    """
+    if record.handle is None or record.exit is not None:
+        return False
+    try:
+        return find_engine(record.handle).status(record.handle) == "running"
+    except EngineError:
+        return False  # whether the engine can be used is judged later
 
 
 def _prepare(

@@ -13,6 +13,7 @@ from aligntune.record.run_dir import RunDir
 from aligntune_run.engines import gpu_leases
 from aligntune_run.engines.base import Command, Worker
 from aligntune_run.engines.gpu_leases import Lease
+from aligntune_run.engines.registry import ENGINES
 from aligntune_run.host.types import Gpu, Host
 from aligntune_run.plan import ONLINE, Plan
 from aligntune_run.runs.signals import Interrupt
@@ -56,7 +57,7 @@ def start(
         StoppedError: interrupted while it waited.
         AligntuneError: the engine refused.
     """
-    if command.phase in ONLINE or not prepared.plan.choice.gpus:
+    if command.phase in ONLINE or not _needs_lease(prepared.plan):
         return _start(prepared, prepared.plan, command, run)
 
     def heed() -> None:
@@ -93,8 +94,8 @@ def _start(prepared: Prepared, plan: Plan, command: Command, run: RunDir) -> Sta
         with run.writing(AGAIN):
             run.update(handle=handle, phase=command.phase)
 
-    needs_gpus = command.phase not in ONLINE
-    lease = Lease.take(_gpus(prepared.host, plan)) if needs_gpus else Lease()
+    leased = command.phase not in ONLINE and _needs_lease(plan)
+    lease = Lease.take(_gpus(prepared.host, plan)) if leased else Lease()
     try:
         handle = prepared.engine.submit(command, record, lease.descriptors)
         worker = prepared.engine.attach(handle)
@@ -103,6 +104,11 @@ def _start(prepared: Prepared, plan: Plan, command: Command, run: RunDir) -> Sta
         raise
     lease.sign(f"{plan.run_id} ({worker.title})")
     return Started(worker, lease)
+
+
+def _needs_lease(plan: Plan) -> bool:
+    """Whether the run gets GPUs of this host, which other runs want too."""
+    return bool(plan.choice.gpus) and ENGINES[plan.choice.engine].on_this_host
 
 
 def _same_phase(prepared: Prepared, plan: Plan, command: Command) -> Command:

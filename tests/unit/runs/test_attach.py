@@ -16,6 +16,8 @@ from aligntune.errors import EngineError, OutputError, StoppedError, TrainingErr
 from aligntune.record.run_dir import RunDir
 from aligntune.record.schema import ExitRecord
 from aligntune_run.engines.local.engine import ProcessEngine
+from aligntune_run.planning.decide import Obtaining
+from aligntune_run.planning.prepare import prepare_resume
 from aligntune_run.runs.execute import attach
 
 LAUNCHER = """
@@ -108,3 +110,10 @@ def test_if_the_launcher_was_killed_while_fetching_the_run_can_be_resumed(
     with pytest.raises(StoppedError, match="killed during fetch") as stopped:
         attach(run, engine, lambda event: None)
     assert f"--resume {run.path}" in stopped.value.remedy
+
+
+def test_a_run_whose_worker_has_only_just_started_is_not_resumed(run: RunDir) -> None:
+    run.events.unlink()  # as before the worker has opened it
+    with pytest.raises(OutputError, match="is a run that is at work"):
+        prepare_resume(run.path, Obtaining())
+    (run.path / "enough").touch()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aligntune import contract
 from aligntune.errors import AligntuneError, EngineError, HardwareError, ImageError, OutputError
-from aligntune_run.engines.base import Command, Say, WorkerStatus
+from aligntune_run.engines.base import Command, EngineContext, EngineKind, Say, WorkerStatus
 from aligntune_run.engines.docker.arguments import (
     container_arguments,
     look,
@@ -298,3 +298,17 @@ REFUSALS: tuple[tuple[str, type[AligntuneError], str, str], ...] = (
     ),
 )
 """Sign in an engine's message -> class, what happened, what to do."""
+
+
+def _make(context: EngineContext) -> DockerEngine:
+    assert context.client is not None, "the engine was found to be reachable"
+    return DockerEngine(
+        context.client, context.host, find_links=context.find_links, agree=context.agree
+    )
+
+
+def _problem(host: Host) -> str:
+    return "" if host.engine.reachable else host.engine.reason
+
+
+KIND = EngineKind(_make, _problem, in_containers=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from aligntune.errors import EngineError, ImageError
 from aligntune.tasks import TASK_FILE
-from aligntune_run.engines.base import Command, Say, WorkerStatus
+from aligntune_run.engines.base import Command, EngineContext, EngineKind, Say, WorkerStatus
 from aligntune_run.engines.docker.arguments import OFFLINE, TOKEN_VARIABLES
 from aligntune_run.engines.local.venv import COMPLETE, DROPPED, lay_out_code, make_venv, without
 from aligntune_run.engines.local.worker import Handle, ProcessWorker, submit
@@ -181,3 +181,10 @@ class ProcessEngine:
 
     def _code(self, made_of: Recipe) -> Path:
         return self._host.cache / "code" / f"{made_of.backend}-{made_of.recipe_hash[:12]}"
+
+
+def _make(context: EngineContext) -> ProcessEngine:
+    return ProcessEngine(context.host, find_links=context.find_links, agree=context.agree)
+
+
+KIND = EngineKind(_make, lambda host: "", in_containers=False)
