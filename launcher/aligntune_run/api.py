@@ -6,9 +6,10 @@ import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from aligntune.api.runner import BackendStatus, Selection
-from aligntune.record.run_dir import Record
+from aligntune.record.schema import RunRecord
 from aligntune.spec.resolve import Settings
 from aligntune.spec.run_spec import RunSpec
 from aligntune.tasks import Task
@@ -26,19 +27,19 @@ class HostRunner:
     Progress is printed as by the command. Warnings stand there too, and are Python warnings.
     """
 
-    def plan(self, settings: Settings) -> Record:
+    def plan(self, settings: Settings) -> dict[str, Any]:
         """See :class:`~aligntune.api.runner.Runner`."""
         return output.values(prepare(settings, _obtaining()))
 
-    def train(self, settings: Settings) -> Record:
+    def train(self, settings: Settings) -> RunRecord:
         """See :class:`~aligntune.api.runner.Runner`."""
         return _carry_out(prepare(settings, _obtaining()))
 
-    def resume(self, run_dir: Path) -> Record:
+    def resume(self, run_dir: Path) -> RunRecord:
         """See :class:`~aligntune.api.runner.Runner`."""
         return _carry_out(prepare_resume(run_dir, _obtaining()))
 
-    def do(self, task: Task) -> Record:
+    def do(self, task: Task) -> RunRecord:
         """See :class:`~aligntune.api.runner.Runner`."""
         return _carry_out(tasks.prepare(task, _obtaining()))
 
@@ -62,7 +63,7 @@ def _obtaining() -> Obtaining:
     return Obtaining(agree=agree)
 
 
-def _carry_out(prepared: Prepared) -> Record:
+def _carry_out(prepared: Prepared) -> RunRecord:
     for message in prepared.plan.choice.warnings:
         warnings.warn(message, stacklevel=4)
     return carry_out(prepared, sys.stdout)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Literal
 
-from aligntune.errors import AligntuneError
+from pydantic import TypeAdapter, ValidationError
+
+from aligntune.errors import AligntuneError, OutputError
+from aligntune.record.schema import RunRecord
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.tasks import Task, repositories
 from aligntune_run.memory.estimate import Estimate
@@ -52,6 +56,7 @@ class Choice:
     """What was chosen, and why.
 
     Attributes:
+        engine: a name in :data:`aligntune_run.engines.registry.ENGINES`.
         reason: one line for the user: the choice and the rule that decided.
         warnings: what the user must not miss, such as a backend that was asked for and not had.
         gpus: UUIDs of the GPUs that training gets; empty trains on the CPU.
@@ -62,7 +67,7 @@ class Choice:
 
     backend: str
     flavour: str
-    engine: Literal["docker", "process"]
+    engine: str
     image: Image | None
     lock_hash: str
     gpus: tuple[str, ...]
@@ -121,10 +126,37 @@ class Plan:
         return "Try again" if self.task else f"Go on with: aligntune-run --resume {self.run_dir}"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without the spec: the record and ``--json`` carry that beside the plan."""
-        names = ("run_id", "run_dir", "attempt", "memory", "fetch")
+        """JSON-ready, without what a record holds beside the plan: spec, task and ``fetched``."""
+        names = ("run_id", "run_dir", "attempt", "memory", "fetch", "inputs")
         values = {name: getattr(self, name) for name in names}
         return {**values, "origins": self.origins, "choice": asdict(self.choice)}
+
+    @staticmethod
+    def from_record(record: RunRecord) -> Plan:
+        """The plan that a run was started with.
+
+        Raises:
+            OutputError: the record holds no whole plan, as if the worker was started by hand.
+        """
+        values = {
+            **(record.plan.model_dump() if record.plan else {}),
+            "spec": record.spec,
+            "task": record.task,
+            "fetched": record.fetched if record.task else None,
+        }
+        try:
+            return _adapter().validate_python(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise OutputError(
+                f"the record of {record.run_dir} holds no plan: {key}: {first['msg']}"
+            ) from error
+
+
+@cache
+def _adapter() -> TypeAdapter[Plan]:
+    return TypeAdapter(Plan)
 
 
 def hub_ids(spec: RunSpec, task: Task | None = None) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
 from aligntune.errors import DataError, OutputError, SpecError
-from aligntune.record.run_dir import Record, RunDir, finished_model
+from aligntune.record.run_dir import RunDir, finished_model
+from aligntune.record.schema import RunRecord
 from aligntune.spec.layers import from_file
 from aligntune.spec.paths import local_name
 from aligntune.spec.resolve import resolve
@@ -117,7 +118,7 @@ class Job:
 
     task: Task
     spec: RunSpec
-    record: Record
+    record: RunRecord
 
     def new_folder(self) -> Path:
         """A folder for it that nobody has used."""
@@ -183,10 +184,10 @@ def job(task: Task) -> Job:
     """
     run = RunDir(Path(task.of))
     record = run.record()
-    if not record or not run.spec.exists():
+    if record.is_empty or not run.spec.exists():
         raise OutputError(f"{run.path} is not a run directory", "Name the folder of a finished run")
-    status = record.get("status", "unknown")
-    if status != "finished" or finished_model(run.path) is None:
+    status = record.status or "unknown"
+    if not record.is_finished or finished_model(run.path) is None:
         raise OutputError(
             f"{run.path} is a run without a result ({status})",
             f"Go on with it first: aligntune-run --resume {run.path}",
@@ -197,7 +198,7 @@ def job(task: Task) -> Job:
         named = local_name(task.dataset, Path.cwd(), "dataset", "eval_name", DataError)
         task = task.model_copy(update={"dataset": named})
     elif isinstance(task, Predict) and task.chat is None:
-        told = record.get("inputs", {}).get("train", {}).get("chat")
+        told = record.inputs.get("train", {}).get("chat")
         task = task.model_copy(update={"chat": told})
     return Job(task, spec_for(spec, task), record)
 

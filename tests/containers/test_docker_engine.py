@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import io
 import json
 import os
 import shutil
+import signal
 import stat
 import tarfile
 import tempfile
@@ -20,17 +22,22 @@ from typing import Any, TypeAlias
 import pytest
 
 from aligntune import contract
-from aligntune.errors import EngineError, HardwareError, ImageError
+from aligntune.errors import EngineError, HardwareError, ImageError, OutputError, TrainingError
+from aligntune.record.run_dir import RunDir
+from aligntune.record.schema import ExitRecord
 from aligntune.spec.run_spec import RunSpec
 from aligntune_run.engines.base import Command, Exit
 from aligntune_run.engines.docker import arguments as docker_arguments
-from aligntune_run.engines.docker import engine as docker_engine
-from aligntune_run.engines.docker.engine import ContainerWorker, DockerEngine
+from aligntune_run.engines.docker import worker as docker_worker
+from aligntune_run.engines.docker.engine import DockerEngine
+from aligntune_run.engines.docker.worker import ContainerWorker
 from aligntune_run.host.caches import cache_dir
 from aligntune_run.host.docker_client import connect
 from aligntune_run.host.docker_info import probe_engine
 from aligntune_run.host.types import Host
 from aligntune_run.plan import Choice, Image, Phase, Plan, hub_ids
+from aligntune_run.planning.decide import Prepared
+from aligntune_run.runs.execute import attach, execute
 
 TOKEN = "hf_thisIsNobodysToken"
 PASSWORD = "letmein"
@@ -132,7 +139,7 @@ class Bench:
         """Start the stand-in, which reports into ``/run-dir/seen`` and says when it is ready."""
         (self.run_dir / "seen").mkdir()
         (self.run_dir / "script").write_text(f"cd /run-dir/seen\n{script}\n")
-        return self.engine.start(self.command(phase, plan))
+        return self.engine.attach(self.engine.submit(self.command(phase, plan), print))
 
     def run(self, script: str, phase: Phase = "train", plan: Plan | None = None) -> Exit:
         return ended(self.start(script, phase, plan))
@@ -392,13 +399,72 @@ def test_stopping_sends_sigterm_and_waits_for_the_checkpoint(bench: Bench) -> No
 def test_a_worker_that_does_not_stop_is_killed_after_the_grace(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docker_engine, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(docker_worker, "GRACE_SECONDS", 0.3)
     worker = bench.start("trap '' TERM\ntouch ready\nwhile :; do sleep 0.05; done")
     bench.seen("ready")
     worker.stop()
     assert worker.wait(0.1) is None
     assert worker.wait(5) is None, "the first wait after the grace kills"
     assert ended(worker).code == 137
+
+
+def test_a_worker_whose_launcher_is_killed_is_followed_to_its_end_by_another(bench: Bench) -> None:
+    plan = replace(bench.plan(model=str(bench.folder / "inputs")), attempt=2)
+    assert plan.phases == ("train",)
+    run = RunDir(bench.run_dir)
+    run.create(plan.run_id, plan.spec, plan=plan.to_dict())
+    (bench.run_dir / "seen").mkdir()
+    work = "cd /run-dir/seen; touch ready; while [ ! -e enough ]; do sleep 0.05; done; exit 12"
+    (bench.run_dir / "script").write_text(work)
+    launcher = os.fork()
+    if launcher == 0:
+        made = Prepared(plan, bench.host, bench.engine, lambda: bench.host, lambda _: plan.choice)
+        with contextlib.suppress(BaseException):
+            execute(made, lambda event: None)
+        os._exit(1)
+    bench.seen("ready")
+    os.kill(launcher, signal.SIGKILL)
+    os.waitpid(launcher, 0)
+    client = connect()[0]
+    assert client is not None
+    engine = DockerEngine(client, bench.host)
+    handle = run.record().handle
+    assert handle == f"docker:aligntune-{plan.run_id}-train-2"
+    assert engine.status(handle) == "running"
+    assert run.record().exit is None
+    (bench.run_dir / "seen" / "enough").touch()
+    with pytest.raises(TrainingError, match="code 12"):
+        attach(run, engine, lambda event: None)
+    assert (run.record().status, run.record().exit) == ("failed", ExitRecord(code=12, oom=False))
+    assert engine.status(handle) == "gone"
+    assert engine.logs(handle) == ""
+    assert bench.containers() == []
+    client.close()
+
+
+def test_a_worker_is_recorded_before_its_container_starts(bench: Bench) -> None:
+    recorded: list[str] = []
+
+    def record(handle: str) -> None:
+        recorded.append(handle)
+        assert bench.engine.status(handle) == "gone", "it was created and is not started"
+        with pytest.raises(EngineError, match="was never started"):
+            bench.engine.attach(handle)
+        raise OutputError("no space left")
+
+    with pytest.raises(OutputError, match="no space left"):
+        bench.engine.submit(bench.command("train"), record)
+    assert recorded == [f"docker:{bench.command('train').arguments['name']}"]
+    assert bench.containers() == []
+
+
+def test_a_worker_can_be_stopped_and_its_logs_read_by_its_handle(bench: Bench) -> None:
+    worker = bench.start("trap 'exit 75' TERM; echo here; touch ready; while :; do :; done")
+    bench.seen("ready")
+    handle = f"docker:{worker.name}"
+    assert bench.engine.logs(handle) == "here\n"
+    bench.engine.stop(handle)
+    assert ended(worker).code == 75
 
 
 def test_the_last_output_is_kept_and_the_container_is_gone(bench: Bench) -> None:
@@ -425,7 +491,7 @@ def test_a_running_container_is_found_by_its_run(bench: Bench) -> None:
 def test_a_second_container_of_the_same_phase_is_refused(bench: Bench) -> None:
     worker = bench.start("sleep 60")
     with pytest.raises(EngineError, match="there already is a container"):
-        bench.engine.start(bench.command("train"))
+        bench.engine.submit(bench.command("train"), print)
     assert bench.containers() == [worker.name], "the first one must survive"
     worker.kill()
     ended(worker)
@@ -443,7 +509,7 @@ def test_an_input_that_has_gone_is_an_error_and_not_an_empty_folder(bench: Bench
     dataset = bench.folder / "inputs" / "d.jsonl"
     dataset.unlink()
     with pytest.raises(EngineError, match=rf"sees no {dataset}"):
-        bench.engine.start(command)
+        bench.engine.submit(command, print)
     assert not dataset.exists()
     assert bench.containers() == []
 
@@ -451,13 +517,13 @@ def test_an_input_that_has_gone_is_an_error_and_not_an_empty_folder(bench: Bench
 def test_an_image_that_has_gone_is_an_error(bench: Bench) -> None:
     bench.image = "sha256:" + "0" * 64
     with pytest.raises(ImageError, match="is gone"):
-        bench.engine.start(bench.command("train"))
+        bench.engine.submit(bench.command("train"), print)
 
 
 def test_an_image_without_a_worker_is_refused(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (docker_engine, docker_arguments):
+    for module in (docker_worker, docker_arguments):
         monkeypatch.setattr(module, "ENTRY_POINT", "no-such-program")
     with pytest.raises(ImageError, match="has no no-such-program"):
         bench.run("")
@@ -468,7 +534,7 @@ def test_a_gpu_that_the_engine_cannot_pass_is_refused(bench: Bench) -> None:
     plan = bench.plan()
     plan = replace(plan, choice=replace(plan.choice, gpus=("GPU-that-is-not-here",)))
     with pytest.raises(HardwareError, match="cannot pass the GPU"):
-        bench.engine.start(bench.command("train", plan))
+        bench.engine.submit(bench.command("train", plan), print)
     assert bench.containers() == []
 
 

@@ -11,7 +11,7 @@ from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.layers import Layer
 from aligntune.spec.resolve import resolve
-from aligntune_run.engines.base import Command, Exit
+from aligntune_run.engines.base import Command, Exit, WorkerStatus
 from aligntune_run.host.types import Engine as EngineFacts
 from aligntune_run.host.types import Host
 from aligntune_run.plan import Choice, Plan
@@ -54,10 +54,25 @@ class ScriptedEngine:
     def commands(self, plan: Plan) -> list[Command]:
         return [Command(phase, {"run_dir": plan.run_dir}) for phase in self.scripts]  # type: ignore[arg-type]
 
-    def start(self, command: Command, descriptors: Sequence[int] = ()) -> ScriptedWorker:
-        return ScriptedWorker(
-            RunDir(Path(command.arguments["run_dir"])), self.scripts[command.phase]
-        )
+    def submit(
+        self, command: Command, record: Callable[[str], None], descriptors: Sequence[int] = ()
+    ) -> str:
+        handle = f"script:{command.phase}:{command.arguments['run_dir']}"
+        record(handle)
+        return handle
+
+    def attach(self, handle: str) -> ScriptedWorker:
+        _, phase, run_dir = handle.split(":", 2)
+        return ScriptedWorker(RunDir(Path(run_dir)), self.scripts[phase])
+
+    def status(self, handle: str) -> WorkerStatus:
+        return "running"
+
+    def stop(self, handle: str) -> None:
+        raise NotImplementedError
+
+    def logs(self, handle: str) -> str:
+        return ""
 
 
 def prepared(folder: Path, resumed: bool = False, **scripts: Script) -> Prepared:

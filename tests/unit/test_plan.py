@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aligntune.errors import OutputError
+from aligntune.record.run_dir import RunDir
+from aligntune.record.schema import RunRecord
 from aligntune.spec.layers import Layer, from_assignment
 from aligntune.spec.resolve import resolve
 from aligntune.spec.run_spec import RunSpec
+from aligntune.tasks import Evaluate, Predict, Push, Task
 from aligntune_run.host.resources import memory_limit
+from aligntune_run.memory.estimate import Estimate
 from aligntune_run.plan import Choice, Image, Plan, Verdict, hub_ids
 
 GIB = 2**30
@@ -88,3 +94,81 @@ def test_a_plan_is_json_and_carries_every_rule_s_verdict() -> None:
     assert values["origins"] == {"model.name": "--model"}
     assert values["memory"] == GIB
     assert json.dumps(replace(plan).to_dict()) == json.dumps(plan.to_dict())
+
+
+WORDS = st.text(max_size=8)
+SIZES = st.integers(0, 2**40)
+VERDICTS = st.builds(
+    Verdict, WORDS, WORDS, st.sampled_from(["pass", "warn", "fail"]), WORDS, remedy=WORDS
+)
+CHOICES = st.builds(
+    Choice,
+    backend=st.sampled_from(["trl", "unsloth"]),
+    flavour=WORDS,
+    engine=st.sampled_from(["docker", "process"]),
+    image=st.none()
+    | st.builds(
+        Image, WORDS, st.none() | WORDS, st.sampled_from(["present", "pull", "build"]), WORDS
+    ),
+    lock_hash=WORDS,
+    gpus=st.lists(WORDS, max_size=2).map(tuple),
+    reason=WORDS,
+    warnings=st.lists(WORDS, max_size=2).map(tuple),
+    verdicts=st.lists(VERDICTS, max_size=2).map(tuple),
+    rule=WORDS,
+    estimate=st.none()
+    | st.builds(Estimate, SIZES, SIZES, SIZES, st.lists(st.tuples(WORDS, SIZES)).map(tuple)),
+)
+TASKS: st.SearchStrategy[Task] = st.one_of(
+    st.builds(Evaluate, of=WORDS, batch_size=st.none() | st.integers(1, 9)),
+    st.builds(Predict, of=WORDS, prompts=st.lists(WORDS, min_size=1, max_size=2).map(tuple)),
+    st.builds(Push, of=WORDS, repository=st.just("a/b")),
+)
+SPECS = st.sampled_from(
+    [
+        spec_of(),
+        spec_of("training.max_steps=3", "adapter.rank=4", algorithm="dpo"),
+        spec_of("rewards=[length]", "trainer_args.adam_beta2=0.98", algorithm="grpo"),
+        spec_of(dataset="/d.jsonl", output="/runs/o", gpus="0"),
+    ]
+)
+
+
+@given(
+    SPECS,
+    st.dictionaries(WORDS, WORDS, max_size=2),
+    CHOICES,
+    st.integers(1, 9),
+    st.none() | TASKS,
+    st.lists(WORDS, max_size=2).map(tuple),
+)
+def test_the_record_of_a_run_gives_its_plan_back(
+    spec: RunSpec,
+    origins: dict[str, str],
+    choice: Choice,
+    attempt: int,
+    task: Task | None,
+    inputs: tuple[str, ...],
+) -> None:
+    plan = Plan("id", "/runs/id", spec, origins, choice, GIB, hub_ids(spec), attempt, task, inputs)
+    written = {
+        "spec": spec.model_dump(mode="json"),
+        "plan": plan.to_dict(),
+        "task": task and task.model_dump(mode="json"),
+    }
+    values = json.loads(json.dumps(written))
+    assert Plan.from_record(RunRecord.from_dict(values, Path("run.json"))) == plan
+
+
+def test_an_unversioned_record_has_its_plan() -> None:
+    record = RunDir(Path(__file__).parent / "record" / "unversioned").record()
+    plan = Plan.from_record(record)
+    assert json.loads(json.dumps(plan.to_dict())) == {
+        **json.loads(json.dumps(record.to_dict()["plan"])),
+        "inputs": [],
+    }
+
+
+def test_a_record_without_a_plan_says_so() -> None:
+    with pytest.raises(OutputError, match="holds no plan: run_id: Field required"):
+        Plan.from_record(RunRecord(run_dir="/runs/by-hand"))

@@ -12,11 +12,11 @@ import rich_click as click
 
 if TYPE_CHECKING:
     from aligntune.record.events import Event
-    from aligntune.record.run_dir import Record
+    from aligntune.record.schema import RunRecord
     from aligntune_run.planning.decide import Prepared
 
 
-def carry_out(prepared: Prepared, stream: TextIO) -> Record:
+def carry_out(prepared: Prepared, stream: TextIO) -> RunRecord:
     """Do what was prepared to its end, also where our output cannot be written any more.
 
     Args:

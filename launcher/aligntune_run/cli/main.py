@@ -157,7 +157,7 @@ def _train(prepared: Prepared, as_json: bool) -> None:
     record = carry_out(prepared, stream)
     with outliving(sys.stdout):
         if as_json:
-            output.json_line(record)
+            output.json_line(record.to_dict())
         else:
             output.summary(record, stream)
 

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import yaml
 
 from aligntune.record.events import headline
-from aligntune.record.run_dir import Record
+from aligntune.record.schema import RunRecord
 from aligntune_run.host.types import Gpu
 from aligntune_run.images import Listed
 from aligntune_run.memory.estimate import Estimate
@@ -148,10 +148,10 @@ def json_line(values: Any) -> None:
     print(json.dumps(values, indent=2, ensure_ascii=False, default=str))
 
 
-def summary(record: Record, stream: TextIO) -> None:
+def summary(record: RunRecord, stream: TextIO) -> None:
     """What came out, where it is and how to load it."""
-    result = record["result"]
-    model = f"{record['run_dir']}/model"
+    result = record.result
+    model = f"{record.run_dir}/model"
     losses = f"loss {result['final_loss']:.4f}"
     found = {name[len("eval_") :]: result[name] for name in result if name.startswith("eval_")}
     if told := headline(found):
@@ -166,8 +166,8 @@ def summary(record: Record, stream: TextIO) -> None:
     print(f"load it with:\n{_loading(record, model)}", file=stream)
 
 
-def _loading(record: Record, model: str) -> str:
-    spec = record["spec"]
+def _loading(record: RunRecord, model: str) -> str:
+    spec = record.spec
     if spec["algorithm"] == "reward":
         return (
             "    from transformers import AutoModelForSequenceClassification\n"
@@ -184,9 +184,9 @@ def _loading(record: Record, model: str) -> str:
     )
 
 
-def evaluation(record: Record, stream: TextIO) -> None:
+def evaluation(record: RunRecord, stream: TextIO) -> None:
     """The figures of an evaluation, and a few of the rows that they are of."""
-    result = record["result"]
+    result = record.result
     print(f"evaluated {result['rows']} rows of {result['source']}", file=stream)
     for name, value in result["metrics"].items():
         if value is not None:
@@ -196,21 +196,21 @@ def evaluation(record: Record, stream: TextIO) -> None:
         print("sample:", file=stream)
         for name, value in sample.items():
             print(f"  {name}: {value}", file=stream)
-    print(f"record: {record['run_dir']}/run.json", file=stream)
+    print(f"record: {record.run_dir}/run.json", file=stream)
 
 
-def predictions(record: Record, stream: TextIO) -> None:
+def predictions(record: RunRecord, stream: TextIO) -> None:
     """What a model made of each prompt; the prompts too where there are several."""
-    made = record["result"]["predictions"]
+    made = record.result["predictions"]
     for one in made:
         if len(made) > 1:
             print(f"> {one['prompt']}", file=stream)
         print(one["text"] if "text" in one else f"score {one['score']:.6g}", file=stream)
 
 
-def pushed(record: Record, stream: TextIO) -> None:
+def pushed(record: RunRecord, stream: TextIO) -> None:
     """Where a model is now."""
-    result = record["result"]
+    result = record.result
     print(f"pushed: {result['url']} at {result['commit'][:12]}", file=stream)
 
 

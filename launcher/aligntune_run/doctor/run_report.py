@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aligntune.errors import AligntuneError, OutputError
+from aligntune.errors import OutputError
 from aligntune.record.run_dir import RunDir
+from aligntune.record.schema import ErrorRecord, RunRecord
 from aligntune_run.doctor.checks.base import good, warn
 from aligntune_run.doctor.checks.engine import ALIVE
 from aligntune_run.doctor.probe import Container
@@ -32,39 +33,36 @@ def past(path: Path, containers: Sequence[Container]) -> tuple[Verdict, ...]:
     """
     run = RunDir(path.absolute())
     record = run.record()
-    if not record:
+    if record.is_empty:
         raise OutputError(f"{path} is not a run directory: it has no run.json")
-    own = [one for one in containers if one.run_id and one.run_id == record.get("id")]
+    own = [one for one in containers if one.run_id and one.run_id == record.id]
     at_work = run.in_use() or any(one.state in ALIVE for one in own)
     said = [
         *_named("run", _end(run, record, at_work)),
         *_named("run-container", _containers(own, at_work)),
     ]
-    if record.get("status") != "finished" and not at_work:
+    if not record.is_finished and not at_work:
         said += _named("run-log", map(_told, failures(run, record)))
         said += _named("go-on", _go_on(run, record))
     return tuple(said)
 
 
-def failures(run: RunDir, record: dict[str, Any]) -> tuple[Symptom, ...]:
+def failures(run: RunDir, record: RunRecord) -> tuple[Symptom, ...]:
     """The known failures that a run's error and log show, the error's first."""
-    own = explain(str(_error(record).get("what", "")))
+    own = explain((record.error or ErrorRecord()).what)
     return tuple(dict.fromkeys((*own, *explain(tail(run.log)))))[:MOST]
 
 
-def _end(run: RunDir, record: dict[str, Any], at_work: bool) -> Iterator[Verdict]:
-    status = str(record.get("status", "unknown"))
-    left = record.get("exit")
-    code = f", exit code {left.get('code')}" if isinstance(left, dict) else ""
-    error = _error(record)
+def _end(run: RunDir, record: RunRecord, at_work: bool) -> Iterator[Verdict]:
+    status = record.status or "unknown"
+    code = f", exit code {record.exit.code}" if record.exit else ""
+    error = record.error
     if at_work:
         yield good(f"{run.path} is at work ({status})")
-    elif status == "finished":
+    elif record.is_finished:
         yield good(f"{run.path} has finished{code}")
     elif error:
-        told = AligntuneError(str(error.get("what", "")), str(error.get("remedy", "")))
-        kind = str(error.get("kind", "error"))
-        yield warn(f"{run.path} {status}{code}: {kind}: {told.what}", told.remedy)
+        yield warn(f"{run.path} {status}{code}: {error.kind}: {error.what}", error.remedy)
     else:
         yield warn(
             f"{run.path} is {status}{code}, and nothing is at work in it: its worker was killed, "
@@ -87,21 +85,16 @@ def _told(symptom: Symptom) -> Verdict:
     return warn(f"{symptom.name}: {symptom.means}", symptom.remedy)
 
 
-def _go_on(run: RunDir, record: dict[str, Any]) -> Iterator[Verdict]:
+def _go_on(run: RunDir, record: RunRecord) -> Iterator[Verdict]:
     """A run that was never planned by this command can be run again, and not gone on with."""
     points = sorted(run.checkpoints.glob("checkpoint-*"))
-    if "task" in record:
+    if record.task is not None:
         yield warn("a task is not gone on with", "Do it again")
-    elif "plan" in record:
+    elif record.plan is not None:
         where = "the newest checkpoint" if points else "the start, as there is no checkpoint"
         yield warn(f"it goes on from {where}", f"`aligntune-run --resume {run.path}`")
     else:
         yield warn("it was not started by this command", f"`aligntune-run -c {run.spec}`")
-
-
-def _error(record: dict[str, Any]) -> dict[str, Any]:
-    error = record.get("error")
-    return error if isinstance(error, dict) else {}
 
 
 def _named(rule: str, said: Any) -> list[Verdict]:

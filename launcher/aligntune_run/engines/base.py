@@ -1,22 +1,26 @@
-"""Engines: how a plan is carried out. One small protocol, told in plain data.
+"""Engines: how a plan is carried out. One small protocol over plain data.
 
-An engine turns a plan into commands (JSON-ready data, one a phase), and starts them.
-What ``--dry-run`` prints is those commands; what runs is those commands.
+An engine turns a plan into commands (JSON-ready data, one per phase) and starts them. ``--dry-run``
+prints exactly the commands that would run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from aligntune_run.host.types import Host
 from aligntune_run.plan import Phase, Plan
 
+if TYPE_CHECKING:
+    from docker import DockerClient
+
 Say = Callable[[str], None]
-"""Tells the user one line of progress."""
+"""Shows the user one line of progress."""
 
 GRACE_SECONDS = 120
-"""How long a worker has to finish its step and write a checkpoint once it is asked to stop."""
+"""How long a worker that is asked to stop has to finish its step and write a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +36,9 @@ class Exit:
     """How a worker ended.
 
     Attributes:
-        oom: the engine's word that memory ran out.
+        oom: the engine or the kernel reports that memory ran out.
         output: the last of what it printed.
-        killed: :meth:`Worker.kill` ended it, or :meth:`Worker.wait` once its grace had passed.
+        killed: :meth:`Worker.kill` ended it, or :meth:`Worker.wait` after its grace.
     """
 
     code: int
@@ -43,15 +47,22 @@ class Exit:
     killed: bool = False
 
 
+WorkerStatus = Literal["running", "ended", "gone"]
+"""``ended`` while the engine can still say how; ``gone`` if it knows nothing of the worker."""
+
+
 class Worker(Protocol):
-    """A started command."""
+    """A worker that this process is attached to."""
 
     @property
     def title(self) -> str:
-        """What the user finds it by: ``container NAME`` or ``pid 4711``."""
+        """How the user finds it: ``container NAME`` or ``pid 4711``."""
 
     def wait(self, seconds: float) -> Exit | None:
-        """How it ended, or None if it still runs after so many seconds."""
+        """How it ended, or None if it still runs after so many seconds.
+
+        The first call that returns an exit also removes what the engine keeps of the worker.
+        """
 
     def stop(self) -> None:
         """Ask it to checkpoint and end; it has :data:`GRACE_SECONDS`. Returns at once."""
@@ -61,13 +72,70 @@ class Worker(Protocol):
 
 
 class Engine(Protocol):
-    """Carries out plans."""
+    """Carries out plans.
+
+    A started worker is named by its handle: a string that begins with the engine's name and a
+    colon. It is all that another process needs to reach the worker, so it goes into the record.
+    """
 
     def prepare(self, plan: Plan, say: Say) -> Plan:
         """Obtain what the plan needs (an image, a venv); the plan with the image's digest in it."""
 
     def commands(self, plan: Plan) -> list[Command]:
-        """What :meth:`start` will be given, in order. Pure: nothing is looked up or changed."""
+        """What :meth:`submit` gets, in order. Pure: nothing is looked up or changed."""
 
-    def start(self, command: Command, descriptors: Sequence[int] = ()) -> Worker:
-        """Start one command; a process inherits the open files, a container has its label."""
+    def submit(
+        self, command: Command, record: Callable[[str], None], descriptors: Sequence[int] = ()
+    ) -> str:
+        """Start one command and return its handle. The worker outlives this process.
+
+        Args:
+            command: what to start.
+            record: is called with the handle before anything starts; if it raises, nothing starts.
+            descriptors: open files that a process inherits. Containers ignore them.
+        """
+
+    def attach(self, handle: str) -> Worker:
+        """The worker of a handle, whichever process submitted it."""
+
+    def status(self, handle: str) -> WorkerStatus:
+        """Whether a worker is at work."""
+
+    def stop(self, handle: str) -> None:
+        """Ask a worker to checkpoint and end. Returns at once, and nobody ends it after a grace."""
+
+    def logs(self, handle: str) -> str:
+        """The last of what a worker printed; empty if it is gone."""
+
+
+@dataclass(frozen=True)
+class EngineContext:
+    """What an engine is made from.
+
+    Attributes:
+        client: of the host's container engine; None if it is not reachable or not needed.
+        find_links: folders or pages with wheels that no index has.
+        agree: is asked before gigabytes are downloaded.
+    """
+
+    host: Host
+    client: DockerClient | None
+    find_links: Sequence[str] = ()
+    agree: Callable[[str], bool] = lambda question: True
+
+
+@dataclass(frozen=True)
+class EngineKind:
+    """An engine, as choosing and planning see it.
+
+    Attributes:
+        make: makes the engine.
+        problem: why it cannot run on a host; empty if it can.
+        in_containers: whether it runs images in the host's container engine.
+        on_this_host: whether it takes this host's GPUs, so that a run needs a lease of them.
+    """
+
+    make: Callable[[EngineContext], Engine]
+    problem: Callable[[Host], str]
+    in_containers: bool
+    on_this_host: bool = True

@@ -11,7 +11,8 @@ from typing import Any
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune_run import images
 from aligntune_run.engines import gpu_leases
-from aligntune_run.engines.base import Engine
+from aligntune_run.engines.base import Engine, EngineContext
+from aligntune_run.engines.registry import ENGINES, may_use_containers
 from aligntune_run.host.docker_client import connect
 from aligntune_run.host.docker_info import probe_engine
 from aligntune_run.host.gpus import probe_gpus
@@ -63,7 +64,7 @@ class Decided:
 
     Attributes:
         model: what is known of the model; None where none is loaded.
-        engine: makes the engine of a kind, ``docker`` or ``process``.
+        engine: makes an engine by its name.
         look: as in :class:`Prepared`.
         choose: the same.
         wait: the same.
@@ -98,11 +99,12 @@ def decide(
     Raises:
         AligntuneError: what is named cannot be looked at; that nothing can run it is an outcome.
     """
-    client, reason = (None, "--engine process") if spec.engine == "process" else connect()
+    contained = may_use_containers(spec.engine)
+    client, reason = connect() if contained else (None, f"--engine {spec.engine}")
     host = probe(probe_engine(client, reason), _images(spec, client, obtaining))
     known, findings = _inputs(spec, host, model, run_dir)
     # A process is not to take what a container has: where there is an engine, it is asked.
-    seen = connect()[0] if spec.engine == "process" and host.gpus else client
+    seen = client if contained or not host.gpus else connect()[0]
 
     def look() -> Host:
         now = {gpu.uuid: gpu for gpu in probe_gpus().found} if host.gpus else {}
@@ -113,6 +115,7 @@ def decide(
         return choose(spec, host, known, images.facts(), findings, trains=run_dir is not None)
 
     now = gpu_leases.marked(host, seen)
+    context = EngineContext(now, client, obtaining.find_links, obtaining.agree)
     outcome = outcome_on(now)
     if obtaining.wait and outcome.choice is None and any(gpu.leased for gpu in now.gpus):
         outcome = outcome_on(gpu_leases.released(now))  # what it waits for
@@ -120,7 +123,7 @@ def decide(
         outcome,
         now,
         known,
-        engine=lambda kind: _engine(kind, now, client, obtaining),
+        engine=lambda name: ENGINES[name].make(context),
         look=look,
         choose=lambda host: outcome_on(host).require(),
         wait=obtaining.wait,
@@ -150,14 +153,3 @@ def _images(spec: RunSpec, client: Any | None, obtaining: Obtaining) -> tuple[Im
     if client is not None and spec.image:
         return (images.derived_state(client, spec.image),)
     return images.states(client, spec.pull, obtaining.find_links)
-
-
-def _engine(kind: str, host: Host, client: Any, obtaining: Obtaining) -> Engine:
-    find_links = obtaining.find_links
-    if kind == "docker":
-        from aligntune_run.engines.docker.engine import DockerEngine
-
-        return DockerEngine(client, host, find_links=find_links, agree=obtaining.agree)
-    from aligntune_run.engines.local.engine import ProcessEngine
-
-    return ProcessEngine(host, find_links=find_links, agree=obtaining.agree)

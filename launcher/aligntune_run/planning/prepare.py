@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from aligntune.errors import OutputError
+from aligntune.errors import EngineError, OutputError
 from aligntune.record.run_dir import RunDir, new_run_id
+from aligntune.record.schema import RunRecord
 from aligntune.rewards import check
 from aligntune.spec.layers import from_file
 from aligntune.spec.resolve import Settings, resolve
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.trainer_args import refuse_owned
+from aligntune_run.engines.registry import find_engine
 from aligntune_run.host.resources import memory_limit
 from aligntune_run.plan import Plan, hub_ids
 from aligntune_run.planning.decide import Decided, Obtaining, Prepared, decide
@@ -65,31 +67,46 @@ def prepare_resume(path: Path, obtaining: Obtaining) -> Prepared:
     run = RunDir(path.absolute())
     record = run.record()
     stranger = OutputError(f"{path} is not the run directory of a run of this command")
-    if "plan" not in record:
+    before = record.choice
+    if record.plan is None:
         raise stranger
-    if record.get("status") == "finished":
+    if record.is_finished:
         raise OutputError(f"{path} is a finished run", "Start a new one: leave out --resume")
-    if run.in_use():
+    if run.in_use() or _is_running(record):
         raise OutputError(f"{path} is a run that is at work", "Stop it first")
-    try:
-        run_id, before = str(record["id"]), dict(record["plan"]["choice"])
-        backend, engine, lock = (str(before[key]) for key in ("backend", "engine", "lock_hash"))
-        attempt = int(record["plan"].get("attempt", 1)) + 1
-    except (KeyError, TypeError, ValueError) as error:
-        raise stranger from error
+    if record.id is None or None in (before.backend, before.engine, before.lock_hash):
+        raise stranger
     wanted = resolve([from_file(run.spec)], run.path)
     # It was at work here before, so no estimate forbids to go on.
-    same = {"backend": backend, "engine": engine, "strict": True, "fit": "warn"}
+    same = {
+        "backend": before.backend,
+        "engine": before.engine,
+        "strict": True,
+        "fit": "warn",
+    }
     spec = wanted.spec.model_copy(update=same)
     settings = Settings(spec, wanted.origins)
-    prepared = _prepare(settings, obtaining, run, run_id, attempt)
-    if prepared.plan.choice.lock_hash != lock:
+    prepared = _prepare(settings, obtaining, run, record.id, record.plan.attempt + 1)
+    if prepared.plan.choice.lock_hash != before.lock_hash:
         raise OutputError(
-            f"{path} began on another lock ({lock[:12]}) than "
+            f"{path} began on another lock ({str(before.lock_hash)[:12]}) than "
             f"{prepared.plan.choice.backend} {prepared.plan.choice.flavour} has now",
             f"Start a new run: aligntune-run -c {run.spec}, or go on with the version it began on",
         )
     return prepared
+
+
+def _is_running(record: RunRecord) -> bool:
+    """Whether the run's worker was started and has not ended, by its handle.
+
+    Until the worker has begun its events, only its engine knows.
+    """
+    if record.handle is None or record.exit is not None:
+        return False
+    try:
+        return find_engine(record.handle).status(record.handle) == "running"
+    except EngineError:
+        return False  # whether the engine can be used is judged later
 
 
 def _prepare(

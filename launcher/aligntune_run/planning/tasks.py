@@ -62,7 +62,7 @@ def prepare(
     if not isinstance(task, Push):  # which no backend and no GPU has a part in
         warnings += choice.warnings
     plan = Plan(
-        run_id=f"{wanted.record['id']}-{run.path.name}" if "id" in wanted.record else run.path.name,
+        run_id=f"{wanted.record.id}-{run.path.name}" if wanted.record.id else run.path.name,
         run_dir=str(run.path),
         spec=spec,
         origins={},
@@ -71,7 +71,7 @@ def prepare(
         fetch=hub_ids(spec, wanted.task),
         task=wanted.task,
         inputs=(str(Path(task.of, "model")),),
-        fetched=wanted.record.get("fetched"),
+        fetched=wanted.record.fetched,
     )
     _require_inputs(plan)
     return decided.prepared(plan)
@@ -79,9 +79,10 @@ def prepare(
 
 def _before(wanted: Job) -> dict[str, Any]:
     """Backend, engine and GPUs of the run itself; what is said of it where it was run by hand."""
-    choice = wanted.record.get("plan", {}).get("choice", {})
-    same = {name: choice[name] for name in ("backend", "engine") if name in choice}
-    if "gpus" in choice and not choice["gpus"]:
+    choice = wanted.record.choice
+    chosen = {"backend": choice.backend, "engine": choice.engine}
+    same = {name: value for name, value in chosen.items() if value}
+    if choice.gpus == []:
         same["gpus"] = "0"
     return {**same, "strict": "backend" in same}
 
@@ -107,9 +108,9 @@ def _decide(
             f"what {of} was trained with cannot be had: {error.what.removeprefix('--strict: ')}. "
             f"{TITLES[choice.backend]} takes its place"
         )
-    before = wanted.record.get("plan", {}).get("choice", {})
-    lock = before.get("lock_hash")
-    if lock and choice.backend == before.get("backend") and choice.lock_hash != lock:
+    before = wanted.record.choice
+    lock = before.lock_hash
+    if lock and choice.backend == before.backend and choice.lock_hash != lock:
         warnings.append(
             f"{of} was trained on another lock ({lock[:12]}) than {TITLES[choice.backend]} "
             f"{choice.flavour} has now ({choice.lock_hash[:12]}): figures may differ a little"

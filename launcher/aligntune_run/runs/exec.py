@@ -23,6 +23,7 @@ from aligntune_run.engines.docker.arguments import (
     device_requests,
 )
 from aligntune_run.engines.docker.mounts import Bind
+from aligntune_run.engines.registry import ENGINES, may_use_containers
 from aligntune_run.host.docker_client import connect, engine_errors
 from aligntune_run.host.docker_info import probe_engine
 from aligntune_run.host.probe import probe
@@ -66,10 +67,11 @@ def obtain(backend: str, engine: str, wanted: str, obtaining: Obtaining, say: Sa
     Raises:
         AligntuneError: it cannot be had.
     """
-    client, reason = (None, "--engine process") if engine == "process" else connect()
+    contained = may_use_containers(engine)
+    client, reason = connect() if contained else (None, f"--engine {engine}")
     found = images.states(client, "missing", obtaining.find_links)
     host = probe(probe_engine(client, reason), found)
-    seen = connect()[0] if engine == "process" and host.gpus else client
+    seen = client if contained or not host.gpus else connect()[0]
     host = gpu_leases.marked(host, seen)
     best = gpu_options(wanted, host.gpus)[0]
     at = situate(bare_request(backend, engine, wanted), host, best)
@@ -80,7 +82,7 @@ def obtain(backend: str, engine: str, wanted: str, obtaining: Obtaining, say: Sa
         raise ImageError(f"no environment of {backend}: {state.reason if state else 'unknown'}")
     uuids = tuple(gpu.uuid for gpu in gpus)
     recipe = images.recipe(backend, state.flavour)
-    if client is None or chosen == "process":
+    if client is None or not ENGINES[chosen].in_containers:
         from aligntune_run.engines.local.engine import ProcessEngine
         from aligntune_run.engines.local.venv import DROPPED, without
 

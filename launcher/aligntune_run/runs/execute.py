@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from aligntune.errors import AligntuneError, HardwareError
+from aligntune.errors import AligntuneError, HardwareError, OutputError, StoppedError
 from aligntune.record.events import Event, EventReader
-from aligntune.record.run_dir import Record, RunDir
+from aligntune.record.run_dir import RunDir
+from aligntune.record.schema import RunRecord
 from aligntune.tasks import TASK_FILE
-from aligntune_run.engines.base import Exit, Say, Worker
+from aligntune_run.engines.base import Engine, Exit, Say, Worker
 from aligntune_run.known_failures.explain import explained, tail
 from aligntune_run.plan import Plan
 from aligntune_run.planning.decide import Prepared
@@ -22,7 +23,7 @@ from aligntune_run.runs.signals import Interrupt
 TICK_SECONDS = 0.1
 
 Watch = Callable[[Event], None]
-"""Is told every event of a run as it happens."""
+"""Gets every event of a run as it happens."""
 
 
 def obtain(prepared: Prepared, say: Say) -> Prepared:
@@ -34,7 +35,7 @@ def obtain(prepared: Prepared, say: Say) -> Prepared:
     return replace(prepared, plan=prepared.engine.prepare(prepared.plan, say))
 
 
-def execute(prepared: Prepared, watch: Watch) -> Record:
+def execute(prepared: Prepared, watch: Watch) -> RunRecord:
     """Carry out a plan and return the record of the run.
 
     Ctrl-C and SIGTERM ask the worker to checkpoint and end; a second one ends it at once.
@@ -46,21 +47,18 @@ def execute(prepared: Prepared, watch: Watch) -> Record:
     run = RunDir(Path(plan.run_dir))
     resumed = plan.attempt > 1
     if resumed:
-        with run.writing("Mend that, and go on with --resume again"):
-            run.update(status="planned", plan=plan.to_dict(), error=None)
+        with run.writing("Fix that, and --resume again"):
+            cleared = {"error": None, "exit": None, "handle": None, "phase": None}
+            run.update(status="planned", plan=plan.to_dict(), **cleared)
     else:
         _create(run, plan)
     reader = EventReader(run.events, skip=resumed)
-
-    def keep(changed: Plan) -> None:
-        with run.writing("Mend that, and try again"):
-            run.update(plan=changed.to_dict())
 
     begins = run.log.stat().st_size if run.log.exists() else 0
     with Interrupt() as interrupt:
         for command in prepared.engine.commands(plan):
             try:
-                started = start(prepared, command, keep, watch, interrupt)
+                started = start(prepared, command, run, watch, interrupt)
             except AligntuneError as refused:
                 if isinstance(refused, HardwareError) and plan.task is None:
                     refused.remedy = f"{plan.again} --wait"
@@ -68,12 +66,47 @@ def execute(prepared: Prepared, watch: Watch) -> Record:
                     run.update(**ending_fields(refused))
                 raise
             with started.lease:
-                left, told = _follow(started.worker, reader, watch, interrupt)
-            failure = find_failure(left, told, plan)
+                left, error = _follow(started.worker, reader, watch, interrupt)
+            failure = find_failure(left, error, plan)
             if failure is not None:
                 failure = explained(failure, f"{left.output}\n{tail(run.log, begins)}")
                 record_exit(run, left, failure)
                 raise failure
+    record_exit(run, left, None)
+    return run.record()
+
+
+def attach(run: RunDir, engine: Engine, watch: Watch) -> RunRecord:
+    """Follow a run whose launcher is gone to its end, record its exit and return its record.
+
+    Ctrl-C and SIGTERM reach the worker as in :func:`execute`.
+
+    Args:
+        run: the run directory.
+        engine: the engine of the recorded handle.
+        watch: gets every event of the run, those from before this call included.
+
+    Raises:
+        OutputError: no worker was started in the run directory.
+        AligntuneError: the run failed; the class and the exit code are those of what went wrong.
+    """
+    record = run.record()
+    plan = Plan.from_record(record)
+    if record.handle is None:
+        raise OutputError(f"{run.path} has no worker: its run never started", plan.again)
+    if record.exit is not None:
+        return record
+    worker = engine.attach(record.handle)
+    with Interrupt() as interrupt:
+        left, _ = _follow(worker, EventReader(run.events), watch, interrupt)
+    error = run.record().error  # of this attempt: an earlier one's was cleared when it resumed
+    failure = find_failure(left, error.model_dump() if error else None, plan)
+    if failure is None and record.phase != plan.phases[-1]:
+        failure = StoppedError(f"its launcher was killed during {record.phase}", plan.again)
+    if failure is not None:
+        failure = explained(failure, f"{left.output}\n{tail(run.log)}")
+        record_exit(run, left, failure)
+        raise failure
     record_exit(run, left, None)
     return run.record()
 
@@ -85,21 +118,21 @@ def _create(run: RunDir, plan: Plan) -> None:
     values |= {"task": plan.task.model_dump(mode="json")} if plan.task else {}
     run.create(plan.run_id, plan.spec, **values)
     if plan.task:
-        with run.writing("Mend that, and try again"):
+        with run.writing("Fix that, and try again"):
             (run.path / TASK_FILE).write_text(plan.task.model_dump_json(indent=2), "utf-8")
 
 
 def _follow(
     worker: Worker, reader: EventReader, watch: Watch, interrupt: Interrupt
 ) -> tuple[Exit, Event | None]:
-    """Tell a worker's events until it ends; how it ended, and the error it told."""
-    told: Event | None = None
+    """Pass on a worker's events until it ends; how it ended, and its error event."""
+    error: Event | None = None
     interrupt.attach(worker)
     left: Exit | None = None
     while left is None:
         left = worker.wait(TICK_SECONDS)
         for event in reader:
-            told = event if event["event"] == "error" else told
+            error = event if event["event"] == "error" else error
             watch(event)
     interrupt.attach(None)
-    return left, told
+    return left, error

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 
 from aligntune.errors import AligntuneError, HardwareError, StoppedError
 from aligntune.record.events import Event
+from aligntune.record.run_dir import RunDir
 from aligntune_run.engines import gpu_leases
 from aligntune_run.engines.base import Command, Worker
 from aligntune_run.engines.gpu_leases import Lease
+from aligntune_run.engines.registry import ENGINES
 from aligntune_run.host.types import Gpu, Host
 from aligntune_run.plan import ONLINE, Plan
 from aligntune_run.runs.signals import Interrupt
 
 if TYPE_CHECKING:
     from aligntune_run.planning.decide import Prepared
+
+AGAIN = "Fix that, and try again"
 
 POLL_SECONDS = 2.0
 """How often one looks whether a GPU has become free."""
@@ -34,7 +38,7 @@ class Started:
 def start(
     prepared: Prepared,
     command: Command,
-    keep: Callable[[Plan], None],
+    run: RunDir,
     tell: Callable[[Event], None],
     interrupt: Interrupt,
 ) -> Started:
@@ -43,8 +47,9 @@ def start(
     Args:
         prepared: the plan.
         command: of the phase.
-        keep: takes the plan where it has changed, as others were quicker to take a GPU.
-        tell: is told, as a note, what the user should know.
+        run: its record gets the worker's handle, and the plan if that changes because another run
+            was quicker to take a GPU.
+        tell: shows the user a note.
         interrupt: ends waiting.
 
     Raises:
@@ -52,8 +57,8 @@ def start(
         StoppedError: interrupted while it waited.
         AligntuneError: the engine refused.
     """
-    if command.phase in ONLINE or not prepared.plan.choice.gpus:
-        return Started(prepared.engine.start(command), Lease())
+    if command.phase in ONLINE or not _needs_lease(prepared.plan):
+        return _start(prepared, prepared.plan, command, run)
 
     def heed() -> None:
         if interrupt.asked:
@@ -70,10 +75,11 @@ def start(
                 problem = error.what
             else:
                 if plan is not prepared.plan:
-                    keep(plan)
+                    with run.writing(AGAIN):
+                        run.update(plan=plan.to_dict())
                     tell({"event": "note", "message": f"now {plan.choice.reason}"})
                     command = _same_phase(prepared, plan, command)
-                return _start(prepared, plan, command)
+                return _start(prepared, plan, command, run)
         if not waits:
             tell({"event": "note", "message": f"waiting for a GPU: {problem}"})
             waits = True
@@ -83,15 +89,26 @@ def start(
             time.sleep(gpu_leases.TICK_SECONDS)
 
 
-def _start(prepared: Prepared, plan: Plan, command: Command) -> Started:
-    lease = Lease.take(_gpus(prepared.host, plan))
+def _start(prepared: Prepared, plan: Plan, command: Command, run: RunDir) -> Started:
+    def record(handle: str) -> None:
+        with run.writing(AGAIN):
+            run.update(handle=handle, phase=command.phase)
+
+    leased = command.phase not in ONLINE and _needs_lease(plan)
+    lease = Lease.take(_gpus(prepared.host, plan)) if leased else Lease()
     try:
-        worker = prepared.engine.start(command, lease.descriptors)
+        handle = prepared.engine.submit(command, record, lease.descriptors)
+        worker = prepared.engine.attach(handle)
     except BaseException:
         lease.end()
         raise
     lease.sign(f"{plan.run_id} ({worker.title})")
     return Started(worker, lease)
+
+
+def _needs_lease(plan: Plan) -> bool:
+    """Whether the run gets GPUs of this host, which other runs want too."""
+    return bool(plan.choice.gpus) and ENGINES[plan.choice.engine].on_this_host
 
 
 def _same_phase(prepared: Prepared, plan: Plan, command: Command) -> Command:

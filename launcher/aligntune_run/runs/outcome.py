@@ -1,4 +1,4 @@
-"""How a run ended: its error, from what its worker told or its exit code, and in the record."""
+"""How a run ended: its error, from its worker's events or its exit code; written to the record."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from aligntune_run.engines.base import Exit
 from aligntune_run.plan import Plan
 
 
-def find_failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError | None:
-    """The error a worker ended with: the one it told, or what its end says."""
-    if left.oom and left.code != 0:  # a helper process may have been killed, and the run gone on
+def find_failure(left: Exit, error_event: Event | None, plan: Plan) -> AligntuneError | None:
+    """The error a worker ended with: its own error event, or what its exit means."""
+    if left.oom and left.code != 0:  # else only a helper process was killed
         return OutOfMemoryError(
             f"out of memory: the run was killed at its limit of {plan.memory / 2**30:.1f} GiB",
             "Lower training.batch_size or max_length, use --lora-rank, or raise --set memory=...",
@@ -34,8 +34,9 @@ def find_failure(left: Exit, told: Event | None, plan: Plan) -> AligntuneError |
             "ended at once, without a checkpoint of its own",
             plan.again.replace("Go on with", "Go on from the last one with"),
         )
-    if told is not None:
-        error = KINDS.get(told["kind"], AligntuneError)(told["what"], told["remedy"])
+    if error_event is not None:
+        kind = KINDS.get(error_event["kind"], AligntuneError)
+        error = kind(error_event["what"], error_event["remedy"])
         error.exit_code = left.code
         return error
     tail = [line for line in left.output.strip().splitlines() if line.strip()]
@@ -68,26 +69,25 @@ def _signal(number: int) -> str:
 
 
 def record_exit(run: RunDir, left: Exit, failure: AligntuneError | None) -> None:
-    """The launcher's one addition to the record, after the worker is gone."""
+    """Add the exit to the record, after the worker has ended."""
     values: dict[str, Any] = {"exit": {"code": left.code, "oom": left.oom}}
     record = run.record()
     if failure is not None:
-        before = record.get("error") or {}
-        if record.get("status") not in ("failed", "stopped"):
+        if record.status not in ("failed", "stopped"):
             values |= ending_fields(failure)
-        elif before.get("kind") == type(failure).__name__:
-            values |= {"error": _told(failure)}  # the worker's own, and what its log explains of it
+        elif record.error and record.error.kind == type(failure).__name__:
+            values |= {"error": _fields(failure)}  # the worker's own error, explained from its log
     if not run.path.exists():
         raise OutputError(f"{run.path} was removed or renamed while its run was at work")
-    with run.writing(f"Mend that, then: aligntune-run --resume {run.path}"):
+    with run.writing(f"Fix that, then: aligntune-run --resume {run.path}"):
         run.update(**values)
 
 
 def ending_fields(failure: AligntuneError) -> dict[str, Any]:
-    """What a failure is in the record."""
+    """A failure's fields of the record."""
     stopped = isinstance(failure, StoppedError)
-    return {"status": "stopped" if stopped else "failed", "error": _told(failure)}
+    return {"status": "stopped" if stopped else "failed", "error": _fields(failure)}
 
 
-def _told(failure: AligntuneError) -> dict[str, str]:
+def _fields(failure: AligntuneError) -> dict[str, str]:
     return {"kind": type(failure).__name__, "what": failure.what, "remedy": failure.remedy}

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from aligntune.algorithms import ALGORITHMS, BACKENDS, TITLES
 from aligntune.errors import AligntuneError, BackendError
 from aligntune.spec.run_spec import RunSpec
+from aligntune_run.engines.registry import pick_engine
 from aligntune_run.host.types import Gpu, Host, ImageState
 from aligntune_run.memory.estimate import Estimate
 from aligntune_run.models.facts import ModelFacts
@@ -130,7 +130,7 @@ def _choose(
         flavour=image.flavour,
         engine=situation.engine,
         image=Image(image.ref, image.id, image.how, image.lock_hash)
-        if situation.engine == "docker"
+        if situation.in_containers
         else None,
         lock_hash=image.lock_hash,
         gpus=tuple(gpu.uuid for gpu in situation.gpus),
@@ -158,13 +158,8 @@ def bare_request(backend: str = "auto", engine: str = "auto", gpus: str = "auto"
 
 
 def situate(spec: RunSpec, host: Host, gpus: tuple[Gpu, ...]) -> Situation:
-    """Where a request would run: docker where an engine is reachable, else a process.
-
-    Whether it may run there is what the rules say.
-    """
-    process = spec.engine == "process" or not host.engine.reachable
-    engine: Literal["docker", "process"] = "process" if process else "docker"
-    return Situation(spec, host, engine, gpus)
+    """Where a request would run. Whether it may run there is what the rules say."""
+    return Situation(spec, host, pick_engine(spec.engine, host), gpus)
 
 
 def candidate(

@@ -18,7 +18,8 @@ from typing import Any, TextIO
 from aligntune.algorithms import BACKENDS, TITLES
 from aligntune.api.runner import BackendStatus, Selection
 from aligntune.errors import KINDS, AligntuneError, BackendError, OutputError
-from aligntune.record.run_dir import Record, RunDir, new_run_id
+from aligntune.record.run_dir import RunDir, new_run_id
+from aligntune.record.schema import ErrorRecord, RunRecord
 from aligntune.rewards import check
 from aligntune.spec.layers import from_file
 from aligntune.spec.resolve import Settings, resolve
@@ -40,7 +41,7 @@ class InsideRunner:
     def __init__(self) -> None:
         self._name = installed().NAME
 
-    def plan(self, settings: Settings) -> Record:
+    def plan(self, settings: Settings) -> dict[str, Any]:
         """See :class:`~aligntune.api.runner.Runner`."""
         spec = settings.spec
         refuse_owned(spec)
@@ -60,7 +61,7 @@ class InsideRunner:
             "commands": [],
         }
 
-    def train(self, settings: Settings) -> Record:
+    def train(self, settings: Settings) -> RunRecord:
         """See :class:`~aligntune.api.runner.Runner`."""
         planned = self.plan(settings)
         warn(planned["plan"]["choice"]["warnings"])
@@ -68,18 +69,18 @@ class InsideRunner:
         run.create(planned["plan"]["run_id"], settings.spec, origins=settings.origins)
         return carry_out(train, settings.spec, run)
 
-    def resume(self, run: Path) -> Record:
+    def resume(self, run: Path) -> RunRecord:
         """See :class:`~aligntune.api.runner.Runner`."""
         there = RunDir(run)
-        if there.record().get("status") == "finished":
+        if there.record().is_finished:
             raise OutputError(f"{run} is a finished run", "Start a new one")
         return carry_out(train, resolve([from_file(there.spec)]).spec, there)
 
-    def do(self, task: Task) -> Record:
+    def do(self, task: Task) -> RunRecord:
         """See :class:`~aligntune.api.runner.Runner`."""
         wanted = job(task)
         run = RunDir(wanted.new_folder())
-        fetched = wanted.record.get("fetched")
+        fetched = wanted.record.fetched
         known: dict[str, Any] = {"fetched": fetched} if fetched else {}
         run.create(run.path.name, wanted.spec, task=task.model_dump(mode="json"), **known)
         (run.path / TASK_FILE).write_text(wanted.task.model_dump_json(indent=2), "utf-8")
@@ -142,7 +143,7 @@ def warn(messages: list[str]) -> None:
         warnings.warn(message, stacklevel=4)
 
 
-def carry_out(work: Job, spec: RunSpec, run: RunDir) -> Record:
+def carry_out(work: Job, spec: RunSpec, run: RunDir) -> RunRecord:
     """Have the worker do its work here; its record, or the error that it ended with.
 
     Raises:
@@ -152,8 +153,8 @@ def carry_out(work: Job, spec: RunSpec, run: RunDir) -> Record:
         code = guarded(work, spec, run, events)
     record = run.record()
     if code:
-        told = record.get("error") or {"kind": "", "what": f"see {run.log}", "remedy": ""}
-        raise KINDS.get(told["kind"], AligntuneError)(told["what"], told["remedy"])
+        error = record.error or ErrorRecord(what=f"see {run.log}")
+        raise KINDS.get(error.kind, AligntuneError)(error.what, error.remedy)
     return record
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aligntune.record.run_dir import Record
+from aligntune.record.schema import RunRecord
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Planned:
     commands: tuple[dict[str, Any], ...] = field(repr=False)
 
     @classmethod
-    def of(cls, values: Record) -> Planned:
+    def of(cls, values: dict[str, Any]) -> Planned:
         choice = values["plan"]["choice"]
         return cls(
             backend=choice["backend"],
@@ -68,11 +68,11 @@ class TrainResult:
     train_loss: float | None
     final_loss: float | None
     metrics: dict[str, float | int | None]
-    record: Record = field(repr=False)
+    record: dict[str, Any] = field(repr=False)
 
     @classmethod
-    def of(cls, run: Path, record: Record) -> TrainResult:
-        result = record["result"]
+    def of(cls, run: Path, record: RunRecord) -> TrainResult:
+        result = record.result
         return cls(
             run_dir=run,
             model_dir=run / "model",
@@ -85,7 +85,7 @@ class TrainResult:
                 for name, value in result.items()
                 if name.startswith("eval_")
             },
-            record=record,
+            record=record.to_dict(),
         )
 
 
@@ -108,18 +108,18 @@ class Evaluation:
     rows: int
     source: str
     run_dir: Path
-    record: Record = field(repr=False)
+    record: dict[str, Any] = field(repr=False)
 
     @classmethod
-    def of(cls, record: Record) -> Evaluation:
-        result = record["result"]
+    def of(cls, record: RunRecord) -> Evaluation:
+        result = record.result
         return cls(
             metrics=result["metrics"],
             samples=tuple(result["samples"]),
             rows=result["rows"],
             source=result["source"],
-            run_dir=Path(record["run_dir"]),
-            record=record,
+            run_dir=_folder(record),
+            record=record.to_dict(),
         )
 
     @property
@@ -166,12 +166,12 @@ class Predictions:
 
     predictions: tuple[Prediction, ...]
     run_dir: Path
-    record: Record = field(repr=False)
+    record: dict[str, Any] = field(repr=False)
 
     @classmethod
-    def of(cls, record: Record) -> Predictions:
-        made = tuple(Prediction(**values) for values in record["result"]["predictions"])
-        return cls(made, Path(record["run_dir"]), record)
+    def of(cls, record: RunRecord) -> Predictions:
+        made = tuple(Prediction(**values) for values in record.result["predictions"])
+        return cls(made, _folder(record), record.to_dict())
 
     def __iter__(self) -> Iterator[Prediction]:
         return iter(self.predictions)
@@ -209,15 +209,19 @@ class Pushed:
     url: str
     commit: str
     run_dir: Path
-    record: Record = field(repr=False)
+    record: dict[str, Any] = field(repr=False)
 
     @classmethod
-    def of(cls, record: Record) -> Pushed:
-        result = record["result"]
+    def of(cls, record: RunRecord) -> Pushed:
+        result = record.result
         return cls(
             repository=result["repository"],
             url=result["url"],
             commit=result["commit"],
-            run_dir=Path(record["run_dir"]),
-            record=record,
+            run_dir=_folder(record),
+            record=record.to_dict(),
         )
+
+
+def _folder(record: RunRecord) -> Path:
+    return Path(record.run_dir or "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
-from aligntune.record.run_dir import Record
+from aligntune.record.schema import RunRecord
 from aligntune.spec.resolve import Settings
 from aligntune.spec.run_spec import RunSpec
 from aligntune.tasks import Task
@@ -37,16 +37,16 @@ class Selection(TypedDict):
 class Runner(Protocol):
     """Carries out requests. What it raises is an :class:`~aligntune.errors.AligntuneError`."""
 
-    def plan(self, settings: Settings) -> Record:
+    def plan(self, settings: Settings) -> dict[str, Any]:
         """What :meth:`train` would do: ``spec``, ``plan`` and ``commands``; changes nothing."""
 
-    def train(self, settings: Settings) -> Record:
+    def train(self, settings: Settings) -> RunRecord:
         """Train, and return the finished run's record."""
 
-    def resume(self, run: Path) -> Record:
+    def resume(self, run: Path) -> RunRecord:
         """Go on with a run that did not finish, and return its record."""
 
-    def do(self, task: Task) -> Record:
+    def do(self, task: Task) -> RunRecord:
         """Do something with a finished run, and return the record of that."""
 
     def status(self) -> dict[str, BackendStatus]:

@@ -51,7 +51,7 @@ class Trainer:
             OutputError: there is no run in ``path``.
         """
         run = RunDir(Path(path).expanduser().absolute())
-        if not run.record() or not run.spec.exists():
+        if run.record().is_empty or not run.spec.exists():
             raise OutputError(f"{path} is not a run directory", "Name the folder of a run")
         return cls(resolve([from_file(run.spec)]), runner, run.path)
 
@@ -78,11 +78,11 @@ class Trainer:
 
         Ctrl-C asks for a checkpoint and an end; ``Trainer.from_run(...).train()`` goes on.
         """
-        if self._run is not None and RunDir(self._run).record().get("status") != "finished":
+        if self._run is not None and not RunDir(self._run).record().is_finished:
             record = self._runner.resume(self._run)
         else:
             record = self._runner.train(self._settings)
-            self._run = Path(record["run_dir"])
+            self._run = Path(record.run_dir or "")
         return TrainResult.of(self._run, record)
 
     def evaluate(

@@ -20,13 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aligntune.errors import OutputError
+from aligntune.record.schema import RunRecord
 
 if TYPE_CHECKING:
     from aligntune.spec.run_spec import RunSpec
-
-Record = dict[str, Any]
-"""``run.json``: id, status (planned, running, finished, failed, stopped), spec, plan, result."""
-
 
 RECORD = "run.json"
 
@@ -43,29 +40,26 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self.model = path / "model"
 
-    def record(self) -> Record:
-        """The record, or an empty one where none has been written.
+    def record(self) -> RunRecord:
+        """The record; an empty one if there is no ``run.json``.
 
         Raises:
-            OutputError: ``run.json`` is there and is not a record.
+            OutputError: ``run.json`` cannot be read, is not a record, or a newer version wrote it.
         """
         try:
-            record = json.loads(self.record_file.read_text(encoding="utf-8"))
+            values = json.loads(self.record_file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return {}
+            return RunRecord()
         except (OSError, ValueError) as error:
             raise OutputError(f"cannot read {self.record_file}: {error}") from error
-        if not isinstance(record, dict):
-            raise OutputError(f"{self.record_file} is not a run's record")
-        return record
+        return RunRecord.from_dict(values, self.record_file)
 
-    def update(self, **values: Any) -> Record:
-        """Set top-level keys of the record; readers see the old record or the new, never half."""
-        record = {**self.record(), **values}
+    def update(self, **values: Any) -> RunRecord:
+        """Set fields of the record. Readers see the old record or the new one, never a half."""
+        record = self.record().updated(values)
         beside = self.record_file.with_suffix(".json.part")
-        beside.write_text(
-            json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8"
-        )
+        text = json.dumps(record.to_dict(), indent=2, ensure_ascii=False, default=str)
+        beside.write_text(f"{text}\n", "utf-8")
         os.replace(beside, self.record_file)
         return record
 
@@ -91,7 +85,7 @@ class RunDir:
         if not self.path.is_dir():
             raise OutputError(f"{self.path} is not a folder", "Name another with --output")
         if self.record_file.exists():
-            status = self.record().get("status", "unknown")
+            status = self.record().status or "unknown"
             raise OutputError(
                 f"{self.path} already holds a run ({status})",
                 "Name another folder with --output, or leave it out for a new one",

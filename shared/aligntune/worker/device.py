@@ -31,7 +31,7 @@ def find_device(spec: RunSpec, run: RunDir) -> Device:
     import torch
 
     cuda = torch.cuda.is_available() and spec.gpus != "0"
-    planned = run.record().get("plan", {}).get("choice", {}).get("gpus") or spec.gpus
+    planned = run.record().choice.gpus or spec.gpus
     if not cuda and planned not in ("auto", "0"):
         raise HardwareError(
             "a GPU was planned, and torch sees none here",

@@ -238,7 +238,7 @@ def fit(session: Session, stack: Stack, inputs: Inputs) -> Trained:
         if stop.asked and state.global_step < state.max_steps:
             raise StoppedError(
                 f"stopped at step {state.global_step} of {state.max_steps}; a checkpoint was saved",
-                f"Resume with: aligntune-run --resume {run.record().get('run_dir', run.path)}",
+                f"Resume with: aligntune-run --resume {run.record().run_dir or run.path}",
             )
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     return Trained(trainer, model, callback)
@@ -380,7 +380,7 @@ def _finish(
 
 def _claim(spec: RunSpec, run: RunDir) -> None:
     """Mark the run as running. A finished run is never overwritten."""
-    if run.record().get("status") == "finished":
+    if run.record().is_finished:
         raise OutputError(f"{run.path} contains a finished run", "Use a new run directory")
     run.update(status="running", spec=spec.model_dump(mode="json"))
     if not run.spec.exists():

@@ -31,7 +31,8 @@ from aligntune.core.backend_factory import (
     validate_backend_selection,
 )
 from aligntune.errors import EngineError, OutputError, SpecError
-from aligntune.record.run_dir import Record, RunDir
+from aligntune.record.run_dir import RunDir
+from aligntune.record.schema import RunRecord
 from aligntune.spec.resolve import Settings, known_keys
 from aligntune.spec.run_spec import RunSpec
 from aligntune.tasks import Evaluate, Predict, Prompt, Push, Task
@@ -49,12 +50,12 @@ class Scripted:
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
-    def plan(self, settings: Settings) -> Record:
+    def plan(self, settings: Settings) -> dict[str, Any]:
         choice = {"backend": "trl", "reason": "it is here", "warnings": [], "verdicts": []}
         plan = {"run_dir": "/runs/r", "choice": choice}
         return {"spec": settings.spec.model_dump(), "plan": plan, "commands": []}
 
-    def train(self, settings: Settings) -> Record:
+    def train(self, settings: Settings) -> RunRecord:
         self.asked.append("train")
         path = Path(settings.spec.output or "run").absolute()
         RunDir(path).create("id", settings.spec)
@@ -63,18 +64,18 @@ class Scripted:
         result = {"steps": 3, "backend": "trl", "final_loss": 1.0, "eval_loss": 2.0}
         return RunDir(path).update(status="finished", result=result)
 
-    def resume(self, run: Path) -> Record:
+    def resume(self, run: Path) -> RunRecord:
         self.asked.append(("resume", run))
         return RunDir(run).update(status="finished", result={"steps": 3, "backend": "trl"})
 
-    def do(self, task: Task) -> Record:
+    def do(self, task: Task) -> RunRecord:
         self.asked.append(task)
         results: dict[str, Any] = {
             "evaluate": {"metrics": {"loss": 2.0}, "samples": [], "rows": 4, "source": "d"},
             "predict": {"predictions": [{"prompt": "p", "chat": False, "text": "t"}]},
             "push": {"repository": "a/b", "url": "u", "commit": "c"},
         }
-        return {"run_dir": f"{task.of}/x", "result": results[task.kind]}
+        return RunRecord(run_dir=f"{task.of}/x", result=results[task.kind])
 
     def status(self) -> dict[str, BackendStatus]:
         raise NotImplementedError

@@ -235,22 +235,30 @@ def test_only_a_run_that_has_neither_finished_nor_a_worker_goes_on(
     assert says in done.stderr
 
 
+NOT_OURS = "{run} is not the run directory of a run of this command"
+BROKEN = "{run}/run.json is not a run's record: {key}: Input should be a valid dictionary"
+
+
 @pytest.mark.parametrize(
-    "record",
+    ("record", "says"),
     [
-        {"status": "stopped", "plan": []},
-        {"status": "stopped", "plan": {}},
-        {"id": "a", "plan": {"choice": {"backend": "trl"}}},
-        {"id": "a", "status": "stopped", "plan": {"choice": [1], "attempt": 1}},
+        ({"status": "stopped", "plan": {}}, NOT_OURS),
+        ({"id": "a", "plan": {"choice": {"backend": "trl"}}}, NOT_OURS),
+        ({"status": "stopped", "plan": []}, BROKEN.replace("{key}", "plan")),
+        (
+            {"id": "a", "status": "stopped", "plan": {"choice": [1], "attempt": 1}},
+            BROKEN.replace("{key}", "plan.choice"),
+        ),
     ],
 )
-def test_a_record_that_is_not_ours_is_no_run_to_go_on_with(
-    record: dict[str, Any], environment: dict[str, str], tmp_path: Path
+def test_a_record_that_is_not_ours_cannot_be_resumed(
+    record: dict[str, Any], says: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "run.json").write_text(json.dumps(record))
     done = run("--resume", tmp_path, environment=environment)
     assert (done.returncode, done.stdout) == (5, "")
-    assert done.stderr == f"error: {tmp_path} is not the run directory of a run of this command\n"
+    assert done.stderr.startswith(f"error: {says.format(run=tmp_path)}")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("flag", ["--model", "--dataset", "--algo"])
@@ -431,6 +439,7 @@ def test_a_reader_who_leaves_early_is_no_error(
 
 CLOSED = """
 import os, sys
+from aligntune.record.schema import RunRecord
 from aligntune_run import images
 from aligntune_run.cli import main, output
 from aligntune_run.host import docker_client
@@ -445,7 +454,7 @@ def obtain(prepared, say):
 def execute(prepared, watch):
     watch({"event": "note", "message": "x"})
     done.append("trained")
-    return {}
+    return RunRecord()
 prepare.prepare = lambda *_: None
 output.choice, runs.obtain, runs.execute = choice, obtain, execute
 output.summary = lambda record, stream: print("x", file=stream)

@@ -102,7 +102,7 @@ def failed(tmp_path: Path) -> Path:
         task={"prompts": [SAMPLES[3]]},
         spec={"dataset": {"system_prompt": SAMPLES[2]}},
         fetched={"model": {"commit": "c" * 40, "path": f"/snapshots/{'c' * 40}"}},
-        more=told,
+        machine={"more": told},
     )
     made.spec.write_text(
         yaml.safe_dump({"dataset": {"system_prompt": SAMPLES[2]}, "trainer_args": told})

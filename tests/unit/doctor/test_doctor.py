@@ -363,11 +363,17 @@ def test_a_run_s_container_that_was_left_behind_is_to_be_removed(tmp_path: Path)
     assert told["run-container"].remedy == "`docker rm -f aligntune-x-train-1`"
 
 
-@pytest.mark.parametrize("error", [None, 1, "x", {"what": 3}, {"kind": ["x"]}])
-@pytest.mark.parametrize("left", [None, 1, {"code": "x"}])
-def test_a_strange_record_is_told_as_far_as_it_goes(error: Any, left: Any, tmp_path: Path) -> None:
-    made = a_run(tmp_path / "x", status=7, error=error, exit=left)
-    assert past(made.path, ())[0].rule == "run"
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [({"status": 7}, "status"), ({"error": {"kind": ["x"]}}, "error.kind"), ({"exit": 1}, "exit")],
+)
+def test_a_record_that_no_version_writes_is_refused_with_the_key(
+    values: dict[str, Any], key: str, tmp_path: Path
+) -> None:
+    made = RunDir(tmp_path)
+    made.record_file.write_text(json.dumps(values))
+    with pytest.raises(OutputError, match=rf"run\.json is not a run's record: {key}: "):
+        past(made.path, ())
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:

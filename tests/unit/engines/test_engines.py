@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 import zipfile
@@ -22,21 +23,23 @@ from docker.errors import APIError
 from tests.helpers.hosts import GPU, make_host
 
 from aligntune import contract
-from aligntune.errors import AligntuneError, EngineError, HardwareError, ImageError
+from aligntune.errors import AligntuneError, EngineError, HardwareError, ImageError, OutputError
 from aligntune.spec.run_spec import RunSpec
-from aligntune_run.engines.base import Exit
+from aligntune_run.engines.base import Command, Exit
 from aligntune_run.engines.docker.arguments import (
     SECRET_VARIABLES,
     Surroundings,
     container_arguments,
     look,
 )
-from aligntune_run.engines.docker.engine import ContainerWorker, for_sdk, refusal
+from aligntune_run.engines.docker.engine import for_sdk, refusal
 from aligntune_run.engines.docker.mounts import Bind, input_mounts
-from aligntune_run.engines.local import engine as local_engine
+from aligntune_run.engines.docker.worker import ContainerWorker
 from aligntune_run.engines.local import venv
-from aligntune_run.engines.local.engine import ProcessEngine, ProcessWorker
+from aligntune_run.engines.local import worker as local_worker
+from aligntune_run.engines.local.engine import ProcessEngine
 from aligntune_run.engines.local.venv import find_python, without
+from aligntune_run.engines.local.worker import ProcessWorker
 from aligntune_run.host.docker_client import connect
 from aligntune_run.host.types import Engine, Host
 from aligntune_run.images.recipes import Sources
@@ -475,6 +478,9 @@ class TestContainerWorker:
         assert worker.wait(30) == Exit(137, False, "")
 
 
+COUNTS = "counts = iter([1, 2]); s.oom_kills = lambda: next(counts); "
+"""The kernel counts one more kill for lack of memory."""
+
 WORKER = (
     "import json, os, signal, sys, time, onlywheel\n"
     "def stopped(*_):\n"
@@ -567,12 +573,19 @@ class TestProcess:
         return replace(plan, run_dir=str(run_dir), choice=choice)
 
     @pytest.fixture
-    def started(self, engine: ProcessEngine, plan: Plan) -> Iterator[ProcessWorker]:
+    def handles(self) -> list[str]:
+        """What was recorded."""
+        return []
+
+    @pytest.fixture
+    def started(
+        self, engine: ProcessEngine, plan: Plan, handles: list[str]
+    ) -> Iterator[ProcessWorker]:
         """A training worker that waits."""
         wait = Path(plan.run_dir, "wait")
         wait.touch()
         engine.prepare(plan, print)
-        worker = engine.start(engine.commands(plan)[-1])
+        worker = engine.attach(engine.submit(engine.commands(plan)[-1], handles.append))
         seen = Path(plan.run_dir, "seen.json")
         while not (seen.exists() and seen.read_text().endswith("]")):
             assert worker.wait(0.02) is None
@@ -655,7 +668,8 @@ class TestProcess:
         self, engine: ProcessEngine, plan: Plan
     ) -> None:
         engine.prepare(plan, print)
-        ended = engine.start(engine.commands(plan)[0]).wait(30)
+        worker = engine.attach(engine.submit(engine.commands(plan)[0], print))
+        ended = worker.wait(30)
         assert ended is not None
         assert ended.code == 0
         argv, environment, _ = json.loads(Path(plan.run_dir, "seen.json").read_text())
@@ -693,7 +707,7 @@ class TestProcess:
     def test_a_worker_that_does_not_stop_is_killed_after_the_grace(
         self, started: ProcessWorker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(local_engine, "GRACE_SECONDS", 0)
+        monkeypatch.setattr(local_worker, "GRACE_SECONDS", 0)
         os.kill(started.pid, 19)  # SIGSTOP: it cannot answer
         started.stop()
         assert started.wait(0) is None
@@ -702,14 +716,18 @@ class TestProcess:
         assert (ended.code, ended.oom, ended.killed) == (137, False, True)
 
     def test_a_kill_is_called_out_of_memory_only_on_the_kernels_word(
-        self, started: ProcessWorker, monkeypatch: pytest.MonkeyPatch
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
-        os.kill(started.pid, 9)
-        before = local_engine.oom_kills()
-        monkeypatch.setattr(local_engine, "oom_kills", lambda: (before or 0) + 1)
-        ended = started.wait(30)
-        assert ended is not None
-        assert (ended.code, ended.oom) == (137, True)
+        job = {"command": ["sh", "-c", "kill -9 $$"], "folder": str(tmp_path), "descriptors": []}
+        code = f"from aligntune_run.engines.local import supervisor as s; {COUNTS}s.main()"
+        subprocess.run(
+            [sys.executable, "-c", code],
+            input=f"{json.dumps(job)}\ngo\n",
+            text=True,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        assert json.loads((tmp_path / "exit.json").read_text()) == {"code": 137, "oom": True}
 
     def test_another_kill_is_not_called_out_of_memory(self, started: ProcessWorker) -> None:
         os.kill(started.pid, 9)
@@ -719,6 +737,72 @@ class TestProcess:
 
     def test_the_worker_has_a_session_of_its_own(self, started: ProcessWorker) -> None:
         assert os.getsid(started.pid) == started.pid != os.getsid(0)
+
+    def test_another_engine_object_reaches_it_by_the_recorded_handle(
+        self,
+        host: Host,
+        plan: Plan,
+        handles: list[str],
+        started: ProcessWorker,
+    ) -> None:
+        (handle,) = handles
+        assert handle.startswith(f"process:{started.pid}:")
+        other = ProcessEngine(host)
+        assert other.status(handle) == "running"
+        assert "here" in other.logs(handle)
+        other.stop(handle)
+        ended = other.attach(handle).wait(30)
+        assert ended is not None
+        assert (ended.code, ended.killed) == (75, False)
+        assert other.status(handle) == "gone"
+        assert not Path(plan.run_dir, ".worker").exists()
+
+    @pytest.mark.parametrize("part", [2, 3])
+    def test_a_pid_that_was_used_again_is_another_process(
+        self,
+        host: Host,
+        handles: list[str],
+        started: ProcessWorker,
+        part: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        words = handles[0].split(":")
+        words[part] = "1"
+        monkeypatch.setattr(local_worker, "EXIT_SECONDS", 0)
+        engine = ProcessEngine(host)
+        assert engine.status(":".join(words)) == "gone"
+        stranger = engine.attach(":".join(words))
+        stranger.stop()
+        stranger.kill()
+        with pytest.raises(EngineError, match="how it ended is not known"):
+            stranger.wait(1)
+        assert started.wait(0.1) is None, "it got no signal"
+
+    def test_what_cannot_be_recorded_does_not_start(
+        self, engine: ProcessEngine, plan: Plan
+    ) -> None:
+        def full(handle: str) -> None:
+            raise OutputError("no space left")
+
+        engine.prepare(plan, print)
+        with pytest.raises(OutputError, match="no space left"):
+            engine.submit(engine.commands(plan)[-1], full)
+        assert list(Path(plan.run_dir).iterdir()) == []
+
+    def test_a_program_that_is_not_there_is_an_error(
+        self, engine: ProcessEngine, tmp_path: Path
+    ) -> None:
+        values = {"command": ["/no/such"], "environment": {}, "without": []}
+        command = Command("train", {**values, "working_dir": str(tmp_path)})
+        with pytest.raises(EngineError, match="cannot start /no/such: No such file"):
+            engine.submit(command, print)
+
+    @pytest.mark.parametrize("handle", ["docker:x", "process:1:2", "process:x:2:b:/f", ""])
+    def test_only_a_local_workers_handle_is_attached_to(
+        self, engine: ProcessEngine, handle: str
+    ) -> None:
+        with pytest.raises(EngineError, match="does not name a process"):
+            engine.attach(handle)
 
     def test_without_the_locks_python_it_says_what_to_install(
         self, monkeypatch: pytest.MonkeyPatch

@@ -26,7 +26,8 @@ from aligntune.record.run_dir import RunDir
 from aligntune_run.engines import gpu_leases
 from aligntune_run.engines.base import Command
 from aligntune_run.engines.gpu_leases import Lease, choosing, marked
-from aligntune_run.engines.local.engine import ProcessEngine, ProcessWorker
+from aligntune_run.engines.local.engine import ProcessEngine
+from aligntune_run.engines.local.worker import ProcessWorker
 from aligntune_run.host.types import Gpu, Host
 from aligntune_run.plan import Choice
 from aligntune_run.planning.decide import Prepared
@@ -69,7 +70,7 @@ def other(place: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     def begin(code: str, **how: Any) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", AS_OTHERS + code, str(place)],
+            [sys.executable, "-c", AS_OTHERS + code, str(place), str(place.parent)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdout=subprocess.PIPE,
             text=True,
@@ -256,14 +257,16 @@ class TestProcesses:
     """A lease is the worker's: the launcher may be killed."""
 
     LAUNCHER = """
-from aligntune_run.engines.local.engine import ProcessWorker
+from aligntune_run.engines.base import Command
+from aligntune_run.engines.local.engine import ProcessEngine
+from tests.helpers.hosts import make_host
+from pathlib import Path
 lease = gpu_leases.Lease.take([GPU])
-command = ["sh", "-c", sys.argv[2] if len(sys.argv) > 2 else "sleep 60"]
-worker = ProcessWorker(
-    {"command": command, "environment": {}, "without": [], "working_dir": "/"},
-    {"PATH": "/usr/bin:/bin"},
-    lease.descriptors,
-)
+command = ["sleep", "60"]
+folder = sys.argv[2]
+values = {"command": command, "environment": {}, "without": [], "working_dir": folder}
+engine = ProcessEngine(make_host(Path(folder)), {"PATH": "/usr/bin:/bin"})
+worker = engine.attach(engine.submit(Command("train", values), len, lease.descriptors))
 lease.sign(f"a-run ({worker.title})")
 print(worker.pid, flush=True)
 worker.wait(60)
@@ -284,13 +287,11 @@ worker.wait(60)
         os.killpg(pid, signal.SIGKILL)
         until(lambda: held(tmp_path) == [None, None])
 
-    def test_children_that_go_on_computing_keep_it(self, tmp_path: Path) -> None:
+    def test_children_that_are_left_behind_are_ended_with_it(self, tmp_path: Path) -> None:
         lease = Lease.take([FIRST])
         worker = self.worker(tmp_path, "sleep 60 & exit 0", lease.descriptors)
         lease.end()
-        worker._process.wait()
-        assert held(tmp_path) == ["another run", None]
-        worker.wait(5)  # what it left behind is ended with it
+        assert worker.wait(5) is not None, "what it left behind is ended with it"
         until(lambda: held(tmp_path) == [None, None])
 
     def test_a_worker_without_gpus_inherits_nothing(self, tmp_path: Path) -> None:
@@ -303,9 +304,9 @@ worker.wait(60)
 
     def worker(self, tmp_path: Path, script: str, descriptors: Sequence[int]) -> ProcessWorker:
         words = ["sh", "-c", script]
-        values = {"command": words, "environment": {}, "without": [], "working_dir": "/"}
+        values = {"command": words, "environment": {}, "without": [], "working_dir": str(tmp_path)}
         engine = ProcessEngine(make_host(tmp_path), {"PATH": os.environ["PATH"]})
-        return engine.start(Command("train", values), descriptors)
+        return engine.attach(engine.submit(Command("train", values), print, descriptors))
 
 
 def client(*containers: tuple[str, str]) -> Any:
@@ -435,7 +436,7 @@ class TestStarting:
         )
         assert seen == [["id (script)", None]]
         assert held(tmp_path) == [None, None]
-        assert record["plan"]["choice"]["gpus"] == ["GPU-aaaa"]
+        assert record.choice.gpus == ["GPU-aaaa"]
 
     def test_where_another_was_quicker_it_takes_one_that_is_free(self, tmp_path: Path) -> None:
         given: list[Any] = []
@@ -449,8 +450,8 @@ class TestStarting:
         with Lease.take([FIRST]):
             record = execute(mine, quiet)
         assert given == [("GPU-aaaa",), ("GPU-bbbb",)]
-        assert record["plan"]["choice"]["gpus"] == ["GPU-bbbb"]
-        assert record["plan"]["choice"]["reason"] == "GPU-bbbb"
+        assert record.choice.gpus == ["GPU-bbbb"]
+        assert record.to_dict()["plan"]["choice"]["reason"] == "GPU-bbbb"
 
     def test_where_none_is_free_it_is_refused_with_who_has_them(self, tmp_path: Path) -> None:
         with Lease.take([FIRST, SECOND]) as lease:
@@ -459,7 +460,7 @@ class TestStarting:
                 execute(on_gpus(tmp_path), quiet)
         assert "--wait" in refused.value.remedy
         record = RunDir(tmp_path / "run").record()
-        assert (record["status"], record["error"]["kind"]) == ("failed", "HardwareError")
+        assert (record.status, record.error and record.error.kind) == ("failed", "HardwareError")
 
     def test_it_can_wait_and_says_for_whom_once(self, tmp_path: Path) -> None:
         lease = Lease.take([FIRST, SECOND])
@@ -474,7 +475,7 @@ class TestStarting:
                 lease.end()
             return waiting.look()
 
-        assert execute(replace(waiting, look=look), told.append)["status"] == "finished"
+        assert execute(replace(waiting, look=look), told.append).status == "finished"
         notes = [event["message"] for event in told if event["event"] == "note"]
         assert len(notes) == 1
         assert "theirs (pid 4711)" in notes[0]
@@ -487,7 +488,7 @@ class TestStarting:
             execute(on_gpus(tmp_path, wait=True), told)
         assert stopped.value.exit_code == 75
         assert f"--resume {tmp_path / 'run'}" in stopped.value.remedy
-        assert RunDir(tmp_path / "run").record()["status"] == "stopped"
+        assert RunDir(tmp_path / "run").record().status == "stopped"
 
     @pytest.mark.parametrize(
         "other", [{"backend": "unsloth"}, {"flavour": "cpu", "gpus": ()}, {"lock_hash": "other"}]
@@ -501,7 +502,7 @@ class TestStarting:
 
     def test_an_engine_that_refuses_leaves_the_gpu_free(self, tmp_path: Path) -> None:
         class Refusing(ScriptedEngine):
-            def start(self, command: Any, descriptors: Sequence[int] = ()) -> Any:
+            def submit(self, command: Any, record: Any, descriptors: Sequence[int] = ()) -> Any:
                 raise EngineError("no")
 
         with pytest.raises(AligntuneError, match="no"):

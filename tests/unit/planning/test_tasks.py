@@ -126,7 +126,7 @@ def test_a_job_is_of_a_finished_run_only(tmp_path: Path) -> None:
         job(task)
     run = finished(tmp_path, spec_of(dataset=HELD_OUT))
     wanted = job(task)
-    assert wanted.record["id"] == "id"
+    assert wanted.record.id == "id"
     assert wanted.new_folder().parent == run.path / "evaluations"
     assert wanted.new_folder() != wanted.new_folder()
     run.update(status="stopped")

@@ -12,16 +12,18 @@ import pytest
 
 from aligntune.errors import OutputError
 from aligntune.record.run_dir import RunDir, new_run_id
+from aligntune.record.schema import SCHEMA_VERSION
 
 NOW = datetime(2026, 11, 23, 16, 5, 9)
 
 
 def test_a_record_is_updated_key_by_key(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
-    assert run.record() == {}
+    assert run.record().is_empty
     run.update(id="a", status="planned")
     run.update(status="running")
-    assert run.record() == {"id": "a", "status": "running"}
+    written = {"schema_version": SCHEMA_VERSION, "id": "a", "status": "running"}
+    assert run.record().to_dict() == written
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"], "nothing left beside it"
 
 
@@ -31,7 +33,7 @@ def test_a_record_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> N
     (tmp_path / "run.json.part").mkdir()
     with pytest.raises(OSError, match=r"run\.json\.part"):
         run.update(status="finished")
-    assert run.record() == {"status": "running"}
+    assert run.record().status == "running"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", "\udcff"])
@@ -99,7 +101,7 @@ def test_the_same_command_twice_in_a_second_gets_two_folders() -> None:
 
 
 def test_a_record_is_readable_json_with_its_unicode(tmp_path: Path) -> None:
-    RunDir(tmp_path).update(model="modèle", path=Path("/x"))
+    RunDir(tmp_path).update(inputs={"model": "modèle", "path": Path("/x")})
     text = (tmp_path / "run.json").read_text(encoding="utf-8")
     assert "modèle" in text
-    assert json.loads(text)["path"] == "/x"
+    assert json.loads(text)["inputs"]["path"] == "/x"

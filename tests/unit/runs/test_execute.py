@@ -24,6 +24,7 @@ from aligntune.errors import (
 )
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
+from aligntune.record.schema import ErrorRecord, ExitRecord
 from aligntune.spec.layers import from_file
 from aligntune.spec.resolve import resolve
 from aligntune_run.engines.base import Exit
@@ -50,15 +51,21 @@ def ignore(event: dict[str, Any]) -> None:
     """Nobody is watching."""
 
 
+def error_of(folder: Path) -> ErrorRecord:
+    error = RunDir(folder).record().error
+    assert error is not None
+    return error
+
+
 def test_a_finished_run_leaves_its_record_and_a_spec_that_runs_it_again(tmp_path: Path) -> None:
     seen: list[str] = []
     plan = prepared(tmp_path / "run", train=finish)
     record = execute(plan, lambda event: seen.append(event["event"]))
-    assert record["status"] == "finished"
-    assert record["id"] == "id"
-    assert record["exit"] == {"code": 0, "oom": False}
+    assert record.status == "finished"
+    assert record.id == "id"
+    assert record.exit == ExitRecord(code=0, oom=False)
     assert seen == ["end"]
-    assert json.loads((tmp_path / "run" / "run.json").read_text()) == record
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == record.to_dict()
     again = resolve([from_file(tmp_path / "run" / "spec.yaml")]).spec
     assert again.output is None, "run again, it gets a folder of its own"
     assert again == plan.plan.spec.model_copy(update={"output": None})
@@ -93,7 +100,7 @@ def test_the_worker_s_error_is_raised_as_the_same_class_with_its_words(tmp_path:
         execute(prepared(tmp_path, train=fail(DataError("line 3", "Mend it"))), ignore)
     assert (failed.value.what, failed.value.remedy) == ("line 3", "Mend it")
     assert failed.value.exit_code == 4
-    assert RunDir(tmp_path).record()["error"]["kind"] == "DataError"
+    assert error_of(tmp_path).kind == "DataError"
 
 
 @pytest.mark.parametrize(
@@ -117,8 +124,8 @@ def test_a_worker_that_ends_without_a_word_is_explained_by_how_it_ended(
     assert type(failed.value) is kind
     assert says in str(failed.value)
     record = RunDir(tmp_path).record()
-    assert record["status"] == ("stopped" if kind is StoppedError else "failed")
-    assert record["error"]["kind"] == kind.__name__
+    assert record.status == ("stopped" if kind is StoppedError else "failed")
+    assert error_of(tmp_path).kind == kind.__name__
 
 
 def test_a_known_failure_in_the_log_explains_an_error_that_says_little(tmp_path: Path) -> None:
@@ -130,9 +137,9 @@ def test_a_known_failure_in_the_log_explains_an_error_that_says_little(tmp_path:
         execute(prepared(tmp_path / "run", train=script), lambda event: None)
     assert caught.value.exit_code == TrainingError.exit_code
     record = RunDir(tmp_path / "run").record()
-    assert record["status"] == "failed"
-    assert record["error"]["what"] == caught.value.what
-    assert record["error"]["remedy"].startswith("Install them")
+    assert record.status == "failed"
+    assert error_of(tmp_path / "run").what == caught.value.what
+    assert error_of(tmp_path / "run").remedy.startswith("Install them")
 
 
 def test_what_an_earlier_attempt_logged_explains_nothing_of_this_one(tmp_path: Path) -> None:
@@ -155,7 +162,7 @@ def test_a_run_that_finished_has_finished_although_a_helper_was_killed(tmp_path:
         finish(worker)
         return Exit(0, True, "")
 
-    assert execute(prepared(tmp_path, train=finish_with_kill), ignore)["status"] == "finished"
+    assert execute(prepared(tmp_path, train=finish_with_kill), ignore).status == "finished"
 
 
 def test_a_run_whose_folder_is_removed_says_so(tmp_path: Path) -> None:
@@ -208,10 +215,10 @@ def test_a_folder_that_was_taken_since_the_plan_was_made_is_left_alone(tmp_path:
 def test_a_resumed_run_keeps_its_record_and_does_not_fail_of_its_old_error(tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         execute(prepared(tmp_path, train=fail(StoppedError("stopped", "go on"))), ignore)
-    created = RunDir(tmp_path).record()["created"]
+    created = RunDir(tmp_path).record().created
     record = execute(prepared(tmp_path, resumed=True, train=finish), ignore)
-    assert (record["status"], record["error"]) == ("finished", None)
-    assert record["created"] == created
+    assert (record.status, record.error) == ("finished", None)
+    assert record.created == created
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

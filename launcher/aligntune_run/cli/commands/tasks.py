@@ -21,7 +21,7 @@ from aligntune_run.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from aligntune.record.run_dir import Record
+    from aligntune.record.schema import RunRecord
     from aligntune.tasks import Task
 
 RUN = click.argument("run", type=click.Path(path_type=Path))
@@ -192,7 +192,7 @@ COMMANDS = (evaluate, predict, push)
 
 def _run_task(
     task: Task,
-    show: Callable[[Record, TextIO], None],
+    show: Callable[[RunRecord, TextIO], None],
     *,
     engine: str | None,
     gpus: str | None,
@@ -217,6 +217,6 @@ def _run_task(
     record = carry_out(prepared, sys.stderr if as_json or quiet else sys.stdout)
     with outliving(sys.stdout):
         if as_json:
-            output.json_line(record)
+            output.json_line(record.to_dict())
         else:
             show(record, sys.stdout)

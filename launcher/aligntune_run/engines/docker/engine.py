@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shlex
 import shutil
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,26 +14,41 @@ from typing import TYPE_CHECKING, Any
 
 from aligntune import contract
 from aligntune.errors import AligntuneError, EngineError, HardwareError, ImageError, OutputError
-from aligntune_run.engines.base import GRACE_SECONDS, Command, Exit, Say
+from aligntune_run.engines.base import Command, EngineContext, EngineKind, Say, WorkerStatus
 from aligntune_run.engines.docker.arguments import (
-    ENTRY_POINT,
     container_arguments,
     look,
     private_folder,
     secret_variables,
     token,
 )
+from aligntune_run.engines.docker.worker import ContainerWorker, last_output, remove
+from aligntune_run.host.docker_client import engine_errors
 from aligntune_run.host.types import Host
 from aligntune_run.images.recipes import recipe
 from aligntune_run.images.store import derived_state, obtain
 from aligntune_run.plan import Plan
 
 if TYPE_CHECKING:
-    from docker import APIClient, DockerClient
+    from docker import DockerClient
     from docker.models.containers import Container
 
-TAIL = 60
-"""Lines of a container's output that are kept to explain its end."""
+
+HANDLE = "docker:"
+
+ENDED = ("exited", "dead")
+"""States of a container whose worker has ended."""
+
+
+def container_name(handle: str) -> str:
+    """The container of a handle, ``docker:<name>``.
+
+    Raises:
+        EngineError: the handle is not a container's.
+    """
+    if not handle.startswith(HANDLE):
+        raise EngineError(f"{handle!r} does not name a container of a run")
+    return handle.removeprefix(HANDLE)
 
 
 class DockerEngine:
@@ -95,31 +106,79 @@ class DockerEngine:
             for phase in plan.phases
         ]
 
-    def start(self, command: Command, descriptors: Sequence[int] = ()) -> ContainerWorker:
-        """Create and start a container; it inherits no open files, its label tells its GPUs.
+    def submit(
+        self, command: Command, record: Callable[[str], None], descriptors: Sequence[int] = ()
+    ) -> str:
+        """Create and start a container. It inherits no open files; its label names its GPUs.
 
-        A secret that is only in the caller's environment lies in a private file while the container
+        A secret that is only in the caller's environment is in a private file while the container
         starts, and no longer: the container's mount outlives the file's name.
 
         Raises:
-            AligntuneError: the engine refused; the class says whose fault it is.
+            AligntuneError: the engine refused; the class says what was wrong.
         """
         from docker.errors import DockerException
         from requests.exceptions import RequestException
 
         container = None
+        handle = f"{HANDLE}{command.arguments['name']}"
         make_folders(command.arguments)
         with self._secrets(command.arguments):
             try:
                 container = self._client.containers.create(**for_sdk(command.arguments))
+                record(handle)
                 container.start()
             except BaseException as error:
                 if container is not None:
-                    _remove(container)
+                    remove(container)
                 if isinstance(error, DockerException | RequestException):
                     raise refusal(str(error), command.arguments) from error
                 raise
+        return handle
+
+    def attach(self, handle: str) -> ContainerWorker:
+        """The worker of a handle, whoever started it.
+
+        Raises:
+            EngineError: there is no such container, it never started, or the engine does not
+                answer.
+        """
+        container = self._container(handle)
+        if container is None:
+            raise EngineError(f"there is no container {container_name(handle)}: it was removed")
+        if container.status == "created":
+            raise EngineError(
+                f"the container {container.name} was never started",
+                f"`docker rm {container.name}` removes it; resume the run",
+            )
         return ContainerWorker(self._client.api, container)
+
+    def status(self, handle: str) -> WorkerStatus:
+        """See :class:`~aligntune_run.engines.base.Engine`."""
+        container = self._container(handle)
+        if container is None or container.status == "created":
+            return "gone"
+        return "ended" if container.status in ENDED else "running"
+
+    @engine_errors()
+    def stop(self, handle: str) -> None:
+        """See :class:`~aligntune_run.engines.base.Engine`."""
+        if self.status(handle) == "running" and (container := self._container(handle)):
+            container.kill(signal="SIGTERM")
+
+    def logs(self, handle: str) -> str:
+        """See :class:`~aligntune_run.engines.base.Engine`."""
+        container = self._container(handle)
+        return last_output(container) if container else ""
+
+    @engine_errors()
+    def _container(self, handle: str) -> Container | None:
+        from docker.errors import NotFound
+
+        try:
+            return self._client.containers.get(container_name(handle))
+        except NotFound:
+            return None
 
     @contextmanager
     def _secrets(self, arguments: Mapping[str, Any]) -> Iterator[None]:
@@ -241,119 +300,15 @@ REFUSALS: tuple[tuple[str, type[AligntuneError], str, str], ...] = (
 """Sign in an engine's message -> class, what happened, what to do."""
 
 
-class ContainerWorker:
-    """A started container; it is removed once its end has been seen."""
-
-    def __init__(self, api: APIClient, container: Container) -> None:
-        self._api = api
-        self._container = container
-        self._id = str(container.id)
-        self._exit: Exit | None = None
-        self._kill_at = float("inf")
-        self._killed = False
-        self._ended = threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    @property
-    def name(self) -> str:
-        return str(self._container.name)
-
-    @property
-    def title(self) -> str:
-        """What the user finds it by."""
-        return f"container {self.name}"
-
-    def wait(self, seconds: float) -> Exit | None:
-        """How it ended, or None if it still runs after so many seconds.
-
-        Raises:
-            EngineError: the engine went away, or the container was removed behind our back.
-        """
-        if self._exit is None:
-            left = self._kill_at - time.monotonic()
-            if not self._ended.wait(max(min(seconds, left), 0)):
-                if time.monotonic() >= self._kill_at:
-                    self.kill()
-                return None
-            self._exit = self._finish()
-        return self._exit
-
-    def stop(self) -> None:
-        """Ask it to checkpoint and end; :meth:`wait` ends it after :data:`GRACE_SECONDS`."""
-        self._kill_at = min(self._kill_at, time.monotonic() + GRACE_SECONDS)
-        self._signal("SIGTERM")
-
-    def kill(self) -> None:
-        """End it now."""
-        self._kill_at = float("inf")
-        self._killed = self._signal("SIGKILL") or self._killed
-
-    def _signal(self, name: str) -> bool:
-        """Send a signal; whether there still was something to send it to."""
-        from docker.errors import APIError, NotFound
-
-        try:
-            self._container.kill(signal=name)
-        except NotFound:
-            return False
-        except APIError as error:
-            if "is not running" not in str(error):
-                raise EngineError(f"the engine does not stop {self.name}: {error}") from error
-            return False
-        return True
-
-    def _watch(self) -> None:
-        """Sleep until the container has ended, however long it takes."""
-        from docker.errors import DockerException
-        from requests.exceptions import RequestException
-
-        with contextlib.suppress(DockerException, RequestException):
-            self._api.wait(self._id, timeout=None)
-        self._ended.set()
-
-    def _finish(self) -> Exit:
-        from docker.errors import DockerException, NotFound
-        from requests.exceptions import RequestException
-
-        try:
-            state = self._api.inspect_container(self._id)["State"]
-            if state["Running"]:
-                raise EngineError(
-                    f"lost sight of {self.name}, which goes on",
-                    f"`docker logs -f {self.name}` shows it, `docker stop {self.name}` ends it",
-                )
-        except NotFound:
-            raise EngineError(f"the container {self.name} was removed from outside") from None
-        except (DockerException, RequestException) as error:
-            raise EngineError(
-                f"the engine went away while {self.name} ran: {error}",
-                "See whether the engine runs: `docker info`",
-            ) from error
-        output = self._output()
-        _remove(self._container)
-        if f"exec {ENTRY_POINT} failed" in output:
-            raise ImageError(
-                f"the image of {self.name} has no {ENTRY_POINT} that can be run",
-                "Derive the image from one of aligntune-run's",
-            )
-        code = state["ExitCode"]
-        killed = self._killed and code == 128 + signal.SIGKILL
-        return Exit(code, state["OOMKilled"], output, killed)
-
-    def _output(self) -> str:
-        """The last of what it printed; how it ended is known, so a log that is lost is no error."""
-        from docker.errors import DockerException
-        from requests.exceptions import RequestException
-
-        with contextlib.suppress(DockerException, RequestException):
-            return self._container.logs(tail=TAIL).decode(errors="replace")
-        return ""
+def _make(context: EngineContext) -> DockerEngine:
+    assert context.client is not None, "the engine was found to be reachable"
+    return DockerEngine(
+        context.client, context.host, find_links=context.find_links, agree=context.agree
+    )
 
 
-def _remove(container: Container) -> None:
-    """Remove a container; one that cannot be removed still carries its run's label."""
-    from docker.errors import DockerException
-    from requests.exceptions import RequestException
+def _problem(host: Host) -> str:
+    return "" if host.engine.reachable else host.engine.reason
 
-    with contextlib.suppress(DockerException, RequestException):
-        container.remove(force=True, v=True)
+
+KIND = EngineKind(_make, _problem, in_containers=True)

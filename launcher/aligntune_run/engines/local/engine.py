@@ -5,27 +5,21 @@ It runs in a venv made from the image's own lock, see :mod:`aligntune_run.engine
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-import signal
 import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from aligntune.errors import EngineError, ImageError
 from aligntune.tasks import TASK_FILE
-from aligntune_run.engines.base import GRACE_SECONDS, Command, Exit, Say
+from aligntune_run.engines.base import Command, EngineContext, EngineKind, Say, WorkerStatus
 from aligntune_run.engines.docker.arguments import OFFLINE, TOKEN_VARIABLES
 from aligntune_run.engines.local.venv import COMPLETE, DROPPED, lay_out_code, make_venv, without
+from aligntune_run.engines.local.worker import Handle, ProcessWorker, submit
 from aligntune_run.host.types import Host
 from aligntune_run.images.recipes import Recipe, Sources, recipe
 from aligntune_run.plan import ONLINE, Phase, Plan
-
-TAIL_BYTES = 8192
 
 
 class ProcessEngine:
@@ -52,6 +46,7 @@ class ProcessEngine:
         self._find_links = find_links
         self._sources = sources
         self._agree = agree
+        self._supervisors: dict[str, subprocess.Popen[str]] = {}
 
     def prepare(self, plan: Plan, say: Say) -> Plan:
         """Make the venv and lay out the worker's code, where they are not there yet.
@@ -88,18 +83,40 @@ class ProcessEngine:
         """The processes of a run, in order; ``environment`` is what is added to the caller's."""
         return [Command(phase, self._arguments(plan, phase)) for phase in plan.phases]
 
-    def start(self, command: Command, descriptors: Sequence[int] = ()) -> ProcessWorker:
-        """Start a worker in a session of its own: it outlives this program, and Ctrl-C in the
-        terminal reaches this program only, which passes it on.
-
-        Args:
-            command: what to start.
-            descriptors: open files that it inherits, as are the locks on its GPUs.
+    def submit(
+        self, command: Command, record: Callable[[str], None], descriptors: Sequence[int] = ()
+    ) -> str:
+        """Start a worker in a session of its own. It outlives this program; Ctrl-C in the terminal
+        reaches this program only, which passes it on. It inherits the locks on its GPUs.
 
         Raises:
             EngineError: it cannot be started.
         """
-        return ProcessWorker(command.arguments, self._environment, descriptors)
+        arguments = command.arguments
+        environment = without(self._environment, arguments["without"]) | arguments["environment"]
+        handle, supervisor = submit(arguments, environment, record, descriptors)
+        self._supervisors[str(handle)] = supervisor
+        return str(handle)
+
+    def attach(self, handle: str) -> ProcessWorker:
+        """The worker of a handle, whoever started it.
+
+        Raises:
+            EngineError: the handle is not a local worker's.
+        """
+        return ProcessWorker(Handle.parse(handle), self._supervisors.pop(handle, None))
+
+    def status(self, handle: str) -> WorkerStatus:
+        """See :class:`~aligntune_run.engines.base.Engine`."""
+        return ProcessWorker(Handle.parse(handle)).status
+
+    def stop(self, handle: str) -> None:
+        """See :class:`~aligntune_run.engines.base.Engine`."""
+        ProcessWorker(Handle.parse(handle)).stop()
+
+    def logs(self, handle: str) -> str:
+        """See :class:`~aligntune_run.engines.base.Engine`."""
+        return ProcessWorker(Handle.parse(handle)).output()
 
     def variables(self, made_of: Recipe) -> dict[str, str]:
         """What makes a program of ours run in a recipe's venv; added to the caller's variables."""
@@ -166,105 +183,8 @@ class ProcessEngine:
         return self._host.cache / "code" / f"{made_of.backend}-{made_of.recipe_hash[:12]}"
 
 
-class ProcessWorker:
-    """A started worker, the leader of its own session; what it prints goes to an unnamed file."""
-
-    def __init__(
-        self,
-        arguments: Mapping[str, Any],
-        caller: Mapping[str, str],
-        descriptors: Sequence[int] = (),
-    ) -> None:
-        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this
-        self._kill_at = float("inf")
-        self._killed = False
-        self._oom_kills = oom_kills()
-        self._exit: Exit | None = None
-        try:
-            self._process = subprocess.Popen(
-                arguments["command"],
-                env=without(caller, arguments["without"]) | arguments["environment"],
-                cwd=arguments["working_dir"],
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=tuple(descriptors),
-            )
-        except OSError as error:
-            self._output.close()
-            raise EngineError(
-                f"cannot start {arguments['command'][0]}: {error.strerror}"
-            ) from error
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def title(self) -> str:
-        """What the user finds it by."""
-        return f"pid {self.pid}"
-
-    def wait(self, seconds: float) -> Exit | None:
-        """How it ended, or None if it still runs after so many seconds."""
-        if self._exit is None:
-            left = self._kill_at - time.monotonic()
-            try:
-                code = self._process.wait(max(min(seconds, left), 0))
-            except subprocess.TimeoutExpired:
-                if time.monotonic() >= self._kill_at:
-                    self.kill()
-                return None
-            self._exit = self._finish(code)
-        return self._exit
-
-    def stop(self) -> None:
-        """Ask it to checkpoint and end; :meth:`wait` ends it after :data:`GRACE_SECONDS`.
-
-        Only the leader is told, as in a container: were its data loaders told as well, it would
-        find them gone before it has written its checkpoint.
-        """
-        self._kill_at = min(self._kill_at, time.monotonic() + GRACE_SECONDS)
-        self._process.send_signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it and all that it started, now."""
-        self._kill_at = float("inf")
-        if self._process.poll() is None:
-            self._killed = True
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    def _finish(self, code: int) -> Exit:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # what a container's end would end too
-        with self._output as file:
-            file.seek(max(file.seek(0, os.SEEK_END) - TAIL_BYTES, 0))
-            output = file.read().decode(errors="replace")
-        now = oom_kills()
-        counted = now is not None and self._oom_kills is not None and now > self._oom_kills
-        killed = self._killed and code == -signal.SIGKILL
-        by_kernel = code == -signal.SIGKILL and not killed and counted
-        return Exit(128 - code if code < 0 else code, by_kernel, output, killed)
+def _make(context: EngineContext) -> ProcessEngine:
+    return ProcessEngine(context.host, find_links=context.find_links, agree=context.agree)
 
 
-def oom_kills() -> int | None:
-    """How often the kernel killed for want of memory in this cgroup; None where it does not say."""
-    try:
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        groups = []
-    places = [Path("/proc/vmstat")]  # the whole machine's, where the cgroup keeps no count
-    for group in groups:
-        number, controllers, path = group.split(":", 2)
-        if number == "0":
-            places.insert(0, Path("/sys/fs/cgroup", path.lstrip("/"), "memory.events"))
-        elif "memory" in controllers.split(","):
-            folder = Path("/sys/fs/cgroup/memory", path.lstrip("/"))
-            places.insert(0, folder / "memory.oom_control")
-    for place in places:
-        with contextlib.suppress(OSError):
-            if found := re.search(r"^oom_kill (\d+)$", place.read_text(), re.MULTILINE):
-                return int(found[1])
-    return None
+KIND = EngineKind(_make, lambda host: "", in_containers=False)

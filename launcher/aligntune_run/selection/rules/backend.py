@@ -212,7 +212,7 @@ def _image(at: Candidate) -> Said:
         return Said("fail", f"no {flavour} image of it: {named}")
     if at.image.how is None:
         return Said("fail", at.image.reason)
-    if at.engine == "process":
+    if not at.in_containers:
         return Said("pass", f"a venv is made from the {at.image.flavour} lock")
     how = {"present": "is here", "pull": "is pulled first", "build": "is built first"}[at.image.how]
     return Said("pass", f"{at.image.ref} {how}")
@@ -222,9 +222,8 @@ def _storage(at: Candidate) -> Said | None:
     """Room for an image or a venv that is yet to be had; a build writes its packages twice."""
     if at.image is None or at.image.how in (None, "present"):
         return None
-    process = at.engine == "process"
-    free = at.host.cache_free if process else at.host.engine.storage_free
-    place = str(at.host.cache) if process else at.host.engine.root
+    free = at.host.engine.storage_free if at.in_containers else at.host.cache_free
+    place = at.host.engine.root if at.in_containers else str(at.host.cache)
     size = at.facts["flavours"].get(at.image.flavour, {}).get("image_size")
     if free is None or not size:
         return None

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from aligntune.errors import AligntuneError
 from aligntune.spec.run_spec import RunSpec
+from aligntune_run.engines.registry import ENGINES
 from aligntune_run.host.types import Gpu, Host, ImageState
 from aligntune_run.memory.estimate import Estimate, estimate
 from aligntune_run.models.facts import ModelFacts
@@ -31,8 +32,13 @@ class Situation:
 
     spec: RunSpec
     host: Host
-    engine: Literal["docker", "process"]
+    engine: str
     gpus: tuple[Gpu, ...]
+
+    @property
+    def in_containers(self) -> bool:
+        """Whether it would run in a container of this host's engine."""
+        return ENGINES[self.engine].in_containers
 
 
 @dataclass(frozen=True, kw_only=True)

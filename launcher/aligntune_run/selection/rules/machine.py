@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aligntune.errors import EngineError, HardwareError
+from aligntune_run.engines.registry import ENGINES
 from aligntune_run.selection.rules.base import Rule, Said, Situation, either
 
 START = "Start one (see README, 'Container engine')"
@@ -19,20 +20,20 @@ def _platform(at: Situation) -> Said:
 
 def _engine(at: Situation) -> Said:
     engine = at.host.engine
-    if at.spec.engine == "docker" and not engine.reachable:
-        return Said("fail", f"no container engine: {engine.reason}")
-    if at.engine == "docker":
+    if at.engine != at.spec.engine != "auto":
+        return Said("fail", f"no container engine: {ENGINES[at.spec.engine].problem(at.host)}")
+    if at.in_containers:
         rootless = ", rootless" if engine.rootless else ""
         return Said("pass", f"{engine.kind} {engine.version}{rootless}".rstrip())
     if at.spec.image:
-        process = at.spec.engine == "process"
-        why = "which --engine process is not" if process else engine.reason
+        asked = at.spec.engine != "auto"
+        why = f"which --engine {at.engine} is not" if asked else engine.reason
         return Said(
             "fail",
             f"--image {at.spec.image} needs a container engine: {why}",
-            "Leave out --engine process" if process else START,
+            f"Leave out --engine {at.engine}" if asked else START,
         )
-    if at.spec.engine == "process":
+    if at.spec.engine != "auto":
         return Said("pass", "a process in a venv, as asked")
     return Said("pass", f"a process in a venv, as no container engine is there: {engine.reason}")
 
@@ -98,7 +99,7 @@ def _lease(at: Situation) -> Said | None:
 
 
 def _gpu_access(at: Situation) -> Said | None:
-    if not at.gpus or at.engine != "docker":
+    if not at.gpus or not at.in_containers:
         return None
     way = at.host.engine.gpu_way
     if way == "none":
@@ -109,7 +110,7 @@ def _gpu_access(at: Situation) -> Said | None:
 
 def _cgroups(at: Situation) -> Said | None:
     engine = at.host.engine
-    if not at.gpus or at.engine != "docker" or engine.gpu_way != "nvidia":
+    if not at.gpus or not at.in_containers or engine.gpu_way != "nvidia":
         return None
     if engine.cgroup_driver != "systemd":
         return Said("pass", engine.cgroup_driver or "the engine does not say which")

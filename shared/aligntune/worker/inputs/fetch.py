@@ -32,7 +32,7 @@ def fetch(spec: RunSpec, run: RunDir, events: EventWriter, task: Task | None = N
     """
     events("phase", name="fetch")
     spec = spec_for(spec, task) if task else spec
-    before = run.record().get("fetched") or {}
+    before = run.record().fetched or {}
     found: dict[str, Any] = {"datasets": {}, "rewards": {}, **before}
     for kind, name, revision in repositories(spec, task):
         if kind == "dataset" or is_local(name):
@@ -59,7 +59,7 @@ def fetch_missing(
 ) -> None:
     """Fetch what nobody has fetched for this run yet, as in a container that is run by hand."""
     remote = any(not is_local(name) for _, name, _ in repositories(spec, task))
-    if "fetched" not in run.record() and remote:
+    if run.record().fetched is None and remote:
         fetch(spec, run, events, task)
 
 
@@ -70,8 +70,7 @@ def at(name: str, revision: str | None) -> str:
 
 def fetched(run: RunDir) -> dict[str, Any]:
     """Where what was fetched for this run lies."""
-    found: dict[str, Any] = run.record()["fetched"]
-    return found
+    return run.record().fetched or {}
 
 
 def dataset_splits(spec: RunSpec, task: Task | None = None) -> list[tuple[str, str]]:
