@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -156,6 +157,8 @@ class Run:
             if event["event"] == "error":
                 return f"{event['what']} ({self.folder})"
         code = self.job.process.returncode
+        if code == -signal.SIGKILL:
+            return f"it took longer than its limit, or was killed ({self.folder})"
         log = self.folder / "train.log"
         said = last_line(log if log.exists() and log.stat().st_size else self.job.log)
         return f"the worker ended with code {code}: {said}"
