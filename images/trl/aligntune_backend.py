@@ -17,7 +17,7 @@ def prepare() -> None:
 
 
 def model_arguments() -> Collection[str]:
-    """What transformers' ``from_pretrained`` takes that no key of the spec says."""
+    """Arguments of transformers' ``from_pretrained`` that have no key in the spec."""
     return ("experts_implementation", "use_kernels")
 
 
@@ -64,7 +64,7 @@ def load_model(
 
 
 def trainer_arguments(spec: RunSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """TRL takes every argument as the worker sets it."""
+    """TRL takes all arguments unchanged."""
     return dict(arguments)
 
 
@@ -87,7 +87,7 @@ def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
 
 
 def computes_loss() -> bool:
-    """transformers makes the logits of every token."""
+    """transformers builds the logits of every token."""
     return False
 
 

@@ -15,19 +15,19 @@ from aligntune.spec.trainer_args import checkpoints_gradients
 NAME = "unsloth"
 
 UNLIMITED = 2**20
-"""Tokens, for a model that states no limit of its own; Unsloth needs a number."""
+"""Tokens, for a model without a limit; Unsloth needs a number."""
 
 
 def prepare() -> None:
-    """Unsloth patches transformers and trl as they are imported, so it must come before them."""
-    # Offloaded float32 states would be rounded to bfloat16 on the way, so that the backward pass
-    # would recompute a layer from another input than the forward pass had.
+    """Unsloth patches transformers and trl during their import, so import it first."""
+    # Otherwise offloading rounds float32 states to bfloat16, and the backward pass recomputes a
+    # layer from a different input than the forward pass.
     os.environ.setdefault("UNSLOTH_OFFLOAD_FP32", "exact")
     import unsloth  # noqa: F401
 
 
 def model_arguments() -> Collection[str]:
-    """What Unsloth's loader takes that no key of the spec says."""
+    """Arguments of Unsloth's loader that have no key in the spec."""
     return (
         *("fast_inference", "float32_mixed_precision", "float8_kv_cache", "load_in_fp8"),
         *("gpu_memory_utilization", "max_lora_rank", "offload_embedding", "qat_scheme"),
@@ -48,10 +48,14 @@ def load_model(
     from unsloth import FastLanguageModel
 
     if spec.model.quantization == "8bit" and not torch.cuda.is_available():
-        # Unsloth's CPU mode would load 16-bit weights without a word.
-        raise SpecError("Unsloth has no 8-bit weights on a CPU", "Use model.quantization=4bit")
+        # Unsloth's CPU mode would silently load 16-bit weights.
+        raise SpecError(
+            "Unsloth does not support 8-bit weights on a CPU", "Set model.quantization=4bit"
+        )
     if head != "causal":
-        raise SpecError("Unsloth trains causal language models here", "Use --backend trl")
+        raise SpecError(
+            "the Unsloth backend trains only causal language models", "Use --backend trl"
+        )
     own = {name: value for name, value in spec.unsloth.items() if name in model_arguments()}
     quantized = spec.model.quantization != "none"
     model, _ = FastLanguageModel.from_pretrained(
@@ -73,10 +77,10 @@ def load_model(
 
 
 def checkpointing(spec: RunSpec, cuda: bool) -> bool | str:
-    """How a model is loaded and an adapter made: ``unsloth`` moves what is kept to main memory.
+    """The checkpointing mode for loading; ``unsloth`` moves checkpoints to main memory.
 
-    On a GPU Unsloth restores this value after every rollout, so it has to be what training uses.
-    On a CPU the trainer's own argument decides.
+    On a GPU Unsloth restores this value after every rollout, so it must match training. On a CPU
+    the trainer's argument decides.
     """
     own: bool | str | None = spec.unsloth.get("use_gradient_checkpointing")
     if own is not None:
@@ -87,11 +91,11 @@ def checkpointing(spec: RunSpec, cuda: bool) -> bool | str:
 def trainer_arguments(spec: RunSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """See :class:`aligntune.worker.backend.Backend`.
 
-    Unsloth's SFT trainer flattens a batch into one row without padding where ``padding_free`` is
-    unset. Rows do not see each other: position ids start again at each, and its attention takes
-    their lengths (``packed_seq_lengths``). The first label of each is masked, which nothing
-    predicts in a padded batch either, so that the same tokens are learned. The other trainers read
-    an unset value as False.
+    If ``padding_free`` is unset, Unsloth's SFT trainer flattens a batch into one row without
+    padding. Rows do not see each other: position ids restart at each row, and attention uses their
+    lengths (``packed_seq_lengths``). The first label of each row is masked. A padded batch does not
+    predict it either, so the same tokens are learned. Only trainers that pack rows can flatten
+    them.
     """
     taken = dict(arguments)
     packs = "training.packing" in spec.row.keys
@@ -120,7 +124,7 @@ def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
 
 
 def computes_loss() -> bool:
-    """On a GPU head and loss are one kernel; on a CPU the models are those of transformers."""
+    """On a GPU, head and loss are one kernel; on a CPU, models are those of transformers."""
     import torch
 
     return bool(torch.cuda.is_available())
@@ -133,14 +137,14 @@ def inference(model: Any) -> Iterator[None]:
 
     from aligntune.worker.modeling.modes import quiet
 
-    # Its kernels for generation are for a GPU.
+    # Unsloth's kernels for generation need a GPU.
     with fast_inference(model) if torch.cuda.is_available() else quiet(model):
         yield
 
 
 @contextmanager
 def fast_inference(model: Any) -> Iterator[None]:
-    """Unsloth's kernels for generation; it turns checkpointing off for them."""
+    """Unsloth's kernels for generation, which turn checkpointing off."""
     import torch
     from unsloth import FastLanguageModel
 
@@ -152,7 +156,7 @@ def fast_inference(model: Any) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
-        # Also where the model was not training yet, as in a first rollout: nothing else would
-        # switch checkpointing on again.
+        # Also if the model was not in training mode yet, as in a first rollout: nothing else
+        # switches checkpointing on again.
         FastLanguageModel.for_training(model, use_gradient_checkpointing=checkpointed)
         model.train(was_training)

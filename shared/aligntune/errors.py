@@ -1,18 +1,17 @@
-"""Every failure a user can meet: its kind, its exit code, what happened and what to do.
+"""Every expected failure: its class, its exit code, what happened and what to do.
 
-A traceback is for bugs; anything foreseen is one of these. The worker writes them as ``error``
-events, and the launcher raises them again as the same class, so the exit code is the same whether
-the host or the container noticed first.
+A traceback means a bug. The worker writes failures as ``error`` events and the launcher raises the
+same class again, so the exit code is the same on the host and in the container.
 """
 
 from __future__ import annotations
 
 
 class AligntuneError(Exception):
-    """A foreseen failure: one line of what happened, one of what to do about it.
+    """An expected failure: one line that says what happened, and one that says what to do.
 
     Args:
-        what: what happened, naming the file, key, line or value it happened to.
+        what: what happened, with the file, key, line or value.
         remedy: what the user can do, as an imperative; may be empty.
     """
 
@@ -29,11 +28,12 @@ class AligntuneError(Exception):
 
 
 def shown(text: object, limit: int = 80) -> str:
-    """Somebody else's text as it may stand in a message: printable, in one line, and cut."""
-    told = str(text)
-    if not told.isprintable():
-        told = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in told[: limit + 1])
-    return told if len(told) <= limit else f"{told[: limit - 3]}..."
+    """External text for a message: printable, on one line, and shortened."""
+    line = str(text)
+    if not line.isprintable():
+        start = line[: limit + 1]
+        line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in start)
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
 
 
 class SpecError(AligntuneError):
@@ -67,19 +67,19 @@ class EngineError(AligntuneError):
 
 
 class ImageError(AligntuneError):
-    """The image is missing and cannot be had, or breaks the launcher's contract."""
+    """The image is missing and cannot be obtained, or breaks the launcher's contract."""
 
     exit_code = 7
 
 
 class HardwareError(AligntuneError):
-    """The machine cannot do this: too few GPUs, none that is free, an unsupported platform."""
+    """The machine cannot do this: too few GPUs, no free GPU, an unsupported platform."""
 
     exit_code = 8
 
 
 class BackendError(AligntuneError):
-    """``--strict``: the backend that was asked for cannot be had."""
+    """``--strict``: the requested backend is unavailable."""
 
     exit_code = 9
 
@@ -97,14 +97,14 @@ class HubError(AligntuneError):
 
 
 class TrainingError(AligntuneError):
-    """Training began and failed: a loss that is not a number, an error inside the trainer."""
+    """Training started and failed: a loss that is not a number, an error inside the trainer."""
 
     exit_code = 12
 
 
 class RewardError(AligntuneError):
-    """A reward: a file that does not import, a function that raised, returned what is no number or
-    the wrong length, or never returned."""
+    """A reward failed: its file does not import, or its function raised, returned something other
+    than one number per sample, or did not return in time."""
 
     exit_code = 13
 

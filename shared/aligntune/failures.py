@@ -1,4 +1,4 @@
-"""Errors of libraries in the user's words."""
+"""Errors of libraries, translated for the user."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ DISK_FULL = (
     ". unexpected pos ",  # torch.save, which finds less written than it wrote
     "PytorchStreamWriter failed writing file",
 )
-"""What libraries say of a full disk."""
+"""What libraries report when the disk is full."""
 
 
 def foreseen(error: BaseException) -> AligntuneError | None:
-    """The user's words for an error that is not a bug of ours, or None."""
+    """An error that is not a bug of ours, as one of our classes; else None."""
     if isinstance(error, AligntuneError):
         return error
     text = str(error)
@@ -31,18 +31,21 @@ def foreseen(error: BaseException) -> AligntuneError | None:
             "training.gradient_checkpointing=true, --lora-rank or --load-in-4bit",
         )
     if "can't allocate memory" in text or "DefaultCPUAllocator" in text:
-        return OutOfMemoryError("out of memory: the host has no more", "Lower training.batch_size")
+        return OutOfMemoryError(
+            "out of memory: the host has no memory left", "Lower training.batch_size"
+        )
     return None
 
 
 def _disk_full() -> OutputError:
     return OutputError(
-        "no space left where the run directory or the caches are", "Free some, or use --output"
+        "no space left on the disk of the run directory or the caches",
+        "Free disk space, or set --output to a folder on another disk",
     )
 
 
 def named(error: BaseException) -> str:
-    """An error's class, and the first line of what it says if it says anything."""
+    """An error's class, and the first line of its message if it has one."""
     kind = type(error).__name__
     return f"{kind}: {first_line(error)}" if str(error).strip() else kind
 

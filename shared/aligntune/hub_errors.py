@@ -1,4 +1,4 @@
-"""A hub's refusals in the user's words."""
+"""Errors of a hub, translated for the user."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from aligntune.errors import HubError
 
 
 def hub_refusal(kind: str, what: str, revision: str | None) -> HubError | None:
-    """The user's words for what leaves no doubt, by huggingface_hub's name of the error."""
+    """The error for a huggingface_hub error whose meaning is clear, by its class name."""
     if kind == "GatedRepoError":
         return HubError(
             f"{what} is gated, and this token has no access",
@@ -14,7 +14,7 @@ def hub_refusal(kind: str, what: str, revision: str | None) -> HubError | None:
         )
     if kind in ("RepositoryNotFoundError", "DatasetNotFoundError"):
         return HubError(
-            f"no such {what} on the hub", "Check the name; a private one needs HF_TOKEN"
+            f"no such {what} on the hub", "Check the name; a private repository needs HF_TOKEN"
         )
     if kind == "RevisionNotFoundError":
         return HubError(
@@ -22,6 +22,7 @@ def hub_refusal(kind: str, what: str, revision: str | None) -> HubError | None:
         )
     if kind in ("OfflineModeIsEnabled", "LocalEntryNotFoundError"):
         return HubError(
-            f"{what} is not in the cache, and the hub is out of reach", "Go online once"
+            f"{what} is not in the cache, and the hub is unreachable",
+            "Connect to the hub once to fill the cache",
         )
     return None

@@ -1,6 +1,7 @@
-"""Optional packages: which values of a request need one, and which of them is there.
+"""Optional packages: which values of a request need one, and which are installed.
 
-Free of torch. The host asks what an image publishes in ``facts.json``, the worker its environment.
+Does not import torch. The host reads what an image publishes in ``facts.json``; the worker looks at
+its own environment.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MODULES = {
     "torchdistx": "torchdistx",
     "vllm": "vllm",
 }
-"""Package -> the module that is imported of it."""
+"""Package -> the module that it provides."""
 
 OPTIMIZERS = {
     **dict.fromkeys(("apollo_adamw", "apollo_adamw_layerwise"), "apollo-torch"),
@@ -48,19 +49,19 @@ OPTIMIZERS = {
     "grokadamw": "grokadamw",
     "stable_adamw": "torch-optimi",
 }
-"""Optimizer -> the package that has it (transformers/trainer_optimizer.py)."""
+"""Optimizer -> the package that provides it (transformers/trainer_optimizer.py)."""
 
 ATTENTION = {"flash_attention_2": "flash-attn"}
 """Attention implementation -> its package."""
 
 ARGUMENTS = {
-    "use_liger_kernel": ("liger-kernel", "Leave it out: TRL's own loss makes no whole logits"),
-    "use_kernels": ("kernels", "Leave it out"),
-    "fast_inference": ("vllm", "Leave it out"),
-    "float8_kv_cache": ("vllm", "Leave it out"),
-    "qat_scheme": ("torchao", "Leave it out"),
+    "use_liger_kernel": ("liger-kernel", "Remove it: TRL's own loss does not build full logits"),
+    "use_kernels": ("kernels", "Remove it"),
+    "fast_inference": ("vllm", "Remove it"),
+    "float8_kv_cache": ("vllm", "Remove it"),
+    "qat_scheme": ("torchao", "Remove it"),
 }
-"""Trainer or model argument -> the package that it needs when it is set, and what to do instead."""
+"""Trainer or model argument -> the package that it needs, and what to do instead."""
 
 
 class Need(NamedTuple):
@@ -79,7 +80,7 @@ def needs(spec: RunSpec, backend: str) -> Iterator[Need]:
         yield Need(OPTIMIZERS[optimizer], value, "Use adamw_torch_fused, or adamw_8bit")
     if attention in ATTENTION:
         value = f"model.attention={attention}"
-        yield Need(ATTENTION[attention], value, "Use sdpa, which has kernels of the same kind")
+        yield Need(ATTENTION[attention], value, "Use sdpa, which has similar kernels")
     own: Mapping[str, Any] = spec.of_backend(backend)
     for section, given in (("trainer_args", spec.trainer_args), (backend, own)):
         for name in given.keys() & ARGUMENTS.keys():
@@ -90,7 +91,7 @@ def needs(spec: RunSpec, backend: str) -> Iterator[Need]:
 
 
 def missing(spec: RunSpec, backend: str, present: Collection[str]) -> Need | None:
-    """The first package that a request needs and that is not among ``present``."""
+    """The first package that a request needs and that is not in ``present``."""
     return next((need for need in needs(spec, backend) if need.package not in present), None)
 
 
@@ -100,13 +101,13 @@ def present(find: Callable[[str], Any] = find_spec) -> list[str]:
 
 
 def require_packages(spec: RunSpec, backend: str) -> None:
-    """Refuse a request that needs a package which this environment lacks.
+    """Refuse a request that needs a package which is not installed.
 
     Raises:
-        SpecError: naming the value and the package.
+        SpecError: with the value and the package.
     """
     need = missing(spec, backend, present())
     if need is not None:
         raise SpecError(
-            f"{need.value} needs the package {need.package}, which is not here", need.remedy
+            f"{need.value} needs the package {need.package}, which is not installed", need.remedy
         )

@@ -1,8 +1,8 @@
-"""Tasks: what is done with a finished run: evaluate it, ask it, push its model to a hub.
+"""Tasks on a finished run: evaluate its model, predict with it, or push it to a hub.
 
-Each is a small run of its own in a folder below the run it is of (``evaluations/``,
-``predictions/``, ``pushes/``), with its own ``run.json`` and ``events.jsonl``, so nothing is ever
-overwritten. :func:`job` makes of a task what host and worker go by.
+Each task is a small run in a folder below the finished run (``evaluations/``, ``predictions/``,
+``pushes/``), with its own ``run.json`` and ``events.jsonl``, so nothing is ever overwritten.
+:func:`job` combines a task with the run that it works on.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Conversation = list[dict[str, str]]
 Prompt = str | Conversation
 
 TASK_FILE = "task.json"
-"""The task, in the folder of the small run that does it."""
+"""The file of a task, in the folder of its small run."""
 
 FOLDERS = {"evaluate": "evaluations", "predict": "predictions", "push": "pushes"}
 
@@ -42,8 +42,8 @@ class Evaluate(Section):
         dataset: rows to evaluate on, in any form that ``dataset.name`` takes; null is the run's own
             evaluation rows.
         split: split of it.
-        max_samples: evaluate on the first so many rows.
-        batch_size: rows a forward.
+        max_samples: evaluate on this many rows, from the first.
+        batch_size: rows per forward pass.
     """
 
     kind: Literal["evaluate"] = "evaluate"
@@ -61,11 +61,11 @@ class Predict(Section):
         of: the finished run's folder, absolute.
         prompts: texts, or conversations as lists of messages.
         max_new_tokens: tokens at which a completion is cut.
-        temperature: of sampling; 0 takes the likeliest token each time.
+        temperature: of sampling; 0 always takes the most likely token.
         seed: of sampling.
-        chat: whether a text is what a user says in a conversation; null is as the training data
-            was.
-        batch_size: prompts a forward.
+        chat: whether a text is a user's message in a conversation; null does what the training
+            data did.
+        batch_size: prompts per forward pass.
     """
 
     kind: Literal["predict"] = "predict"
@@ -81,17 +81,17 @@ class Predict(Section):
     @classmethod
     def _something_asked(cls, value: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
         if not value:
-            raise ValueError("there is none")
+            raise ValueError("there are no prompts")
         return value
 
 
 class Push(Section):
-    """Upload a run's ``model/`` to a repository of a hub, which is made if it is not there.
+    """Upload a run's ``model/`` to a repository of a hub, which is created if needed.
 
     Attributes:
         of: the finished run's folder, absolute.
         repository: ``name`` or ``organisation/name``.
-        private: whether a new repository is; one that is there stays as it is.
+        private: whether a new repository is private; an existing one is not changed.
         message: of the commit.
     """
 
@@ -109,11 +109,11 @@ _TASKS: TypeAdapter[Task] = TypeAdapter(Annotated[Task, Field(discriminator="kin
 
 @dataclass(frozen=True)
 class Job:
-    """A task, and all that is known of the run it is of.
+    """A task, and the run that it works on.
 
     Attributes:
-        spec: the run's, with what the task changes of it.
-        record: the run's.
+        spec: the run's spec with the changes that the task makes.
+        record: the run's record.
     """
 
     task: Task
@@ -121,13 +121,13 @@ class Job:
     record: RunRecord
 
     def new_folder(self) -> Path:
-        """A folder for it that nobody has used."""
+        """A new folder for the task."""
         name = f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         return Path(self.task.of) / FOLDERS[self.task.kind] / name
 
 
 def make(kind: type[Section], **values: Any) -> Task:
-    """A task of a kind; None is not said.
+    """A task of a kind. Values of None are left at their default.
 
     Raises:
         SpecError: a value is of the wrong type or out of range.
@@ -147,7 +147,7 @@ def read(path: Path) -> Task:
     """The task in a file.
 
     Raises:
-        SpecError: there is none.
+        SpecError: the file is not a task.
     """
     try:
         return _TASKS.validate_json(path.read_bytes())
@@ -157,10 +157,10 @@ def read(path: Path) -> Task:
 
 
 def read_prompts(path: Path) -> list[Any]:
-    """Prompts from a file: a text a line, or, in a .jsonl file, a text or list of messages a line.
+    """Prompts from a file: one text per line, or one text or list of messages per line of .jsonl.
 
     Raises:
-        DataError: the file cannot be read, or a line is no prompt.
+        DataError: the file cannot be read, or is not JSON lines.
     """
     try:
         lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
@@ -172,15 +172,17 @@ def read_prompts(path: Path) -> list[Any]:
     try:
         return [json.loads(line) for line in lines]
     except ValueError as error:
-        raise DataError(f"{path} is not JSON lines: {error}") from error
+        raise DataError(
+            f"{path} is not JSON lines: {error}", "Write one JSON text or list of messages per line"
+        ) from error
 
 
 def job(task: Task) -> Job:
-    """What a task comes to, given the run it is of; changes nothing.
+    """Combine a task with the run that it works on; changes nothing.
 
     Raises:
-        OutputError: it is no run, or has not finished.
-        DataError: there is nothing to evaluate on.
+        OutputError: the folder is not a run, or the run has not finished.
+        DataError: there are no rows to evaluate on.
     """
     run = RunDir(Path(task.of))
     record = run.record()
@@ -189,10 +191,10 @@ def job(task: Task) -> Job:
     status = record.status or "unknown"
     if not record.is_finished or finished_model(run.path) is None:
         raise OutputError(
-            f"{run.path} is a run without a result ({status})",
-            f"Go on with it first: aligntune-run --resume {run.path}",
+            f"{run.path} has not finished ({status})",
+            f"Resume it first: aligntune-run --resume {run.path}",
         )
-    # Names are absolute already; whether what they name is needed, and here, is seen later.
+    # Names are absolute already. Later steps check whether the files are needed and exist.
     spec = resolve([from_file(run.spec)]).spec
     if isinstance(task, Evaluate) and task.dataset:
         named = local_name(task.dataset, Path.cwd(), "dataset", "eval_name", DataError)
@@ -204,10 +206,10 @@ def job(task: Task) -> Job:
 
 
 def spec_for(spec: RunSpec, task: Task) -> RunSpec:
-    """A run's spec with what a task changes of it; twice is the same as once.
+    """A run's spec with the changes that a task makes. Applying it twice changes nothing more.
 
     Raises:
-        DataError: there is nothing to evaluate on.
+        DataError: there are no rows to evaluate on.
     """
     # The saved tokenizer carries the template that training used.
     model = spec.model.model_copy(update={"chat_template": None})
@@ -225,13 +227,13 @@ def spec_for(spec: RunSpec, task: Task) -> RunSpec:
     if evaluation_set(spec) is None:
         raise DataError(
             f"{task.of} was trained without evaluation rows",
-            "Name some with --dataset, or evaluate(dataset=...)",
+            "Set --dataset, or evaluate(dataset=...)",
         )
     return spec
 
 
 def evaluation_set(spec: RunSpec) -> tuple[str, str] | None:
-    """The (dataset, split) that evaluation rows are read from, or None where there are none."""
+    """The (dataset, split) that evaluation rows are read from, or None if there are none."""
     data = spec.dataset
     if data.eval_name or data.eval_split:
         # A separate set is one file or folder, read whole.
@@ -240,8 +242,8 @@ def evaluation_set(spec: RunSpec) -> tuple[str, str] | None:
 
 
 def repositories(spec: RunSpec, task: Task | None) -> tuple[tuple[str, str, str | None], ...]:
-    """Every model and dataset that is read beside the run's own model, as
-    :attr:`RunSpec.repositories` has them; for training (no task) they are all.
+    """Every model and dataset that a task reads besides the run's own model, as in
+    :attr:`RunSpec.repositories`; for training (no task) all of them.
     """
     if task is None:
         return spec.repositories
@@ -251,7 +253,7 @@ def repositories(spec: RunSpec, task: Task | None) -> tuple[tuple[str, str, str 
     against = measured and needs_reference(spec)
     wanted = {
         "model": against or spec.adapter.type != "none",
-        "adapter": against,  # that training went on from, and so was held to
+        "adapter": against,  # training started from it, so it is the reference
         "reward": measured,
     }
     found = [entry for entry in spec.repositories if wanted.get(entry[0])]
@@ -262,5 +264,5 @@ def repositories(spec: RunSpec, task: Task | None) -> tuple[tuple[str, str, str 
 
 
 def needs_reference(spec: RunSpec) -> bool:
-    """Whether evaluation compares with the model that training began with."""
+    """Whether evaluation compares with the model that training started from."""
     return spec.row.reference

@@ -229,7 +229,7 @@ def test_a_run_without_held_out_rows_asks_for_some_and_one_that_moved_is_the_sam
     assert plain.code == 0, plain.told
     ended = bench.run("evaluate", plain.run)
     assert ended.code == 4
-    assert "was trained without evaluation rows. Name some with --dataset" in ended.err
+    assert "was trained without evaluation rows. Set --dataset" in ended.err
     moved = bench.folder / "moved"
     shutil.move(plain.run, moved)
     ended = bench.run("evaluate", moved, "--dataset", rows, "--json")

@@ -209,6 +209,6 @@ def test_inside_an_image_the_same_words_train_in_the_process_itself(
     assert len(told["texts"]) == 2
     assert "model.safetensors" in told["files"]
     assert "no such dataset: nothing.jsonl" in told["refused"]
-    assert "was asked for, and this is the image of" in told["strict"]
+    assert "was requested, but this is the" in told["strict"]
     assert "training 115,008 of 115,008 parameters" in out, "events are told as they come"
     assert TRACEBACK not in out

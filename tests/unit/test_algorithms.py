@@ -68,7 +68,9 @@ def test_what_a_row_implies_reaches_the_trainer_and_is_nobody_s_to_set(row: Algo
     made = arguments(spec_of(row.name))
     assert {name: made[name] for name in row.implies} == dict(row.implies)
     for name in row.implies:
-        with pytest.raises(SpecError, match=f"is what makes it {row.name}|duplicates a key"):
+        with pytest.raises(
+            SpecError, match=f"is fixed, because it defines {row.name}|duplicates a key"
+        ):
             arguments(spec_of(row.name, f"trainer_args.{name}=1"))
 
 
@@ -155,8 +157,8 @@ def test_the_matrix_has_a_line_for_each_row() -> None:
             {},
             "dpo does not train on dataset.format=chat; use one of preference",
         ),
-        ("grpo", ["training.batch_size=6"], {}, "does not divide the 6 completions of a step"),
-        ("rloo", ["rl.num_generations=1"], {}, "rloo compares at least 2 completions"),
+        ("grpo", ["training.batch_size=6"], {}, "the 6 completions of a step"),
+        ("rloo", ["rl.num_generations=1"], {}, "must be at least 2: rloo compares completions"),
         (
             "ppo",
             ["rl.num_generations=4"],
@@ -169,10 +171,15 @@ def test_the_matrix_has_a_line_for_each_row() -> None:
             {},
             "does not apply to rloo, only to grpo, dapo, dr_grpo, gspo",
         ),
-        ("grpo", [], {"rewards": [{"name": "a", "model": "b"}]}, "a name or a model, and not both"),
-        ("grpo", [], {"rewards": [{}]}, "a name or a model, and not both"),
+        ("grpo", [], {"rewards": [{"name": "a", "model": "b"}]}, "a name or a model, not both"),
+        ("grpo", [], {"rewards": [{}]}, "a name or a model, not both"),
         ("grpo", [], {"rewards": [{"name": "a", "wieght": 2}]}, "did you mean 'weight'?"),
-        ("grpo", [], {"rewards": [{"name": "a", "revision": "v1"}]}, "is for a reward model's hub"),
+        (
+            "grpo",
+            [],
+            {"rewards": [{"name": "a", "revision": "v1"}]},
+            "applies only to a reward model's hub",
+        ),
         ("sft", ["rl.bta=0.1"], {}, "unknown key 'rl.bta'"),
         ("dpo", ["dataset.columns.answer=x"], {}, "no column 'answer'"),
     ],

@@ -113,7 +113,7 @@ def test_checkpointing_that_leaves_the_plan_is_told_once(planned: bool) -> None:
     for layer in model.layers:
         layer.gradient_checkpointing = not planned
     words = ("on", "off") if planned else ("off", "on")
-    told = "gradient checkpointing was planned {} and is {} at step 2".format(*words)
+    told = "gradient checkpointing was planned {} but is {} at step 2".format(*words)
     assert [watch.look(2), watch.look(3)] == [told, None]
     assert watch.active is not planned
 

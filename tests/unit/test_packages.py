@@ -36,7 +36,7 @@ def test_a_worker_refuses_what_needs_a_package_that_is_not_here(
     assignment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packages, "present", list)
-    says = f"{assignment} needs the package {NEEDED[assignment]}, which is not here. "
+    says = f"{assignment} needs the package {NEEDED[assignment]}, which is not installed. "
     with pytest.raises(SpecError) as refused:
         require_packages(spec_of(assignment), "trl")
     assert str(refused.value).startswith(says)

@@ -1,1 +1,1 @@
-"""The Python API: keywords, trainer, results, and the runners that carry requests out."""
+"""The Python API: keywords, trainer, results and runners."""

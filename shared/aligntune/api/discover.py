@@ -1,4 +1,4 @@
-"""Which runner there is: the launcher on a host, this very process in an image."""
+"""Find the runner: the launcher on a host, this process in an image."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from aligntune.api.runner import Runner
 from aligntune.errors import EngineError
 
 GROUP = "aligntune.runners"
-"""Entry points that make a :class:`Runner` when they are called."""
+"""Entry points that return a :class:`Runner` when called."""
 
 
 def find_runner() -> Runner:
-    """The runner for where this is: in an image this process, else what is installed as one.
+    """The runner for this environment: this process in an image, else the installed runner.
 
     Raises:
-        EngineError: there is none.
+        EngineError: no runner is installed.
     """
     if find_spec("aligntune_backend"):
         inside = import_module("aligntune.api.in_process")
@@ -28,6 +28,6 @@ def find_runner() -> Runner:
     if find_spec("aligntune_run"):  # from a source tree, which has no entry points
         return cast(Runner, import_module("aligntune_run.api").HostRunner())
     raise EngineError(
-        "nothing here can run this: no backend and no launcher",
+        "neither a backend nor the launcher is installed",
         "Install the launcher: pip install aligntune-run",
     )

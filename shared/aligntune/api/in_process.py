@@ -1,4 +1,4 @@
-"""The runner of the Python API inside an image: the same worker, in this very process."""
+"""The runner of the Python API inside an image: the worker, in this process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WHY = "this is its image"
 
 
 class InsideRunner:
-    """Carries out requests in this process; what trainers print goes to the run's log."""
+    """Runs requests in this process. The trainers' output goes to the run's log."""
 
     def __init__(self) -> None:
         self._name = installed().NAME
@@ -73,7 +73,7 @@ class InsideRunner:
         """See :class:`~aligntune.api.runner.Runner`."""
         there = RunDir(run)
         if there.record().is_finished:
-            raise OutputError(f"{run} is a finished run", "Start a new one")
+            raise OutputError(f"the run {run} has finished", "Start a new run")
         return carry_out(train, resolve([from_file(there.spec)]).spec, there)
 
     def do(self, task: Task) -> RunRecord:
@@ -93,29 +93,32 @@ class InsideRunner:
     def _status(self, name: str) -> BackendStatus:
         here = name == self._name
         if here:
-            versions = {one: _version(one) for one in ("unsloth", "trl", "torch")}
-            told = ", ".join(f"{one} {version}" for one, version in versions.items() if version)
-            reason = f"installed: {told}"
+            versions = {package: _version(package) for package in ("unsloth", "trl", "torch")}
+            found = [f"{package} {version}" for package, version in versions.items() if version]
+            reason = f"installed: {', '.join(found)}"
         else:
-            reason = f"this is the image of {TITLES[self._name]}; {TITLES[name]} has its own"
+            reason = f"this is the {TITLES[self._name]} image; {TITLES[name]} has another"
         verdict = {"rule": "image", "level": "pass" if here else "fail", "evidence": reason}
         return {"available": here, "reason": reason, "verdicts": [verdict]}
 
     def select(self, spec: RunSpec, model: bool) -> Selection:
         """See :class:`~aligntune.api.runner.Runner`."""
-        said = []
+        warnings_ = []
         wrong = spec.backend not in ("auto", self._name)
         if wrong:
-            what = f"{TITLES[spec.backend]} was asked for, and this is the image of "
-            what += TITLES[self._name]
+            what = (
+                f"{TITLES[spec.backend]} was requested, but this is the {TITLES[self._name]} image"
+            )
             if spec.strict or spec.backend == "trl":  # which is TRL always
-                raise BackendError(what, "Run it in its own image, or from the host")
-            said.append(f"{what}. Training with {TITLES[self._name]} instead")
+                raise BackendError(
+                    what, f"Run it in the {TITLES[spec.backend]} image, or from the host"
+                )
+            warnings_.append(f"{what}. Training with {TITLES[self._name]} instead")
         row = spec.row
         if self._name not in row.backends:
             raise BackendError(
-                f"{row.title} does not run on {TITLES[self._name]}, whose image this is",
-                "Run it in TRL's image, or from the host",
+                f"{row.title} does not run on {TITLES[self._name]}, and this is its image",
+                "Run it in the TRL image, or from the host",
             )
         verdicts = [
             {**verdict, "backend": name}
@@ -126,7 +129,7 @@ class InsideRunner:
         return {
             "backend": self._name,
             "reason": reason,
-            "warnings": said,
+            "warnings": warnings_,
             "verdicts": verdicts,
         }
 
@@ -138,32 +141,34 @@ def _version(name: str) -> str | None:
 
 
 def warn(messages: list[str]) -> None:
-    """Say what must not be missed, as Python warnings too."""
+    """Emit important messages as Python warnings."""
     for message in messages:
         warnings.warn(message, stacklevel=4)
 
 
 def carry_out(work: Job, spec: RunSpec, run: RunDir) -> RunRecord:
-    """Have the worker do its work here; its record, or the error that it ended with.
+    """Run the worker here and return its record.
 
     Raises:
-        AligntuneError: as the worker told it.
+        AligntuneError: the error that the worker recorded.
     """
     with _lent_output() as people, _own_signals(), open_events(run, people) as events:
         code = guarded(work, spec, run, events)
     record = run.record()
     if code:
-        error = record.error or ErrorRecord(what=f"see {run.log}")
+        error = record.error or ErrorRecord(
+            what="the worker failed without an error", remedy=f"See {run.log}"
+        )
         raise KINDS.get(error.kind, AligntuneError)(error.what, error.remedy)
     return record
 
 
 @contextlib.contextmanager
 def _lent_output() -> Iterator[TextIO]:
-    """stdout and stderr, which the worker sends to its log, as they were afterwards.
+    """Restore stdout and stderr afterwards; meanwhile the worker sends them to its log.
 
     Yields:
-        where events are told meanwhile: a notebook's own stdout, else what was file 1.
+        where events are printed meanwhile: a notebook's stdout, else the former file 1.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -173,7 +178,7 @@ def _lent_output() -> Iterator[TextIO]:
     notebook = not _is_file(sys.stdout, 1)
     try:
         with contextlib.ExitStack() as stack:
-            if notebook:  # where only what is written to Python's own objects is seen
+            if notebook:  # it shows only what is written to Python's stream objects
                 for number, redirect in (
                     (1, contextlib.redirect_stdout),
                     (2, contextlib.redirect_stderr),
@@ -200,7 +205,7 @@ def _is_file(stream: TextIO, number: int) -> bool:
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """The caller's handlers, which the worker replaces by its own, as they were afterwards."""
+    """Restore the caller's signal handlers afterwards; meanwhile the worker sets its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

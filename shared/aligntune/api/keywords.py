@@ -1,8 +1,8 @@
-"""From Python arguments to layers of settings: the names that AlignTune's users know, and our own.
+"""From Python arguments to layers of settings, with AlignTune's names and the keys of the RunSpec.
 
-:data:`KEYWORDS` are the names that are only another word for a key of the RunSpec; :data:`TURNED`
-those that take more than that. Every section of the RunSpec is a keyword too:
-``training={"warmup": 10}``. What is said twice, or is none of these, is refused.
+:data:`KEYWORDS` are other names of RunSpec keys. :data:`CONVERTED` are keywords whose values need
+conversion. Every section of the RunSpec is a keyword too: ``training={"warmup": 10}``. Unknown
+keywords, and values that are set twice, are refused.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.suggest import nearest
 
 STRENGTH = 3
-"""An explicit Python argument is the last word: above files, environment and command line."""
+"""A Python argument overrides files, environment and command line."""
 
 Reward = str | Mapping[str, Any] | Callable[..., Any]
 Config = str | os.PathLike[str] | Mapping[str, Any]
-"""A YAML file, or what would be in one."""
+"""A YAML file, or its content."""
 
 
 class Sections(TypedDict, total=False):
-    """The keys of a :class:`~aligntune.spec.run_spec.RunSpec`, in whose words they are."""
+    """The keys of a :class:`~aligntune.spec.run_spec.RunSpec`, under the same names."""
 
     model: str | Mapping[str, Any]
     dataset: str | Mapping[str, Any]
@@ -49,7 +49,7 @@ class Sections(TypedDict, total=False):
 
 
 class Keywords(Sections, total=False):
-    """What every trainer takes beside model, data, backend and config."""
+    """Keywords of every trainer, besides model, data, backend and config."""
 
     output_dir: str | os.PathLike[str] | None
     num_epochs: float
@@ -74,7 +74,7 @@ class Keywords(Sections, total=False):
 
 
 class SFTKeywords(Keywords, total=False):
-    """What supervised fine-tuning takes beside that."""
+    """Further keywords of supervised fine-tuning."""
 
     packing: bool
     completion_only_loss: bool | None
@@ -82,7 +82,7 @@ class SFTKeywords(Keywords, total=False):
 
 
 class RLKeywords(Keywords, total=False):
-    """What learning from preferences and rewards takes beside that."""
+    """Further keywords of learning from preferences and rewards."""
 
     preference: Mapping[str, Any]
     rl: Mapping[str, Any]
@@ -127,7 +127,7 @@ KEYWORDS: Mapping[str, str] = {
     "max_completion_length": "rl.max_completion_length",
     "temperature": "rl.temperature",
 }
-"""Keyword -> the key that it is another word for."""
+"""Keyword -> the RunSpec key that it sets."""
 
 NEEDED = {"algorithm": "algorithm", "model_name": "model", "dataset_name": "dataset"}
 
@@ -138,42 +138,42 @@ def settings(config: Config | None, given: Mapping[str, Any], only: str | None =
     """A valid request from Python arguments.
 
     Args:
-        config: weaker than everything else that is said, and stronger than defaults.
-        given: keyword -> value; only what the caller has said.
-        only: the algorithm that is meant; another one that is named is refused.
+        config: overrides defaults, and is overridden by everything else.
+        given: keyword -> value, of the keywords that the caller passed.
+        only: the only algorithm allowed.
 
     Raises:
-        SpecError: a keyword is unknown (the nearest known one is named), is said twice, or has a
-            value that cannot be.
+        SpecError: a keyword is unknown (the message suggests a similar one), a key is set twice, or
+            a value is not valid.
     """
     weaker = [*_from_config(config), *from_environment(os.environ)]
     layers = [*weaker, *python_layers(given, weaker)]
     if only:
         for layer in layers:
             if (other := layer.values.get("algorithm", only)) != only:
-                raise SpecError(f"{layer.origin} says algorithm {other}", "Use create_rl_trainer")
+                raise SpecError(f"{layer.origin} sets algorithm {other}", "Use create_rl_trainer")
         layers.append(Layer("the trainer", {"algorithm": only}, STRENGTH))
     for word, key in NEEDED.items():
         if not any(layer.values.get(key) for layer in layers):
-            raise SpecError(f"missing {word}", "Pass it, or have it in the config")
+            raise SpecError(f"missing {word}", "Pass it, or set it in the config")
     return resolve(layers, Path.cwd())
 
 
 def python_layers(given: Mapping[str, Any], weaker: Sequence[Layer] = ()) -> list[Layer]:
-    """One layer a keyword; ``weaker`` layers may say which algorithm ``beta`` is of."""
+    """One layer per keyword; ``weaker`` layers may set the algorithm that ``beta`` depends on."""
     given = {name: _plain(value) for name, value in given.items()}
     own = [Layer("algorithm=", {"algorithm": given["algorithm"]})] if given.get("algorithm") else []
     of_beta = beta_key([*weaker, *own])
     layers: list[Layer] = []
-    said: dict[str, str] = {}
+    setters: dict[str, str] = {}
     for name, value in given.items():
         values = _values(name, value, given, of_beta)
         for key in _dotted(values):
-            if key in said:
+            if key in setters:
                 raise SpecError(
-                    f"{key} is said twice: by {said[key]} and by {name}", "Leave one of them out"
+                    f"{key} is set twice: by {setters[key]} and by {name}", "Remove one of them"
                 )
-            said[key] = name
+            setters[key] = name
         if values:
             layers.append(Layer(f"{name}=", values, STRENGTH))
     return layers
@@ -187,19 +187,21 @@ def _from_config(config: Config | None) -> Iterator[Layer]:
 
 
 def _values(name: str, value: Any, given: Mapping[str, Any], of_beta: str) -> dict[str, Any]:
-    """What one keyword says, as a nested part of a RunSpec; empty where it says nothing."""
+    """The nested RunSpec values that one keyword sets; empty if it sets none."""
     if name in KEYWORDS:
         key = KEYWORDS[name]
         return nested(key, value) if value is not None or _nullable(key) else {}
     if name in ("beta", "kl_coef"):
         return {} if value is None else nested(of_beta, value)
-    if name in TURNED:
-        return {} if value is None else TURNED[name](value)
+    if name in CONVERTED:
+        return {} if value is None else CONVERTED[name](value)
     if name in REWARD_KEYWORDS:
-        first = next(one for one in REWARD_KEYWORDS if given.get(one) is not None or one == name)
+        first = next(
+            word for word in REWARD_KEYWORDS if given.get(word) is not None or word == name
+        )
         return _rewards(given) if first == name else {}
     if name == "rewards":
-        return {} if value is None else {"rewards": [_reward(one) for one in listed(value)]}
+        return {} if value is None else {"rewards": [_reward(item) for item in listed(value)]}
     if name in RunSpec.model_fields:
         return {name: value}
     raise SpecError(f"unknown keyword {name!r}{_suggest(name)}")
@@ -210,12 +212,12 @@ def _suggest(name: str) -> str:
         section, _, leaf = key.rpartition(".")
         if leaf == name and section:
             return f"; did you mean {section}={{{name!r}: ...}}?"
-    words = [*KEYWORDS, *TURNED, *REWARD_KEYWORDS, "beta", "kl_coef", *RunSpec.model_fields]
+    words = [*KEYWORDS, *CONVERTED, *REWARD_KEYWORDS, "beta", "kl_coef", *RunSpec.model_fields]
     return nearest(name, words)
 
 
 def _nullable(key: str) -> bool:
-    """Whether null is a value of a key, and not just nothing said."""
+    """Whether a key takes null, so that None is a value and not an unset keyword."""
     section, _, name = key.rpartition(".")
     model = RunSpec.model_fields[section].annotation if section else RunSpec
     fields: Mapping[str, Any] = getattr(model, "model_fields", {})
@@ -223,7 +225,7 @@ def _nullable(key: str) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Paths as texts, however deep, as files and records hold them."""
+    """Convert paths to text at every depth, as in files and records."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
@@ -245,7 +247,7 @@ def _dotted(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
 
 def _use_peft(value: Any) -> dict[str, Any]:
     if not isinstance(value, bool):
-        raise SpecError(f"use_peft is True or False, not {value!r}")
+        raise SpecError(f"use_peft must be True or False, not {value!r}")
     return nested("adapter.type", "lora" if value else "none")
 
 
@@ -255,58 +257,64 @@ def _targets(value: Any) -> dict[str, Any]:
 
 
 def _quantization(value: Any) -> dict[str, Any]:
-    """``{"load_in_4bit": True}`` is NF4 with double quantization, and nothing else is."""
+    """``{"load_in_4bit": True}`` means NF4 with double quantization."""
     if isinstance(value, str):
         return nested("model.quantization", value)
     if not isinstance(value, Mapping):
-        raise SpecError(f"quantization is a mapping or a word, not {value!r}")
+        raise SpecError(
+            f"quantization must be a mapping or text, not {value!r}", "Use {'load_in_4bit': True}"
+        )
     done = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
     for name, item in value.items():
         if name in ("load_in_4bit", "load_in_8bit") and isinstance(item, bool):
             continue
         if name not in done or item != done[name]:
             raise SpecError(
-                f"quantization: {name}={item!r} cannot be had",
-                "It is {'load_in_4bit': True} (NF4, double quantization) or {'load_in_8bit': True}",
+                f"quantization: {name}={item!r} is not supported",
+                "Use {'load_in_4bit': True} (NF4, double quantization) or {'load_in_8bit': True}",
             )
     four, eight = (value.get(f"load_in_{bits}bit", False) for bits in (4, 8))
     if four and eight:
-        raise SpecError("quantization: load_in_4bit and load_in_8bit exclude each other")
+        raise SpecError(
+            "quantization: load_in_4bit and load_in_8bit cannot both be set", "Remove one of them"
+        )
     return nested("model.quantization", "4bit" if four else "8bit" if eight else "none")
 
 
 def _columns(value: Any) -> dict[str, Any]:
-    """Canonical name -> name in the data, and never guessed to be the other way round."""
+    """Canonical name -> name in the data; the direction is never guessed."""
     if not isinstance(value, Mapping):
-        raise SpecError(f"column_mapping is a mapping, not {value!r}")
+        raise SpecError(
+            f"column_mapping must be a mapping, not {value!r}", "Use {'prompt': 'question'}"
+        )
     return nested("dataset.columns", dict(value))
 
 
 def _report_to(value: Any) -> dict[str, Any]:
-    """Nothing to set: a run writes TensorBoard's files, and reports to nobody."""
+    """Check the value; a run always writes TensorBoard files, and reports to no service."""
     for name in listed(value):
         if name not in ("tensorboard", "none"):
             raise SpecError(
-                f"report_to={name!r} cannot be had: training has no network",
-                "Losses go to events.jsonl and tensorboard/ in the run directory",
+                f"report_to={name!r} is not supported, because training has no network",
+                "Remove it; losses are in events.jsonl and tensorboard/ in the run directory",
             )
     return {}
 
 
-TURNED: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+CONVERTED: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "use_peft": _use_peft,
     "lora_target_modules": _targets,
     "quantization": _quantization,
     "column_mapping": _columns,
     "report_to": _report_to,
 }
-"""Keyword -> what its value says; None says nothing."""
+"""Keyword -> conversion of its value; None is ignored."""
 
 
 def _rewards(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The three keywords about rewards, which make one list."""
+    """One list of rewards from the three reward keywords."""
     functions, weights, model = (given.get(name) for name in REWARD_KEYWORDS)
-    rewards = [_reward(one) for one in listed(functions)] if functions is not None else []
+    rewards = [_reward(function) for function in listed(functions)] if functions is not None else []
     if model is not None:
         rewards.append({"model": model})
     if weights is not None:
@@ -314,9 +322,11 @@ def _rewards(given: Mapping[str, Any]) -> dict[str, Any]:
         if len(numbers) != len(rewards):
             raise SpecError(
                 f"reward_function_weights has {len(numbers)} weights for {len(rewards)} rewards",
-                "Give one for each of reward_functions, and then for reward_model_name",
+                "Pass one weight for each reward function, then one for reward_model_name",
             )
-        rewards = [{**one, "weight": it} for one, it in zip(rewards, numbers, strict=True)]
+        rewards = [
+            {**reward, "weight": number} for reward, number in zip(rewards, numbers, strict=True)
+        ]
     return {"rewards": rewards} if rewards else {}
 
 
@@ -329,5 +339,6 @@ def _reward(value: Any) -> dict[str, Any]:
         name = value.get("name")
         return {**value, "name": named_function(name)} if callable(name) else dict(value)
     raise SpecError(
-        f"{value!r} is no reward", "Name one, as 'path.py:function' or {'model': ...}, or pass one"
+        f"{value!r} is not a reward",
+        "Pass a name, 'path.py:function', {'model': ...} or a function",
     )

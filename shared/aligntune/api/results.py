@@ -1,4 +1,4 @@
-"""What a trainer's methods return. Every result names the folder that holds its record."""
+"""The results of a trainer's methods. Every result names the folder with its record."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from aligntune.record.schema import RunRecord
 
 @dataclass(frozen=True)
 class Planned:
-    """What training would do.
+    """The plan of a training.
 
     Attributes:
         backend: ``trl`` or ``unsloth``.
-        reason: the choice and the rule that decided, in one line.
-        warnings: what must not be missed, as a backend that was asked for and cannot be had.
-        verdicts: what every rule said of every backend.
-        run_dir: where the run would be.
+        reason: the choice and the rule that decided it, in one line.
+        warnings: important messages, such as a requested backend that is unavailable.
+        verdicts: the result of every rule for every backend.
+        run_dir: the run directory.
         spec: every value of the request.
-        commands: exactly what would be started, by phase.
+        commands: the commands of each phase.
     """
 
     backend: str
@@ -52,12 +52,12 @@ class TrainResult:
 
     Attributes:
         run_dir: the run directory.
-        model_dir: the model in it: full weights or an adapter, tokenizer and card.
-        backend: what trained.
+        model_dir: its model: full weights or an adapter, tokenizer and card.
+        backend: the backend that trained.
         steps: optimizer steps.
-        train_loss: mean loss over the steps, None where the algorithm tells none.
-        final_loss: the last loss that was logged.
-        metrics: the evaluation at the end; empty where there were no evaluation rows.
+        train_loss: mean loss over the steps, None if the algorithm reports none.
+        final_loss: the last logged loss.
+        metrics: the evaluation at the end; empty if there were no evaluation rows.
         record: everything else: spec, plan, image, versions, times (``run.json``).
     """
 
@@ -96,9 +96,9 @@ class Evaluation:
     Attributes:
         metrics: ``loss`` (mean over tokens, nats) and ``perplexity``; ``accuracy`` and ``margin``;
             ``reward`` and ``kl``: what the run's algorithm is judged by.
-        samples: a few rows with what the model made of them.
-        rows: how many rows were measured.
-        source: where they are from.
+        samples: a few rows with the model's output.
+        rows: number of rows.
+        source: where the rows come from.
         run_dir: the folder of the evaluation.
         record: its ``run.json``.
     """
@@ -141,15 +141,15 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model made of one prompt.
+    """A model's result for one prompt.
 
     Attributes:
         prompt: as it was given.
         chat: whether it was put through the model's chat template.
         text: the completion; None of a reward model.
-        score: a reward model's score; None of any other.
+        score: a reward model's score; None for other models.
         tokens: tokens of the completion.
-        ended: whether it came to its own end before ``max_new_tokens``.
+        ended: whether the completion ended before ``max_new_tokens``.
     """
 
     prompt: str | list[dict[str, str]]
@@ -162,7 +162,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """One :class:`Prediction` a prompt, in their order; ``run_dir`` is their folder."""
+    """One :class:`Prediction` per prompt, in order; ``run_dir`` is their folder."""
 
     predictions: tuple[Prediction, ...]
     run_dir: Path
@@ -185,17 +185,17 @@ class Predictions:
     @property
     def texts(self) -> list[str | None]:
         """The completions."""
-        return [one.text for one in self.predictions]
+        return [prediction.text for prediction in self.predictions]
 
     @property
     def scores(self) -> list[float | None]:
         """A reward model's scores."""
-        return [one.score for one in self.predictions]
+        return [prediction.score for prediction in self.predictions]
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A copy of a run's model: ``path`` is its folder, ``files`` the names in it."""
+    """A copy of a run's model: its folder and the names of its files."""
 
     path: Path
     files: tuple[str, ...]

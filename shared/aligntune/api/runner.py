@@ -1,4 +1,4 @@
-"""What carries out what the API asks for: the launcher on a host, this very process in an image."""
+"""The interface that runs the API's requests: the launcher on a host, this process in an image."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from aligntune.tasks import Task
 
 
 class BackendStatus(TypedDict):
-    """Whether a backend can be had here, and why.
+    """Whether a backend is available here, and why.
 
     Attributes:
-        available: whether it can.
-        reason: what it would run with, or what is in its way.
-        verdicts: what each rule said: ``rule``, ``level`` (pass, warn or fail), ``evidence``.
+        available: whether it is available.
+        reason: what it would run with, or what prevents it.
+        verdicts: the result of each rule: ``rule``, ``level`` (pass, warn or fail), ``evidence``.
     """
 
     available: bool
@@ -26,7 +26,7 @@ class BackendStatus(TypedDict):
 
 
 class Selection(TypedDict):
-    """What would be chosen for a request: ``verdicts`` also have the ``backend`` they are of."""
+    """The choice for a request; its ``verdicts`` also name their ``backend``."""
 
     backend: str
     reason: str
@@ -35,22 +35,22 @@ class Selection(TypedDict):
 
 
 class Runner(Protocol):
-    """Carries out requests. What it raises is an :class:`~aligntune.errors.AligntuneError`."""
+    """Runs requests. All its errors are :class:`~aligntune.errors.AligntuneError`."""
 
     def plan(self, settings: Settings) -> dict[str, Any]:
-        """What :meth:`train` would do: ``spec``, ``plan`` and ``commands``; changes nothing."""
+        """Plan what :meth:`train` does: ``spec``, ``plan`` and ``commands``; changes nothing."""
 
     def train(self, settings: Settings) -> RunRecord:
         """Train, and return the finished run's record."""
 
     def resume(self, run: Path) -> RunRecord:
-        """Go on with a run that did not finish, and return its record."""
+        """Resume an unfinished run, and return its record."""
 
     def do(self, task: Task) -> RunRecord:
-        """Do something with a finished run, and return the record of that."""
+        """Run a task on a finished run, and return the task's record."""
 
     def status(self) -> dict[str, BackendStatus]:
-        """What can be had here, by backend; changes and obtains nothing."""
+        """The availability of each backend here; changes and downloads nothing."""
 
     def select(self, spec: RunSpec, model: bool) -> Selection:
-        """What would be chosen for a request; ``model`` says whether its model is part of it."""
+        """The choice for a request; ``model`` is whether to consider its model."""

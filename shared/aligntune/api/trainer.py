@@ -1,4 +1,4 @@
-"""One trainer for every algorithm and backend: a request, and what is done with its result."""
+"""One trainer for every algorithm and backend: a request, and work on its result."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ AnyPath = str | os.PathLike[str]
 
 
 class Trainer:
-    """Trains what was asked for, in the backend that was chosen, and then works on the result.
+    """Trains a request with the chosen backend, then works on the result.
 
-    Made by :func:`~aligntune.core.backend_factory.create_sft_trainer` and
-    :func:`~aligntune.core.backend_factory.create_rl_trainer`, or from a run that is there by
-    :meth:`from_run`. Nothing of it lives in a container: each method starts what it needs and
-    leaves all in the run directory. Every method raises
-    :class:`~aligntune.errors.AligntuneError` by class, with what happened and what to do.
+    Create it with :func:`~aligntune.core.backend_factory.create_sft_trainer` and
+    :func:`~aligntune.core.backend_factory.create_rl_trainer`, or from an existing run with
+    :meth:`from_run`. No state lives in a container: each method starts what it needs and writes to
+    the run directory. Every method raises a subclass of
+    :class:`~aligntune.errors.AligntuneError`, which says what happened and what to do.
 
     Args:
         settings: the request, with the origin of each value.
-        runner: what carries it out.
-        run: a run directory that is there already.
+        runner: runs the request.
+        run: an existing run directory.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class Trainer:
 
     @classmethod
     def from_run(cls, path: AnyPath, runner: Runner | None = None) -> Trainer:
-        """The trainer of a run that is there, as in another process, after a break, or of the
-        command. One that did not finish is gone on with by :meth:`train`.
+        """The trainer of an existing run, of this or another process or of the command line.
+        :meth:`train` resumes an unfinished run.
 
         Raises:
-            OutputError: there is no run in ``path``.
+            OutputError: ``path`` is not a run directory.
         """
         run = RunDir(Path(path).expanduser().absolute())
         if run.record().is_empty or not run.spec.exists():
@@ -70,13 +70,13 @@ class Trainer:
         return f"<Trainer of {self.spec.algorithm} for {self.spec.model.name!r}{run}>"
 
     def plan(self) -> Planned:
-        """What :meth:`train` would do, and why; nothing is changed, obtained or written."""
+        """What :meth:`train` would do, and why. Changes, downloads and writes nothing."""
         return Planned.of(self._runner.plan(self._settings))
 
     def train(self) -> TrainResult:
-        """Train to the end, in a new run directory each time it is called.
+        """Train to the end, in a new run directory for each call.
 
-        Ctrl-C asks for a checkpoint and an end; ``Trainer.from_run(...).train()`` goes on.
+        Ctrl-C writes a checkpoint and stops; ``Trainer.from_run(...).train()`` resumes.
         """
         if self._run is not None and not RunDir(self._run).record().is_finished:
             record = self._runner.resume(self._run)
@@ -96,11 +96,11 @@ class Trainer:
         """Measure the model on held-out rows.
 
         Args:
-            dataset: file, folder or hub id; None is the run's own evaluation rows, on which the
-                figures are those that training ended with.
+            dataset: file, folder or hub id; None is the run's evaluation rows, which give the same
+                figures as at the end of training.
             split: split of it.
-            max_samples: the first so many rows.
-            batch_size: rows a forward; None is as in training.
+            max_samples: number of rows, from the first.
+            batch_size: rows per forward pass; None is as in training.
         """
         named = None if dataset is None else os.fspath(dataset)
         of, more = str(self._finished()), {"max_samples": max_samples, "batch_size": batch_size}
@@ -117,24 +117,24 @@ class Trainer:
         chat: bool | None = None,
         batch_size: int | None = None,
     ) -> Predictions:
-        """Complete prompts, or score texts where the run has trained a reward model.
+        """Complete prompts, or score texts if the run has trained a reward model.
 
         Args:
             prompts: a text, a conversation (a list of messages), or several of either.
-            max_new_tokens: where a completion is cut; None is 256.
-            temperature: of sampling; None takes the likeliest token each time.
-            seed: of sampling.
-            chat: whether a text is what a user says in a conversation; None is as the training data
-                was, and each prediction says which it was.
-            batch_size: prompts a forward.
+            max_new_tokens: completions are cut at this many tokens; None is 256.
+            temperature: sampling temperature; None always takes the most likely token.
+            seed: random seed of sampling.
+            chat: whether a text is a user's message in a conversation; None does what the training
+                data did, and each prediction reports it.
+            batch_size: prompts per forward pass.
         """
-        one = isinstance(prompts, str) or (
+        single = isinstance(prompts, str) or (
             len(prompts) > 0 and all(isinstance(message, dict) for message in prompts)
         )
         task = make(
             Predict,
             of=str(self._finished()),
-            prompts=[prompts] if one else list(prompts),
+            prompts=[prompts] if single else list(prompts),
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed,
@@ -147,12 +147,12 @@ class Trainer:
         """Copy the model (weights or adapter, tokenizer, card) into a new or an empty folder.
 
         Raises:
-            OutputError: there is something in the folder, or it cannot be written.
+            OutputError: the folder is not empty, or cannot be written.
         """
         model = self._finished() / "model"
         target = Path(path).expanduser().absolute()
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise OutputError(f"{path} is not an empty folder", "Name a new one")
+            raise OutputError(f"{path} is not an empty folder", "Use a new folder")
         beside = target.with_name(f"{target.name}.part")
         try:
             shutil.rmtree(beside, ignore_errors=True)
@@ -160,13 +160,13 @@ class Trainer:
             os.replace(beside, target)
         except OSError as error:
             shutil.rmtree(beside, ignore_errors=True)
-            raise OutputError(f"cannot write {path}: {error}", "Name another folder") from error
+            raise OutputError(f"cannot write {path}: {error}", "Use another folder") from error
         return Saved(target, tuple(sorted(file.name for file in target.iterdir())))
 
     def push_to_hub(
         self, repo_id: str, *, private: bool | None = None, commit_message: str | None = None
     ) -> Pushed:
-        """Upload the model to a repository of a hub, which is made if it is not there.
+        """Upload the model to a repository of a hub, which is created if needed.
 
         The token is the one that you are logged in with (``hf auth login`` or ``HF_TOKEN``).
         """
@@ -181,7 +181,9 @@ class Trainer:
 
     def _finished(self) -> Path:
         if self._run is None:
-            raise OutputError("nothing is trained yet", "Call train(), or use Trainer.from_run()")
+            raise OutputError(
+                "no model has been trained yet", "Call train(), or use Trainer.from_run()"
+            )
         if finished_model(self._run) is None:
-            raise OutputError(f"{self._run} has no model yet", "Call train(), which goes on")
+            raise OutputError(f"the run {self._run} has no model yet", "Call train() to resume it")
         return self._run

@@ -1,7 +1,7 @@
-"""The Python API: make a trainer, see which backends can be had.
+"""The Python API: create a trainer, see which backends are available.
 
-Importable where there is no torch; what is asked for runs in the image that is chosen, or, inside
-one, in this process. Precedence: default < ``config`` < environment < what is passed here.
+It can be imported without torch. A request runs in the chosen image or, inside an image, in this
+process. Precedence: default < ``config`` < environment < arguments.
 """
 
 from __future__ import annotations
@@ -60,22 +60,23 @@ def create_sft_trainer(
     config: Config | None = None,
     **keywords: Unpack[SFTKeywords],
 ) -> Trainer:
-    """A trainer for supervised fine-tuning. Nothing is started before one of its methods is called.
+    """A trainer for supervised fine-tuning. Nothing starts before you call one of its methods.
 
     Args:
         model_name: local folder or hub id, or the run directory of an earlier run.
         dataset_name: file, folder or hub id.
-        backend: ``auto`` (the default) takes the fastest that runs here; ``trl`` is TRL, always;
-            ``unsloth`` falls back to TRL, with a warning, where it cannot be had.
-        config: a YAML file, or a mapping of the same keys, for what is not said here.
+        backend: ``auto`` (the default) selects the fastest backend that runs here; ``trl`` always
+            selects TRL; ``unsloth`` falls back to TRL, with a warning, if it is unavailable.
+        config: a YAML file, or a mapping of the same keys; arguments override it.
         keywords: see :class:`~aligntune.api.keywords.SFTKeywords` and the table in
-            docs/python-api.md; every key of a RunSpec is reached, as ``training={"warmup": 10}``.
+            docs/python-api.md; you can set every key of a RunSpec, as ``training={"warmup": 10}``.
 
     Raises:
-        SpecError: a keyword is unknown (the nearest known one is named), or a value cannot be.
+        SpecError: a keyword is unknown (the message suggests a similar one), or a value is not
+            valid.
     """
     named = {"model_name": model_name, "dataset_name": dataset_name, "backend": backend}
-    return Trainer(settings(config, {**_said(named), **keywords}, only="sft"))
+    return Trainer(settings(config, {**_without_none(named), **keywords}, only="sft"))
 
 
 def create_rl_trainer(
@@ -97,31 +98,30 @@ def create_rl_trainer(
             ``reward``.
         config: as for :func:`create_sft_trainer`.
         keywords: see :class:`~aligntune.api.keywords.RLKeywords`. ``reward_functions`` are names
-            (docs/rewards.md), ``"path.py:function"``, or functions at the top of a module.
+            (docs/rewards.md), ``"path.py:function"``, or functions at the top level of a module.
 
     Raises:
         SpecError: as for :func:`create_sft_trainer`.
     """
     if algorithm == "sft":
-        raise SpecError("algorithm='sft' is no reinforcement learning", "Use create_sft_trainer")
+        raise SpecError("algorithm='sft' is not for create_rl_trainer", "Use create_sft_trainer")
     named = {"model_name": model_name, "dataset_name": dataset_name, "backend": backend}
-    made = settings(config, {**_said({"algorithm": algorithm, **named}), **keywords})
+    made = settings(config, {**_without_none({"algorithm": algorithm, **named}), **keywords})
     if made.spec.algorithm == "sft":
-        raise SpecError("the config says algorithm: sft", "Use create_sft_trainer")
+        raise SpecError("the config sets algorithm: sft", "Use create_sft_trainer")
     return Trainer(made)
 
 
 def get_backend_status() -> dict[str, BackendStatus]:
-    """Which backends can be had here, by name: ``status["trl"]["available"]``, with reasons.
+    """Which backends are available here, with reasons, by name: ``status["trl"]["available"]``.
 
-    Looks at this machine and changes nothing: no backend is imported, no image obtained, no
-    container started.
+    Only looks at this machine: it imports no backend, downloads no image and starts no container.
     """
     return find_runner().status()
 
 
 def list_backends() -> list[str]:
-    """Every backend there is, the faster first, whether or not it can be had here."""
+    """Every backend, the fastest first, whether or not it is available here."""
     return list(BACKENDS)
 
 
@@ -132,16 +132,16 @@ def validate_backend_selection(
     *,
     strict: bool = False,
 ) -> Selection:
-    """What would be chosen for a request, with every rule's verdict; changes nothing.
+    """The choice for a request, with the verdict of every rule; changes nothing.
 
     Args:
-        backend: what is asked for.
-        algorithm: what is to be trained by.
-        model_name: folder or hub id; None leaves out whether the backend knows the model.
-        strict: a backend that was asked for and cannot be had is an error, not a fallback.
+        backend: the requested backend.
+        algorithm: the requested algorithm.
+        model_name: folder or hub id; None skips the check that the backend supports the model.
+        strict: fail if the requested backend is unavailable, instead of falling back.
 
     Raises:
-        AligntuneError: nothing here can run it, or ``strict`` forbids what can; it says why.
+        AligntuneError: no backend here can run it, or ``strict`` prevents a fallback.
     """
     row = ALGORITHMS.get(algorithm)
     values: dict[str, Any] = {
@@ -157,5 +157,5 @@ def validate_backend_selection(
     return find_runner().select(spec, model_name is not None)
 
 
-def _said(named: dict[str, Any]) -> dict[str, Any]:
+def _without_none(named: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in named.items() if value is not None}

@@ -1,1 +1,1 @@
-"""Rows: where they come from, which form they have, what they become."""
+"""Rows: sources, formats, previews."""

@@ -1,12 +1,12 @@
-"""Formats: how a row's columns become one of a few canonical forms, or what is wrong with them.
+"""Formats: how a row's columns become one of a few canonical forms.
 
 ====================== ===========================================================================
 ``text``               ``text``: a string
 ``prompt_completion``  ``prompt``, ``completion``: strings, or both lists of messages
 ``chat``               ``messages``: a list of ``{role, content}``
 ``preference``         ``prompt``, ``chosen``, ``rejected``: strings, or lists of messages
-``unpaired``           ``prompt``, ``completion`` as above, and ``label``: whether it is a good one
-``prompt``             ``prompt``: a string or a list of messages; every further column as it is,
+``unpaired``           ``prompt``, ``completion`` as above, and ``label``: whether it is good
+``prompt``             ``prompt``: a string or a list of messages; all other columns unchanged,
                        for rewards
 ====================== ===========================================================================
 
@@ -36,36 +36,37 @@ RESERVED = (
     *("prompts", "completions", "completion", "completion_ids", "trainer_state"),
     *("log_extra", "log_metric", "environments"),
 )
-"""What rewards are given beside the data's own columns, which so cannot have these names."""
+"""Names that rewards receive beside the data's columns, so columns cannot have these names."""
 
 
 def detect(values: Values, where: str, allowed: tuple[str, ...]) -> str:
-    """The format of a row by its columns, of those that the algorithm takes.
+    """Detect the format of a row by its columns, among the formats that the algorithm takes.
 
     Raises:
-        DataError: the row is of no such format; of which it is, and who takes it, is said.
+        DataError: the row has none of these formats. The message names its format, and the
+            algorithms that take it.
     """
     for name in FORMATS:
         if name in allowed and FORMATS[name].fits(values):
             return name
-    wanted = "; ".join(FORMATS[name].told for name in FORMATS if name in allowed)
+    wanted = "; ".join(FORMATS[name].description for name in FORMATS if name in allowed)
     named = shown(", ".join(map(str, values)), 200)
     other = next((name for name, known in FORMATS.items() if known.fits(values)), None)
     if other and other not in allowed:
         raise DataError(
-            f"{where}: this is {other.replace('_', '-')} data (columns {named}), and what is "
-            f"needed is {wanted}",
+            f"{where}: this is {other.replace('_', '-')} data (columns {named}), but the algorithm "
+            f"needs {wanted}",
             f"Use --algo {takers(other)}, or other data",
         )
     raise DataError(
-        f"{where}: columns {named} are of no known format ({wanted})",
-        "Say which is which, e.g. --set dataset.columns.prompt=question"
+        f"{where}: columns {named} match no known format ({wanted})",
+        "Map the columns, e.g. --set dataset.columns.prompt=question"
         + (" --set dataset.columns.completion=answer" if "prompt_completion" in allowed else ""),
     )
 
 
 class UnusableError(Exception):
-    """What is wrong with a row, in words."""
+    """A row cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,14 @@ class Format:
     """A canonical form.
 
     Attributes:
-        told: the columns, in words.
-        columns: those a row must have, each a choice of names.
-        turn: how a row becomes canonical, given whether the tokenizer has a chat template.
+        description: the columns, for messages.
+        columns: the columns a row must have, each with alternative names.
+        convert: makes a row canonical, given whether the tokenizer has a chat template.
     """
 
-    told: str
+    description: str
     columns: tuple[tuple[str, ...], ...]
-    turn: Callable[[Values, bool], dict[str, Any]]
+    convert: Callable[[Values, bool], dict[str, Any]]
 
     def fits(self, values: Values) -> bool:
         """Whether a row has the columns."""
@@ -139,19 +140,19 @@ def _preference(values: Values, chat: bool) -> dict[str, Any]:
         turns = [{"role": "user", "content": _string(values, "prompt")}]
     count = len(turns)
     if not count or (chosen_turns[:count] == turns and rejected_turns[:count] == turns):
-        # Whole conversations, as in UltraFeedback, whose prompt is told as text once more.
+        # Whole conversations, as in UltraFeedback, which also repeats the prompt as text.
         pairs = zip(chosen_turns, rejected_turns, strict=False)
         count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         count = min(count, len(chosen_turns) - 1, len(rejected_turns) - 1)
         if count < 1:
-            raise UnusableError("'chosen' and 'rejected' do not begin with the same prompt")
+            raise UnusableError("'chosen' and 'rejected' do not start with the same prompt")
         turns = chosen_turns[:count]
         chosen_turns, rejected_turns = chosen_turns[count:], rejected_turns[count:]
     return {"prompt": turns, "chosen": chosen_turns, "rejected": rejected_turns}
 
 
 def _shared_text(chosen: str, rejected: str) -> int:
-    """Characters of the prompt that two texts begin with; the space before an answer is its own."""
+    """Length of the prompt that two texts share; the space before an answer belongs to it."""
     pairs = zip(chosen, rejected, strict=False)
     count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     return count - 1 if count and chosen[count - 1] == " " else count
@@ -170,7 +171,7 @@ def _prompt(values: Values, chat: bool) -> dict[str, Any]:
     taken = [name for name in RESERVED if name in values]
     if taken:
         raise UnusableError(
-            f"rewards are given a {taken[0]!r} of their own; call that column something else, "
+            f"the column name {taken[0]!r} is reserved for rewards; rename the column, "
             f"e.g. --set dataset.columns.answer={taken[0]}"
         )
     chatty = isinstance(values["prompt"], list)
@@ -191,14 +192,14 @@ FORMATS = {
     "text": Format("text", (("text",),), _text),
     "prompt": Format("prompt", (("prompt",),), _prompt),
 }
-"""In the order in which ``auto`` looks for them, the more telling first."""
+"""In the order in which ``auto`` tries them, the most specific first."""
 
 ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}
-"""ShareGPT's names for the roles."""
+"""ShareGPT's names of the roles."""
 
 
 def require_columns(values: Values, name: str) -> None:
-    """Refuse a row that lacks a column of its format."""
+    """Refuse a row without a column of its format."""
     for choice in FORMATS[name].columns:
         if not any(column in values for column in choice):
             there = shown(", ".join(map(str, values)), 200) or "none"
@@ -214,11 +215,11 @@ def _string(values: Values, key: str) -> str:
 
 
 def _require_characters(text: str, what: str) -> None:
-    """Refuse half a character, like JSON's ``\\ud83d`` alone: no tokenizer or file can take it."""
+    """Refuse an unpaired surrogate, like JSON's ``\\ud83d`` alone, which has no encoding."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UnusableError(f"{what} holds half a character ({text[error.start]!a})") from None
+        raise UnusableError(f"{what} contains half a character ({text[error.start]!a})") from None
 
 
 def _messages(value: Any, key: str) -> list[dict[str, str]]:
@@ -235,7 +236,7 @@ def _messages(value: Any, key: str) -> list[dict[str, str]]:
         if isinstance(content, list):
             content = _joined(content, number, key)
         if not isinstance(role, str) or not isinstance(content, str):
-            raise UnusableError(f"message {number} of {key!r} needs a role and a content of text")
+            raise UnusableError(f"message {number} of {key!r} needs a role and text content")
         _require_characters(role + content, f"message {number} of {key!r}")
         messages.append({"role": ROLES.get(role, role), "content": content})
     return messages
@@ -246,6 +247,6 @@ def _joined(parts: list[Any], number: int, key: str) -> str:
     texts = [text for text in found if isinstance(text, str)]
     if len(texts) != len(parts):
         raise UnusableError(
-            f"message {number} of {key!r} holds more than text, which is not supported"
+            f"message {number} of {key!r} contains more than text, which is not supported"
         )
     return "".join(texts)

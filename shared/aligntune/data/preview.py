@@ -1,7 +1,7 @@
-"""The first rows of local data, for a look before anything heavy: bounded, and without Arrow.
+"""Check the first rows of local data before a run starts, within limits and without Arrow.
 
-The readers are the worker's own (:mod:`aligntune.data.sources`), so what both see is told in
-the same words. What only the worker can see (Parquet, saved datasets, what comes later) is left.
+The readers are the worker's (:mod:`aligntune.data.sources`), so both report the same errors.
+Parquet files, saved datasets and later rows are left to the worker.
 """
 
 from __future__ import annotations
@@ -31,22 +31,23 @@ from aligntune.spec.run_spec import DatasetSpec
 
 SAMPLE_ROWS = 16
 SAMPLE_CHARACTERS = 4 * 2**20
-"""Rows that are longer are the worker's to judge."""
+"""Longer rows are left to the worker."""
 
 INFO_BYTES = 2**20
 MAGIC = b"PAR1"
+SAVE_AGAIN = "Save the dataset again with save_to_disk"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What was seen: how many rows, none where only the worker can read them, and their format."""
+    """The number of rows seen (0 if only the worker can read them) and their format."""
 
     rows: int
     format: str | None
 
 
 class _Enough(Exception):  # noqa: N818
-    """More would have to be read than a look is worth."""
+    """The preview's limit is reached."""
 
 
 def look_at(
@@ -59,14 +60,14 @@ def look_at(
     """Read the first rows of a local source as the worker would.
 
     Args:
-        source: where they are.
+        source: where the rows are.
         split: name of the split, with an optional slice.
         spec: the request, for format, columns and system prompt.
         allowed: the formats that the algorithm takes.
-        limit: rows that the worker will read at most; None for all.
+        limit: the most rows that the worker will read; None for all.
 
     Raises:
-        DataError: what the worker would raise over the same rows.
+        DataError: as the worker would raise for the same rows.
     """
     name = split.partition("[")[0]
     files = find_files(source, name)
@@ -87,7 +88,7 @@ def look_at(
             rows, spec, allowed, chat=True, limit=min(limit or SAMPLE_ROWS, SAMPLE_ROWS)
         )
         for _ in canonical:
-            pass  # it is judged as it is made
+            pass  # making a row checks it
     except _Enough:
         return Sample(rows.count, found)
     if not rows.count:
@@ -96,7 +97,7 @@ def look_at(
 
 
 class _Counted(Iterator[Row]):
-    """Rows, and how many of them there were."""
+    """Rows, counted."""
 
     def __init__(self, rows: Iterator[Row]) -> None:
         self.rows, self.count = rows, 0
@@ -108,7 +109,7 @@ class _Counted(Iterator[Row]):
 
 
 def _first_rows(path: Path, name: str) -> Iterator[Row]:
-    """A file's rows, until there are too many characters of them."""
+    """A file's rows, up to the limit of characters."""
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         raise _Enough
@@ -137,7 +138,7 @@ def _lines(file: TextIO) -> Iterator[str]:
 
 
 def _listed(start: str, name: str) -> Iterator[Row]:
-    """The first rows of a long JSON list, of which this is the beginning."""
+    """The first rows of a long JSON list, from its first characters."""
     decoder, place, number = json.JSONDecoder(), 1, 0
     while True:
         while start[place : place + 1] in tuple(" \t\r\n,"):
@@ -145,7 +146,7 @@ def _listed(start: str, name: str) -> Iterator[Row]:
         try:
             row, place = decoder.raw_decode(start, place)
         except (ValueError, RecursionError):
-            raise _Enough from None  # cut short, or broken: only the whole file tells
+            raise _Enough from None  # cut or broken, which only the whole file shows
         number += 1
         where = f"{name}, row {number}"
         yield where, as_row(row, where)
@@ -158,7 +159,7 @@ def _require_parquet(path: Path, name: str, size: int) -> None:
         last = file.read(len(MAGIC))
     if (first, last) != (MAGIC, MAGIC) or size < 3 * len(MAGIC):
         raise DataError(
-            f"{name} is not a valid Parquet file: it does not begin and end with {MAGIC.decode()}",
+            f"{name} is not a valid Parquet file: it does not start and end with {MAGIC.decode()}",
             "Save or download it again",
         )
 
@@ -166,7 +167,7 @@ def _require_parquet(path: Path, name: str, size: int) -> None:
 def _look_at_saved(
     folder: Path, name: str, split: str, spec: DatasetSpec, allowed: tuple[str, ...]
 ) -> Sample:
-    """What a dataset of ``save_to_disk`` tells of itself: its splits, files and columns."""
+    """Check the metadata of a dataset of ``save_to_disk``: its splits, files and columns."""
     if os.path.exists(folder / "dataset_dict.json"):
         splits = _object(folder / "dataset_dict.json", name).get("splits")
         there = [one for one in splits if isinstance(one, str)] if isinstance(splits, list) else []
@@ -177,7 +178,9 @@ def _look_at_saved(
     for file in files if isinstance(files, list) else []:
         called = file.get("filename") if isinstance(file, dict) else None
         if isinstance(called, str) and not os.path.isfile(folder / called):
-            raise DataError(f"{name} is not a whole saved dataset: {shown(called)} is missing")
+            raise DataError(
+                f"{name} is an incomplete saved dataset: {shown(called)} is missing", SAVE_AGAIN
+            )
     features = _object(folder / "dataset_info.json", name).get("features")
     if not isinstance(features, dict):
         return Sample(0, None)
@@ -188,17 +191,17 @@ def _look_at_saved(
 
 def _object(path: Path, name: str) -> dict[str, Any]:
     """A small JSON object of a saved dataset."""
-    broken = f"{name} is not a whole saved dataset: {path.name}"
+    broken = f"{name} is an incomplete saved dataset: {path.name}"
     if not os.path.isfile(path):
-        raise DataError(f"{broken} is missing")
+        raise DataError(f"{broken} is missing", SAVE_AGAIN)
     try:
         with path.open("rb") as file:
             content = file.read(INFO_BYTES + 1)
         if len(content) > INFO_BYTES:
-            return {}  # features of thousands of columns: the worker's to judge
-        told = json.loads(content)
+            return {}  # thousands of columns, which are left to the worker
+        values = json.loads(content)
     except (OSError, ValueError, RecursionError):
-        raise DataError(f"{broken} cannot be read") from None
-    if not isinstance(told, dict):
-        raise DataError(f"{broken} is no object")
-    return told
+        raise DataError(f"{broken} cannot be read", SAVE_AGAIN) from None
+    if not isinstance(values, dict):
+        raise DataError(f"{broken} is not a JSON object", SAVE_AGAIN)
+    return values

@@ -1,4 +1,4 @@
-"""Rows of a dataset in one canonical form: sources are read, formats detected, splits cut.
+"""Load the rows of a dataset in canonical form: read sources, detect formats, apply slices.
 
 Canonical rows (:mod:`aligntune.data.formats`) are a ``datasets.Dataset`` with the columns of
 their format.
@@ -19,7 +19,7 @@ from aligntune.spec.suggest import nearest
 
 @dataclass(frozen=True)
 class Rows:
-    """Canonical rows and what they were: ``format`` as detected, ``source`` for the log."""
+    """Canonical rows, with their detected ``format``, and their ``source`` for the log."""
 
     dataset: Any
     format: str
@@ -34,15 +34,15 @@ def load(
     limit: int | None,
     chat: bool,
 ) -> Rows:
-    """Read rows and bring them to canonical form.
+    """Read rows and convert them to canonical form.
 
     Args:
-        source: where they are.
+        source: where the rows are.
         split: name of the split, with an optional slice (``train[:10%]``).
         spec: the request, for format, columns and system prompt.
         allowed: the formats that the algorithm takes.
-        limit: read no more rows than this, after slicing.
-        chat: whether the tokenizer has a chat template, which decides what instructions become.
+        limit: the most rows to return, after slicing.
+        chat: whether the tokenizer has a chat template; if so, instructions become messages.
 
     Raises:
         DataError: no such split or column, a malformed or empty row, no rows, mixed formats; the
@@ -60,13 +60,15 @@ def load(
         if limit is not None:
             dataset = dataset.select(range(min(limit, len(dataset))))
         if len(dataset) == 0:
-            raise DataError(f"{source.name}: the slice {split!r} holds no rows")
+            raise DataError(f"{source.name}: the slice {split!r} is empty", "Use a larger slice")
     return Rows(dataset, format_name, f"{source.name}, split {split}")
 
 
 def no_rows(source: Source, split: str) -> DataError:
-    """What is said of data without a row."""
-    return DataError(f"{source.name} has no rows in split {split!r}", "Name data that has rows")
+    """The error for data without rows."""
+    return DataError(
+        f"{source.name} has no rows in split {split!r}", "Use data with at least one row"
+    )
 
 
 def canonicalise(
@@ -87,11 +89,11 @@ def canonicalise(
         raise DataError(
             f"{first[0]}: no column {missing[0]!r}; columns: {shown(', '.join(first[1]), 200)}"
             f"{nearest(missing[0], list(first[1]))}",
-            "Mend dataset.columns",
+            "Fix dataset.columns",
         )
     mapped = _rename(first[1], known)
     name = spec.format if spec.format != "auto" else detect(mapped, first[0], allowed)
-    turn = FORMATS[name].turn
+    convert = FORMATS[name].convert
 
     def canonical() -> Iterator[dict[str, Any]]:
         shape: set[str] | None = None
@@ -102,22 +104,23 @@ def canonicalise(
             where, values = row[0], _rename(row[1], known)
             try:
                 require_columns(values, name)
-                turned = turn(values, chat)
+                row_values = convert(values, chat)
             except UnusableError as problem:
-                alike = f"Every row has to be {name} like the first one" if count else ""
-                raise DataError(f"{where}: {problem}", alike or "Mend that row") from None
-            # Columns for rewards may hold what they like, as long as the first row has them too.
+                alike = f"Every row must be {name} data like the first row" if count else ""
+                raise DataError(f"{where}: {problem}", alike or "Fix that row") from None
+            # Columns for rewards may contain anything, but the first row must have them.
             free = name == "prompt"
             if free:
-                turned = {**dict.fromkeys(mapped), **turned}
-            if free and not known_columns.issuperset(turned):
-                extra = next(key for key in turned if key not in known_columns)
+                row_values = {**dict.fromkeys(mapped), **row_values}
+            if free and not known_columns.issuperset(row_values):
+                extra = next(key for key in row_values if key not in known_columns)
                 raise DataError(
-                    f"{where}: a column '{shown(extra)}', which the first row does not have"
+                    f"{where}: the column '{shown(extra)}' is missing in the first row",
+                    "Add it to the first row, with null if it has no value",
                 )
             kinds = {
                 f"{key} {type(value).__name__}"
-                for key, value in turned.items()
+                for key, value in row_values.items()
                 if not free or key == "prompt"
             }
             if shape is None:
@@ -126,9 +129,11 @@ def canonicalise(
                 raise DataError(
                     f"{where}: a row of {shown(', '.join(sorted(kinds)))} among rows of "
                     f"{shown(', '.join(sorted(shape)))}",
-                    "Rows of one dataset have to have one format",
+                    "All rows of a dataset must have the same format",
                 )
-            yield _with_system(turned, spec.system_prompt, where) if spec.system_prompt else turned
+            if spec.system_prompt:
+                row_values = _with_system(row_values, spec.system_prompt, where)
+            yield row_values
             count += 1
             row = next(iterator, None) if count != limit else None
 
@@ -136,7 +141,7 @@ def canonicalise(
 
 
 def _rename(values: Values, known: Mapping[str, str]) -> dict[str, Any]:
-    """Columns under their canonical names; a named one wins over one that has the name already."""
+    """Columns under their canonical names; a mapped column replaces one with the same name."""
     named = {ours: values[theirs] for ours, theirs in known.items() if theirs in values}
     used = {*known, *known.values()}
     return {key: value for key, value in values.items() if key not in used} | named
@@ -146,8 +151,8 @@ def _with_system(row: dict[str, Any], prompt: str, where: str) -> dict[str, Any]
     key = "messages" if "messages" in row else "prompt"
     if not isinstance(row.get(key), list):
         raise DataError(
-            f"dataset.system_prompt is for conversations, and {where} is none",
-            "Leave it out, or use chat data",
+            f"dataset.system_prompt needs conversations, and {where} is not one",
+            "Remove it, or use chat data",
         )
     if any(message["role"] == "system" for message in row[key]):
         return row
@@ -167,7 +172,7 @@ def _slice(dataset: Any, name: str, split: str) -> Any:
 
 
 def _dataset(rows: Iterator[dict[str, Any]]) -> Any:
-    """Canonical rows as Arrow, a batch at a time, so that Python objects do not pile up."""
+    """Canonical rows as Arrow, one batch at a time, which limits memory."""
     import pyarrow
     from datasets import Dataset
 
@@ -180,11 +185,11 @@ def _dataset(rows: Iterator[dict[str, Any]]) -> Any:
                 batch = []
         if batch:
             batches.append(pyarrow.Table.from_pylist(batch))
-        # What the first rows lack or hold as whole numbers, later ones may have or hold as others.
+        # Later rows may have more columns than the first rows, or fractions instead of integers.
         whole = pyarrow.concat_tables(batches, promote_options="permissive") if batches else None
     except pyarrow.ArrowException as error:
         raise DataError(
-            f"a column holds values of several kinds: {str(error).splitlines()[0]}",
-            "Give every column one kind of value",
+            f"a column contains values of several types: {str(error).splitlines()[0]}",
+            "Use one type per column",
         ) from None
     return Dataset(whole) if whole is not None else Dataset.from_list([])

@@ -1,6 +1,6 @@
-"""Where rows come from: files, folders, saved datasets and what was fetched from the hub.
+"""Sources of rows: files, folders, saved datasets and fetched hub datasets.
 
-A source yields rows, each with its place (file and line) for messages.
+A source yields rows, each with its location (file and line) for messages.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from aligntune.errors import DataError, shown
 
 Values = Mapping[str, Any]
 Row = tuple[str, Values]
-"""Where a row stands (``train.jsonl, line 3``), and its columns."""
+"""A row's location (``train.jsonl, line 3``), and its columns."""
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 BATCH_ROWS = 1000
 PIECE_BYTES = 2**20
 MOST_ENTRIES = 100_000
-"""Files and folders that are gone through for those with data."""
+"""The most files and folders that are searched for data."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where rows come from: a local path, or the Arrow files a hub dataset was fetched into."""
+    """A local path, or the Arrow files of a fetched hub dataset."""
 
     name: str
     path: Path | None = None
@@ -39,10 +39,10 @@ class Source:
 
 
 def read_rows(source: Source, split: str) -> Iterator[Row]:
-    """The rows of a source's split, as they stand there.
+    """The rows of a source's split, unchanged.
 
     Raises:
-        DataError: there is no such source or split, or what is there cannot be read.
+        DataError: there is no such source or split, or it cannot be read.
     """
     if source.path is None:
         return _arrow_rows(source)
@@ -51,30 +51,33 @@ def read_rows(source: Source, split: str) -> Iterator[Row]:
 
 
 def find_files(source: Source, split: str) -> list[tuple[Path, str]] | None:
-    """The files of a local source's split, and what messages call them; None for a saved dataset.
+    """The files of a local source's split, with names for messages; None for a saved dataset.
 
     Raises:
         DataError: there is no such source or split.
     """
     path = source.path
     if path is None or not os.path.exists(path):
-        raise DataError(f"no such dataset: {source.name}")
+        raise DataError(f"no such dataset: {source.name}", "Check the path")
     if os.path.isdir(path):
         if not os.access(path, os.R_OK | os.X_OK):
-            raise DataError(f"cannot read {source.name}: Permission denied")
+            raise DataError(
+                f"cannot read {source.name}: Permission denied",
+                "Make it readable for the user that runs the training",
+            )
         return None if is_saved(path) else _folder_files(path, source.name, split)
     if path.suffix.lower() not in SUFFIXES:
         raise DataError(
-            f"{source.name}: {path.suffix or 'a file without suffix'} is not a known format",
+            f"{source.name}: {path.suffix or 'a file without a suffix'} is not a known format",
             f"Use one of {', '.join(SUFFIXES)}",
         )
     if split not in ("train", ""):
-        raise DataError(f"{source.name} is one file and has no split {split!r}", "Leave it out")
+        raise DataError(f"{source.name} is one file and has no split {split!r}", "Remove the split")
     return [(path, path.name)]
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether it is a dataset of ``save_to_disk``."""
+    """Whether a folder is a dataset of ``save_to_disk``."""
     return any(os.path.exists(folder / name) for name in ("dataset_info.json", "dataset_dict.json"))
 
 
@@ -87,7 +90,7 @@ def _files_rows(files: Iterable[tuple[Path, str]]) -> Iterator[Row]:
 
 @contextmanager
 def reading(path: Path, name: str) -> Iterator[None]:
-    """Have what goes wrong on reading a file be a :class:`DataError` that names it."""
+    """Turn errors of reading a file into a :class:`DataError` that names it."""
     try:
         yield
     except UnicodeDecodeError:
@@ -98,10 +101,10 @@ def reading(path: Path, name: str) -> Iterator[None]:
 
 
 def _first_undecodable(path: Path) -> int:
-    """The line that is not UTF-8 (what the decoder reports counts from the start of its buffer)."""
+    """The line that is not UTF-8 (the decoder counts from the start of its buffer)."""
     decoder, number = codecs.getincrementaldecoder("utf-8")(), 1
     with path.open("rb") as file:
-        while piece := file.readline(PIECE_BYTES):  # a line may be as long as a memory
+        while piece := file.readline(PIECE_BYTES):  # a line may be very long
             try:
                 decoder.decode(piece)
             except UnicodeDecodeError:
@@ -124,12 +127,12 @@ def jsonl_rows(lines: Iterable[str], name: str) -> Iterator[Row]:
 
 
 def json_rows(path: Path, name: str) -> Iterator[Row]:
-    """The rows of a list, or of one object a line; the file is read whole."""
+    """The rows of a list, or of one object per line; reads the whole file."""
     text = path.read_text(encoding="utf-8-sig")
     if not text.lstrip().startswith("["):
         if _is_object(text) and "\n" in text.strip():
             raise DataError(
-                f"{name} is one JSON object", "Make it a list of rows, or one object a line"
+                f"{name} is one JSON object", "Make it a list of rows, or write one object per line"
             )
         yield from _jsonl(path, name)
         return
@@ -151,19 +154,19 @@ def _parse(text: str, where: str) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, " if error.lineno > 1 else ""
         problem = f"{error.msg} at {place}column {error.colno}"
-    except (ValueError, RecursionError):  # a number of thousands of digits, a bracket too many
-        problem = "a number too long or lists too deep"
-    raise DataError(f"{where}: not valid JSON ({problem})", "Mend that line")
+    except (ValueError, RecursionError):  # a number with thousands of digits, or deep nesting
+        problem = "a number is too long, or lists are nested too deeply"
+    raise DataError(f"{where}: not valid JSON ({problem})", "Fix that line")
 
 
 def as_row(row: Any, where: str) -> Values:
     """A value as a row.
 
     Raises:
-        DataError: it is no object of columns.
+        DataError: the value is not an object of columns.
     """
     if not isinstance(row, dict):
-        raise DataError(f"{where}: {kind_of(row)}, not an object of columns", "Mend that row")
+        raise DataError(f"{where}: {kind_of(row)}, not an object of columns", "Fix that row")
     return row
 
 
@@ -173,18 +176,21 @@ def _csv(path: Path, name: str) -> Iterator[Row]:
 
 
 def csv_rows(lines: Iterable[str], name: str) -> Iterator[Row]:
-    """The rows of a table with a heading; lines come with their ends, which fields may hold."""
+    """The rows of a table with a header; lines include line breaks, which fields may contain."""
     csv.field_size_limit(2**31 - 1)
     reader = csv.DictReader(lines, strict=True)
     try:
         for row in reader:
             where = f"{name}, line {reader.line_num}"
             if None in row or None in row.values():
-                raise DataError(f"{where}: not as many fields as columns", "Mend that line")
+                raise DataError(
+                    f"{where}: the number of fields differs from the number of columns",
+                    "Fix that line",
+                )
             yield where, row
     except csv.Error as error:
-        line = reader.reader.line_num  # the dictionary reader's own lags behind
-        raise DataError(f"{name}, line {line}: not valid CSV ({error})") from None
+        line = reader.reader.line_num  # the dictionary reader's count lags behind
+        raise DataError(f"{name}, line {line}: not valid CSV ({error})", "Fix that line") from None
 
 
 def _parquet(path: Path, name: str) -> Iterator[Row]:
@@ -198,7 +204,9 @@ def _parquet(path: Path, name: str) -> Iterator[Row]:
                 number += 1
                 yield f"{name}, row {number}", row
     except pyarrow.ArrowException as error:
-        raise DataError(f"{name} is not a valid Parquet file: {error}") from None
+        raise DataError(
+            f"{name} is not a valid Parquet file: {error}", "Save or download it again"
+        ) from None
 
 
 def _arrow_rows(source: Source) -> Iterator[Row]:
@@ -211,10 +219,10 @@ def _arrow_rows(source: Source) -> Iterator[Row]:
             yield f"{source.name}, row {number}", row
 
 
-SPLIT_REMEDY = "Set dataset.split, or dataset.eval_split where it is the evaluation set"
+SPLIT_REMEDY = "Set dataset.split, or dataset.eval_split for the evaluation set"
 
 FILLER = ("of", "data", "dataset", "set", "split")
-"""Words beside a split's name that say nothing: ``train-00000-of-00002``, ``my_training_set``."""
+"""Words in file names that do not name a split: ``train-00000-of-00002``, ``my_training_set``."""
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -228,7 +236,7 @@ def _folder_files(folder: Path, name: str, split: str) -> list[tuple[Path, str]]
     files = [path for path in found if os.path.isfile(path)]
     if not files:
         raise DataError(
-            f"{name} holds no {', '.join(SUFFIXES)} files", "Name a file or another folder"
+            f"{name} contains no {', '.join(SUFFIXES)} files", "Use a file or another folder"
         )
     by_split: dict[str, list[Path]] = {}
     for path in files:
@@ -237,9 +245,9 @@ def _folder_files(folder: Path, name: str, split: str) -> list[tuple[Path, str]]
     if unnamed and by_split:
         others = ", ".join(_called(path, folder) for path in unnamed[:3])
         raise DataError(
-            f"{name} holds splits ({', '.join(sorted(by_split))}), and files that tell none "
-            f"by their name: {others}{', ...' if len(unnamed) > 3 else ''}",
-            "Move these away, or name the file to train on itself",
+            f"{name} contains splits ({', '.join(sorted(by_split))}), and files whose names match "
+            f"no split: {others}{', ...' if len(unnamed) > 3 else ''}",
+            "Move these files away, or set dataset.name to the file to train on",
         )
     by_split = by_split or {"train": unnamed}
     wanted = next((main for main, also in SPLIT_NAMES.items() if split in also), split)
@@ -249,20 +257,20 @@ def _folder_files(folder: Path, name: str, split: str) -> list[tuple[Path, str]]
 
 
 def _walk(folder: Path, name: str) -> Iterator[Path]:
-    """What is in a folder and those below it, without what is hidden."""
+    """The files and folders below a folder, without hidden ones."""
     waiting, left = [folder], MOST_ENTRIES
     while waiting:
         try:
             entries = os.scandir(waiting.pop())
         except OSError:
-            continue  # one that may not be read, or is gone by now
+            continue  # unreadable, or deleted meanwhile
         with entries:
             for entry in entries:
                 left -= 1
                 if left < 0:
                     raise DataError(
-                        f"{name} holds more than {MOST_ENTRIES:,} files and folders",
-                        "Name the folder with the data itself",
+                        f"{name} contains more than {MOST_ENTRIES:,} files and folders",
+                        "Use the folder that contains the data",
                     )
                 if entry.name.startswith("."):
                     continue
@@ -276,16 +284,16 @@ def _called(path: Path, folder: Path) -> str:
 
 
 def no_split(name: str, split: str, there: Iterable[str]) -> DataError:
-    """What is said where a source has splits, and not this one."""
+    """The error for a split that a source does not have."""
     known = shown(", ".join(there), 200)
     return DataError(f"{name} has no split {split!r}; splits: {known}", SPLIT_REMEDY)
 
 
 def _split_of(path: Path) -> str:
-    """The split that a file's name or a folder above it tells; none is the empty text.
+    """The split in the name of a file or of a folder above it; empty if there is none.
 
-    A name tells it by its last word, as ``my_test.json`` and ``train-00000-of-00002.parquet``, or
-    by the split's own name in front, as ``train_sft.jsonl``; ``dev_tools.jsonl`` tells none.
+    It is the last word of the name, as in ``my_test.json`` and ``train-00000-of-00002.parquet``, or
+    the canonical name in front, as in ``train_sft.jsonl``. ``dev_tools.jsonl`` has no split.
     """
     for part in (path.stem, *reversed(path.parts[:-1])):
         words = [word for word in re.findall("[a-z]+", part.lower()) if word not in FILLER]
@@ -301,7 +309,10 @@ def _saved_rows(folder: Path, name: str, split: str) -> Iterator[Row]:
     try:
         saved = load_from_disk(str(folder))
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{name} is not a whole saved dataset: {error}") from None
+        raise DataError(
+            f"{name} is an incomplete saved dataset: {error}",
+            "Save the dataset again with save_to_disk",
+        ) from None
     if isinstance(saved, DatasetDict):
         if split not in saved:
             raise no_split(name, split, saved)
@@ -311,7 +322,7 @@ def _saved_rows(folder: Path, name: str, split: str) -> Iterator[Row]:
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in words for a message."""
+    """The type of a value, for messages."""
     names = {"NoneType": "empty", "dict": "an object", "list": "a list", "str": "text"}
     kind = type(value).__name__
     return "an empty list" if value == [] else names.get(kind, f"a {kind}")

@@ -1,7 +1,7 @@
-"""Rewards: what is scored during reinforcement learning, and by whom.
+"""Rewards: functions and models that score completions during reinforcement learning.
 
-:func:`check`, :func:`names` and :func:`columns` are for the host too: they import no torch and look
-at nothing but the request. :func:`build` makes what a trainer calls.
+The host uses :func:`check`, :func:`names` and :func:`columns` too: they do not import torch, and
+read only the request. :func:`build` makes the functions that a trainer calls.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from aligntune.rewards.catalog import RewardSpec, check, columns, labels, names
 __all__ = ["Reward", "RewardSpec", "build", "check", "columns", "labels", "names"]
 
 Reward = Callable[..., list[float | None]]
-"""``f(prompts, completions, completion_ids, **columns)``, as TRL calls it, gives a score a sample,
-or None where it does not apply: https://huggingface.co/docs/trl/grpo_trainer"""
+"""``f(prompts, completions, completion_ids, **columns)``, as TRL calls it, returns one score per
+sample, or None if it does not apply: https://huggingface.co/docs/trl/grpo_trainer"""
 
 
 def build(
@@ -29,22 +29,22 @@ def build(
     chat: bool = False,
     tell: Callable[[RewardError], None] | None = None,
 ) -> list[Reward]:
-    """The functions of a request, in its order, each guarded (see :class:`.guard.Guard`).
+    """The guarded functions of a request, in order (see :class:`.guard.Guard`).
 
     Args:
-        rewards: what was asked for.
-        locate: where a local path of the host is here.
+        rewards: the requested rewards.
+        locate: maps a local path of the host to its path here.
         device: ``torch.device`` that reward models compute on.
-        find_model: the folder of a reward model, for those from a hub; a local one is located.
-        chat: whether prompts are conversations, which a reward model needs a chat template for.
-        tell: says an error where nothing else can, because a function never returns. It is called
-            in a process of its own, and this process then ends with the error's exit code. Without
-            it only Python code can be interrupted.
+        find_model: maps a reward model to its folder; without it, models are local paths.
+        chat: whether prompts are conversations, for which a reward model needs a chat template.
+        tell: reports an error if a function never returns. It is called in a separate process, and
+            this process then exits with the error's code. Without it, only Python code can be
+            interrupted.
 
     Raises:
-        SpecError: no such reward, file or function, or an argument that it does not take.
+        SpecError: a reward, file or function does not exist, or does not take an argument.
         ModelError: a reward model that cannot be used.
-        RewardError: a file that does not import, or a machine that cannot confine code.
+        RewardError: a file does not import, or the machine cannot confine code.
     """
     from aligntune.rewards.catalog import make
     from aligntune.rewards.guard.guard import Guard
@@ -71,7 +71,7 @@ def build(
 
 
 def _prepare(reward: RewardSpec) -> None:
-    """Find out now what a built-in reward would else find out when it is first called."""
+    """Check a built-in reward now, and not at its first call."""
     match reward.name:
         case "code":
             from aligntune.rewards.sandbox.parent import require_confinement

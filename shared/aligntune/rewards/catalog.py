@@ -1,4 +1,4 @@
-"""The rewards that there are, what they take, and whether a request for some makes sense."""
+"""The built-in rewards, their arguments, and checks of a request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FUNCTION = re.compile(r"(?P<path>/.*):(?P<function>[^\W\d]\w*)", re.DOTALL)
 
 
 class RewardSpec(Protocol):
-    """What is asked for: ``aligntune.spec.run_spec.RewardSpec``."""
+    """A requested reward: ``aligntune.spec.run_spec.RewardSpec``."""
 
     @property
     def name(self) -> str | None:
@@ -28,7 +28,7 @@ class RewardSpec(Protocol):
 
     @property
     def model(self) -> str | None:
-        """Folder or hub id of a sequence classification model; there is this or ``name``."""
+        """Folder or hub id of a sequence classification model, instead of ``name``."""
 
     @property
     def revision(self) -> str | None:
@@ -36,15 +36,15 @@ class RewardSpec(Protocol):
 
     @property
     def weight(self) -> float:
-        """What the score is multiplied by; the trainer does that."""
+        """The factor that the trainer multiplies the score by."""
 
     @property
     def timeout(self) -> float:
-        """Seconds that one call, which is a whole batch, may take."""
+        """Seconds that one call (a whole batch) may take."""
 
     @property
     def args(self) -> Mapping[str, Any]:
-        """The reward's own arguments."""
+        """The reward's arguments."""
 
 
 BUILT_IN: dict[str, Callable[..., Any]] = {
@@ -56,7 +56,7 @@ BUILT_IN: dict[str, Callable[..., Any]] = {
     "length": length,
     "code": code,
 }
-"""Each makes a reward from its keyword arguments, and imports nothing heavy to do so."""
+"""Each makes a reward from keyword arguments, without heavy imports."""
 
 
 def model(*, batch_size: int = 8, max_length: int | None = None) -> None:
@@ -64,11 +64,11 @@ def model(*, batch_size: int = 8, max_length: int | None = None) -> None:
 
     Args:
         batch_size: samples scored at once.
-        max_length: tokens that a sample is cut to, at its beginning; null is what the model takes.
+        max_length: samples lose their beginning beyond this many tokens; null is the model's limit.
     """
     for key, value in (("batch_size", batch_size), ("max_length", max_length)):
         if value is not None and value < 1:
-            raise SpecError(f"{key} is {value}, and must be 1 or more")
+            raise SpecError(f"{key} is {value}, but must be at least 1")
 
 
 def names() -> tuple[str, ...]:
@@ -77,7 +77,7 @@ def names() -> tuple[str, ...]:
 
 
 def labels(rewards: Sequence[RewardSpec]) -> list[str]:
-    """What each reward is logged as; a name's second use is ``name_2``."""
+    """The name of each reward in logs; the second use of a name is ``name_2``."""
     found: list[str] = []
     for reward in rewards:
         plain = _plain_label(reward)
@@ -97,7 +97,7 @@ def _plain_label(reward: RewardSpec) -> str:
 
 
 def columns(rewards: Sequence[RewardSpec]) -> dict[str, str]:
-    """The column of the data that each reward reads, by label, of those known to read one."""
+    """The column that each reward reads, by label, for the rewards known to read one."""
     found = {}
     for reward, label in zip(rewards, labels(rewards), strict=True):
         parameter = inspect.signature(_factory(reward)).parameters.get("column")
@@ -107,16 +107,16 @@ def columns(rewards: Sequence[RewardSpec]) -> dict[str, str]:
 
 
 def check(rewards: Sequence[RewardSpec]) -> None:
-    """Refuse rewards that there are none of, and arguments that they do not take.
+    """Refuse unknown rewards, and arguments that a reward does not take.
 
-    Looks at the request only, so a user's file and a model are not opened.
+    Reads only the request; custom files and models are not opened.
 
     Raises:
-        SpecError: naming the reward, and the argument if it is one.
+        SpecError: with the reward, and the argument if that is wrong.
     """
     for reward in rewards:
         if (reward.name is None) == (reward.model is None):
-            raise SpecError("a reward is a name or a model", "Set one of the two")
+            raise SpecError("a reward needs a name or a model, not both", "Set one of the two")
         if reward.name is not None and reward.name not in BUILT_IN:
             if not FUNCTION.fullmatch(reward.name):
                 raise _no_such(reward.name)
@@ -143,7 +143,9 @@ def make(reward: RewardSpec) -> Any:
             raise SpecError(f"{what}: {key} is {value!r}. {said}") from None
     for key, parameter in known.items():
         if parameter.default is parameter.empty and key not in reward.args:
-            raise SpecError(f"{what} needs the argument {key!r}")
+            raise SpecError(
+                f"{what} needs the argument {key!r}", f"Set it in args, as args: {{{key}: ...}}"
+            )
     try:
         return factory(**reward.args)
     except SpecError as error:
@@ -157,7 +159,7 @@ def _factory(reward: RewardSpec) -> Callable[..., Any]:
 
 
 def _user_function() -> None:
-    """A user's function, of which nothing is known before it is loaded."""
+    """A custom function, whose arguments are unknown before it is loaded."""
 
 
 def _no_such(name: str) -> SpecError:
@@ -165,8 +167,10 @@ def _no_such(name: str) -> SpecError:
 
     known = ", ".join(BUILT_IN)
     if ".py" in name:
-        return SpecError(f"{name} names no function", "Write it as /path/to/file.py:function_name")
+        return SpecError(
+            f"{name} does not name a function", "Write it as /path/to/file.py:function_name"
+        )
     return SpecError(
-        f"no reward {name!r}{nearest(name, list(BUILT_IN))}",
-        f"Built in are {known}; your own is /path/to/file.py:function_name",
+        f"unknown reward {name!r}{nearest(name, list(BUILT_IN))}",
+        f"Use one of {known}, or your own as /path/to/file.py:function_name",
     )

@@ -1,4 +1,4 @@
-"""A reward model: a sequence classification model of transformers with one output, the score."""
+"""Reward models: sequence classification models of transformers with one output, the score."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ def load_model(
     batch_size: int = 8,
     max_length: int | None = None,
 ) -> Callable[..., list[float | None]]:
-    """The reward that a model gives: its output for prompt and completion, as one text.
+    """The reward of a model: its output for prompt plus completion.
 
-    A conversation is put into the reward model's own chat template; a text ends in its
-    end-of-sequence token, off which training has read its score. What is longer than the model
-    takes loses its beginning, since the completion is what is judged.
+    A conversation is rendered with the reward model's chat template. A text ends with the model's
+    end-of-sequence token, whose score the model was trained on. Samples that are too long lose
+    their beginning, because the reward is about the completion.
 
     Args:
-        folder: where the model is here.
-        name: what the user called it.
+        folder: the model's folder.
+        name: the model's name in the request, for messages.
         device: ``torch.device`` to compute on.
-        chat: whether there will be conversations.
+        chat: whether prompts are conversations.
         batch_size: samples scored at once.
-        max_length: tokens of the longest sample; None is what the model takes.
+        max_length: tokens of the longest sample; None is the model's limit.
 
     Raises:
-        ModelError: it does not load, or has no reward head.
+        ModelError: the model does not load, or has no reward head.
     """
     config = _config(folder, name)
     tokenizer = _tokenizer(folder, name)
     if chat and tokenizer.chat_template is None:
         raise ModelError(
-            f"the data is conversations, and the reward model {name} has no chat template",
-            "Save one with its tokenizer, or use prompts that are text",
+            f"the prompts are conversations, and the reward model {name} has no chat template",
+            "Save a chat template with its tokenizer, or use text prompts",
         )
     model = _weights(folder, name, device)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     takes = getattr(config.get_text_config(), "max_position_embeddings", None)
-    limits = (max_length, takes, tokenizer.model_max_length)  # the last is vast where none is known
+    limits = (max_length, takes, tokenizer.model_max_length)  # the last is huge if unknown
     most = min(limit for limit in limits if limit)
 
     def text(prompt: Any, completion: Any) -> str:
@@ -86,26 +86,30 @@ def _config(folder: Path, name: str) -> Any:
 
     if (folder / "adapter_config.json").is_file():
         raise ModelError(
-            f"the reward model {name} is an adapter",
-            "Merge it into its base (peft's merge_and_unload), or train it without an adapter",
+            f"the reward model {name} is an adapter, which is not supported",
+            "Merge it into its base model (peft's merge_and_unload), or train without an adapter",
         )
     if not (folder / "config.json").is_file():
-        raise ModelError(f"no reward model in {name}: there is no config.json")
+        raise ModelError(
+            f"no reward model in {name}: there is no config.json", "Check the path of the model"
+        )
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"the reward model {name} cannot be read: {first_line(error)}") from error
+        raise ModelError(
+            f"the reward model {name} cannot be read: {first_line(error)}", "Check its config.json"
+        ) from error
     made = (config.architectures or ["model without a head"])[0]
     if not made.endswith(HEAD):
         raise ModelError(
             f"{name} is a {made}, which has no reward head",
-            f"Use a *{HEAD} with one label, as reward training makes",
+            f"Use a *{HEAD} with one label, such as the result of --algo reward",
         )
     if config.num_labels != 1:
         labels = ", ".join(map(str, (config.id2label or {}).values()))
         raise ModelError(
-            f"the head of {name} classifies into {config.num_labels} labels ({labels}), and a "
-            "reward model has one output",
+            f"{name} is a classifier with {config.num_labels} labels ({labels}), but a reward "
+            "model has one output",
             "Use a reward model, not a classifier",
         )
     return config
@@ -118,12 +122,16 @@ def _tokenizer(folder: Path, name: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises a dozen classes for a folder without one
         raise ModelError(
-            f"the reward model {name} has no usable tokenizer: {first_line(error)}"
+            f"the reward model {name} has no usable tokenizer: {first_line(error)}",
+            "Save the tokenizer in the model's folder",
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
-        raise ModelError(f"the tokenizer of the reward model {name} has nothing to pad with")
+        raise ModelError(
+            f"the tokenizer of the reward model {name} has no padding token",
+            "Set pad_token in its tokenizer_config.json",
+        )
     tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
     return tokenizer
 
@@ -140,9 +148,11 @@ def _weights(folder: Path, name: str, device: Any) -> Any:
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"the reward model {name} does not load: {first_line(error)}") from error
+        raise ModelError(
+            f"the reward model {name} does not load: {first_line(error)}", "Check its files"
+        ) from error
     lacking = sorted(found["missing_keys"])
-    if lacking:  # transformers would fill them with chance
+    if lacking:  # transformers would initialize them randomly
         raise ModelError(
             f"the weights of the reward model {name} lack {', '.join(lacking[:3])}",
             "Save the model with its classification head",

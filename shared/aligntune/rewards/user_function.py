@@ -1,4 +1,4 @@
-"""A user's reward: a function in a Python file."""
+"""Custom rewards: functions in a Python file."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from aligntune.spec.suggest import nearest
 def load_function(
     reward: RewardSpec, locate: Callable[[str], Path], backstop: Backstop | None = None
 ) -> Callable[..., Any]:
-    """The function that ``reward`` names, of which a call passes what its signature takes.
+    """Load the function that ``reward`` names. Calls pass only the arguments in its signature.
 
     Raises:
-        SpecError: no such file or function, or the function cannot be called with what there is.
+        SpecError: no such file or function, or the function cannot be called.
         RewardError: the file does not import.
     """
     parts = FUNCTION.fullmatch(reward.name or "")
@@ -36,7 +36,9 @@ def load_function(
     name, function_name = parts["path"], parts["function"]
     path = locate(name)
     if not path.is_file():
-        raise SpecError(f"no reward file {name}", "Name it as /path/to/file.py:function")
+        raise SpecError(
+            f"no such reward file: {name}", "Write the reward as /path/to/file.py:function"
+        )
     module = _import(path, name, reward.timeout, backstop)
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -54,14 +56,14 @@ def load_function(
 
 def _import(path: Path, name: str, timeout: float, backstop: Backstop | None) -> ModuleType:
     known = f"aligntune_reward_{sha256(str(path).encode()).hexdigest()[:12]}"
-    if known in sys.modules:  # two functions of one file share what it keeps
+    if known in sys.modules:  # functions of the same file share its state
         return sys.modules[known]
     found = importlib.util.spec_from_file_location(known, path)
     if found is None or found.loader is None:
-        raise SpecError(f"the reward file {name} is no Python file (*.py)")
+        raise SpecError(f"the reward file {name} is not a Python file", "Use a *.py file")
     module = importlib.util.module_from_spec(found)
     sys.modules[known] = module
-    if str(path.parent) not in sys.path:  # last, so that nothing beside it takes another's name
+    if str(path.parent) not in sys.path:  # last, so that its neighbours replace no other module
         sys.path.append(str(path.parent))
     endless = RewardError(
         f"the reward file {name} did not import within {timeout:g} s", "Raise the reward's timeout"
@@ -76,14 +78,14 @@ def _import(path: Path, name: str, timeout: float, backstop: Backstop | None) ->
         del sys.modules[known]
         traceback.print_exc()
         raise RewardError(
-            f"the reward file {name} does not import: {_told(error, path)}", "Mend it"
+            f"the reward file {name} does not import: {_location(error, path)}", "Fix the file"
         ) from error
     if limit.over:
         raise endless
     return module
 
 
-def _told(error: BaseException, path: Path) -> str:
+def _location(error: BaseException, path: Path) -> str:
     if isinstance(error, SyntaxError):
         return f"line {error.lineno}: {error.msg}"
     lines = [
@@ -98,18 +100,23 @@ def _told(error: BaseException, path: Path) -> str:
 def _fitted(
     function: Callable[..., Any], what: str, arguments: Mapping[str, Any]
 ) -> Callable[..., Any]:
-    """``function`` with its own arguments set, given of each call what its signature takes."""
+    """``function`` with its fixed arguments. Calls pass only the arguments in its signature."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError) as error:
-        raise SpecError(f"{what} has no signature to be called by: {first_line(error)}") from error
+        raise SpecError(
+            f"{what} has no readable signature: {first_line(error)}", "Use a plain Python function"
+        ) from error
     only_by_place = [
         one.name
         for one in parameters
         if one.kind is one.POSITIONAL_ONLY and one.default is one.empty
     ]
     if only_by_place:
-        raise SpecError(f"{what} takes {only_by_place[0]!r} by position only; it is passed by name")
+        raise SpecError(
+            f"{what} takes {only_by_place[0]!r} by position only, but arguments are passed by name",
+            "Remove the / from its signature",
+        )
     takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters)
     named = {
         one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)

@@ -18,7 +18,7 @@ ENVIRONMENT_PREFIX = "ALIGNTUNE_"
 NOT_SETTINGS = frozenset(
     {"ALIGNTUNE_CACHE_DIR", "ALIGNTUNE_INPUT_ROOT", "ALIGNTUNE_PINS", "ALIGNTUNE_BASE"}
 )
-"""Variables of ours that configure the program rather than a run."""
+"""Variables that configure the program and not a run."""
 
 SHORTHANDS = {"model": "name", "dataset": "name"}
 """``model: M`` means ``model: {name: M}``."""
@@ -26,10 +26,9 @@ SHORTHANDS = {"model": "name", "dataset": "name"}
 
 @dataclass(frozen=True)
 class Layer:
-    """Values from one source; ``origin`` is what the user would call that source.
+    """Values from one source; ``origin`` is the source's name in messages.
 
-    ``strength`` orders the kinds of source: what two flags say together is said at once, while a
-    flag is a later word than a file.
+    ``strength`` orders the kinds of source: flags have the same strength, and override files.
     """
 
     origin: str
@@ -38,13 +37,13 @@ class Layer:
 
 
 def parse_value(key: str, text: str) -> Any:
-    """A value from an assignment or a variable: YAML, so that ``2`` is a number, ``null`` nothing.
+    """A value from an assignment or a variable, read as YAML: ``2`` is a number, ``null`` is None.
 
-    Where the key takes text, ``2`` is text too, and so is all else but ``null`` and what is quoted.
+    If the key takes text, everything except ``null`` and quoted values stays text.
     """
     try:
         value = yaml.load(text, Loader)
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: like a date, and none
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: looks like a date
         return text
     if value is None or (key in SHORTHANDS and isinstance(value, Mapping)):
         return value
@@ -64,23 +63,28 @@ def from_file(path: Path) -> Layer:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise SpecError(f"cannot read the config file {path}: {reason}") from error
     except ValueError as error:
-        raise SpecError(f"{path}: {error}", "Quote what looks like a date or a number") from error
+        raise SpecError(
+            f"{path}: {error}", "Quote values that look like a date or a number"
+        ) from error
     except RecursionError as error:
-        raise SpecError(f"{path}: nested too deep", "Mend the YAML") from error
+        raise SpecError(f"{path}: nested too deeply", "Fix the YAML") from error
     except yaml.YAMLError as error:
         place = getattr(error, "problem_mark", None)
         line = f", line {place.line + 1}" if place else ""
         problem = getattr(error, "problem", None) or "not valid YAML"
-        raise SpecError(f"{path}{line}: {problem}", "Mend the YAML") from error
+        raise SpecError(f"{path}{line}: {problem}", "Fix the YAML") from error
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise SpecError(f"{path} holds a {type(values).__name__}, not keys and values")
+        raise SpecError(
+            f"{path} contains a {type(values).__name__}, not keys and values",
+            "Write one key: value pair per line",
+        )
     return Layer(str(path), values, strength=0)
 
 
 def from_environment(environment: Mapping[str, str]) -> Iterator[Layer]:
-    """One layer a variable: ``ALIGNTUNE_TRAINING__EPOCHS=2`` is ``training.epochs``."""
+    """One layer per variable: ``ALIGNTUNE_TRAINING__EPOCHS=2`` is ``training.epochs``."""
     for name in sorted(environment):
         if name.startswith(ENVIRONMENT_PREFIX) and name not in NOT_SETTINGS:
             key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
@@ -91,7 +95,10 @@ def from_assignment(text: str) -> Layer:
     """The layer of one ``--set section.key=value``."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise SpecError(f"--set {text!r} is not of the form section.key=value")
+        raise SpecError(
+            f"--set {text!r} is not of the form section.key=value",
+            "For example --set training.epochs=2",
+        )
     key = key.strip()
     return Layer(f"--set {key}", nested(key, parse_value(key, value)))
 
@@ -104,7 +111,7 @@ def nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def _takes_text(key: str) -> bool:
-    """Whether a key's value can only be text, so that ``model.revision=123e4567`` is no number."""
+    """Whether a key takes text only, so that ``model.revision=123e4567`` is not a number."""
     section, _, name = key.rpartition(".")
     if key in SHORTHANDS or section == "dataset.columns":
         return True

@@ -1,4 +1,4 @@
-"""Local files and folders that a request names, made absolute."""
+"""Make the local paths in a request absolute."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PATH_KEYS: tuple[tuple[str, str, type[AligntuneError] | None], ...] = (
     ("dataset", "eval_name", DataError),
     ("adapter", "path", ModelError),
 )
-"""Keys whose value may be a local path, with the error where it is one and is missing; where there
-is no error class of its own, the value can be nothing else than a path."""
+"""Keys whose value may be a local path, with the error for a missing path. None means that the
+value is always a path."""
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
@@ -28,27 +28,29 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 def local_paths(values: dict[str, Any], base_dir: Path) -> dict[str, Any]:
-    """Names of existing files and folders made absolute, so that they mean the same everywhere."""
+    """Make the names of existing files and folders absolute, so that they are valid everywhere."""
     for section, key, kind in PATH_KEYS:
         branch = values.get(section)
         if isinstance(branch, dict) and isinstance(branch.get(key), str):
             branch[key] = local_name(branch[key], base_dir, section, key, kind)
     if "rewards" in values:
-        values["rewards"] = [_local_reward(one, base_dir) for one in listed(values["rewards"])]
+        values["rewards"] = [
+            _local_reward(reward, base_dir) for reward in listed(values["rewards"])
+        ]
     output = values.get("output")
     if isinstance(output, str):
         values["output"] = os.path.normpath(base_dir / os.path.expanduser(output))
-    _go_on_from_run(values)
+    _use_model_of_run(values)
     return values
 
 
 def local_name(
     name: str, base_dir: Path, section: str, key: str, kind: type[AligntuneError] | None
 ) -> str:
-    """``name`` as the absolute path of what it names, or as it is where that is a hub id.
+    """``name`` as an absolute path if it exists, else unchanged if it may be a hub id.
 
     Raises:
-        AligntuneError: of class ``kind``: it can only have meant a file or folder, and is missing.
+        AligntuneError: of class ``kind``: it is a path, and there is no such file or folder.
     """
     path = _absolute(name, base_dir)
     if os.path.exists(path):  # unlike Path.exists, no exception below an unreadable folder
@@ -61,11 +63,11 @@ def local_name(
 
 
 def _local_reward(reward: Any, base_dir: Path) -> Any:
-    """A reward whose file or model is named by its absolute path."""
+    """A reward with the absolute path of its file or model."""
     if isinstance(reward, str):
         reward = {"name": reward}
     if not isinstance(reward, Mapping):
-        return reward  # which is refused with the reason, as every value of a wrong type
+        return reward  # of a wrong type, which validation refuses
     name, model = reward.get("name"), reward.get("model")
     if isinstance(name, str) and ":" in name:
         file, _, function = name.rpartition(":")
@@ -81,14 +83,14 @@ def _local_reward(reward: Any, base_dir: Path) -> Any:
 
 
 def listed(value: Any) -> list[Any]:
-    """Rewards as a list, of which one alone need not be written as such."""
+    """Rewards as a list; a single reward may be given without one."""
     if isinstance(value, str | Mapping):
         return [value]
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _go_on_from_run(values: dict[str, Any]) -> None:
-    """A run named as the model is what came out of it: its weights, or its base and adapter."""
+def _use_model_of_run(values: dict[str, Any]) -> None:
+    """If the model is a run directory, use its result: its weights, or its base and adapter."""
     model = values["model"]
     run = Path(model["name"])
     if not run.is_absolute() or not os.path.isfile(run / RECORD):
@@ -96,7 +98,7 @@ def _go_on_from_run(values: dict[str, Any]) -> None:
     made = finished_model(run)
     if made is None:
         raise ModelError(
-            f"{run} is a run that has no model yet", f"aligntune-run --resume {run} goes on with it"
+            f"the run {run} has no model yet", f"Finish it with: aligntune-run --resume {run}"
         )
     try:
         adapter = json.loads((made / "adapter_config.json").read_text(encoding="utf-8"))
@@ -116,5 +118,5 @@ def _absolute(name: str, base_dir: Path) -> Path:
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether the user can only have meant a file or folder, as no hub id looks like this."""
+    """Whether a name must be a file or folder, because no hub id looks like this."""
     return name.startswith(("/", "./", "../", "~")) or name.lower().endswith(DATA_SUFFIXES)

@@ -1,7 +1,7 @@
-"""From words to a RunSpec: defaults < config file < environment < command line < Python argument.
+"""Combine sources into a RunSpec: defaults < config file < environment < command line < Python.
 
-Every source becomes a :class:`Layer` of nested values; :func:`resolve` lays them over each other,
-refuses keys it does not know, and remembers where each value came from.
+Every source becomes a :class:`Layer` of nested values. :func:`resolve` merges the layers, refuses
+unknown keys, and records where each value came from.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aligntune.spec.run_spec import RewardSpec, RunSpec
 from aligntune.spec.suggest import nearest
 
 FREE_FORM = frozenset({"trainer_args", "dataset.columns", "trl", "unsloth"})
-"""Keys whose own keys are the user's."""
+"""Keys below which users choose the keys."""
 
 
 KeyPath: TypeAlias = tuple[str, ...]
@@ -29,30 +29,30 @@ KeyPath: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Settings:
-    """A valid RunSpec, and for each dotted key the origin of its value (defaults are left out)."""
+    """A valid RunSpec, and the origin of each value that is not a default, by dotted key."""
 
     spec: RunSpec
     origins: dict[str, str]
 
 
 def beta_key(layers: Sequence[Layer]) -> str:
-    """The key that ``beta`` means: of the section that the algorithm has."""
+    """The key that ``beta`` stands for, in the section that the algorithm has."""
     named = [layer.values["algorithm"] for layer in layers if "algorithm" in layer.values]
     row = ALGORITHMS.get(str(named[-1])) if named else None
     return "preference.beta" if row and "preference" in row.sections else "rl.beta"
 
 
 def resolve(layers: Sequence[Layer], base_dir: Path | None = None) -> Settings:
-    """Lay the layers over each other, later ones on top, and validate the result.
+    """Merge the layers, later ones on top, and validate the result.
 
     Args:
         layers: sources in order of precedence, the weakest first.
-        base_dir: folder that relative local paths are relative to; None leaves names as they are,
-            as inside a container, where the host's paths are elsewhere.
+        base_dir: folder that relative paths start from; None leaves names unchanged, as inside a
+            container, where the host's paths are mounted elsewhere.
 
     Raises:
-        SpecError: a key is unknown (the nearest known one is named), a value is missing, of the
-            wrong type or out of range; the message names the key and where it was set.
+        SpecError: a key is unknown (the message suggests a similar one), or a value is missing, of
+            the wrong type or out of range. The message names the key and where it was set.
     """
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -89,7 +89,7 @@ def known_keys(model: type[BaseModel] = RunSpec, prefix: str = "") -> list[str]:
 def _flatten(
     values: Mapping[str, Any], model: type[BaseModel], above: KeyPath, origin: str
 ) -> Iterator[tuple[KeyPath, Any]]:
-    """Each value with its path of keys; a key that the model does not have is an error."""
+    """Each value with its path of keys; an unknown key is an error."""
     for name, value in values.items():
         path = (*above, str(name))
         key = ".".join(path)
@@ -113,10 +113,10 @@ def _flatten(
 
 
 def _overruled(values: Mapping[KeyPath, Any]) -> Iterator[KeyPath]:
-    """Keys of weaker layers that would silence what this layer says.
+    """Keys of weaker layers that this layer overrides without naming them.
 
-    Every ``spec.yaml`` names all keys, and ``-c spec.yaml --epochs 1`` or ``--lora-rank 8`` has to
-    do what it says: steps yield to epochs, and having no adapter to a word about adapters.
+    Every ``spec.yaml`` names all keys, and ``-c spec.yaml --epochs 1`` or ``--lora-rank 8`` must
+    take effect: epochs override max_steps, and a key of the adapter overrides ``type: none``.
     """
     if ("training", "epochs") in values and ("training", "max_steps") not in values:
         yield ("training", "max_steps")
@@ -144,7 +144,7 @@ def _put(tree: dict[str, Any], path: KeyPath, value: Any) -> None:
 
 
 def _require(values: Mapping[str, Any]) -> None:
-    """Name what is missing in the user's words before pydantic names it in its own."""
+    """Report missing values by their flags, before pydantic reports them by their fields."""
     missing = [
         flag
         for flag, given in (

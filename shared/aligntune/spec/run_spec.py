@@ -1,7 +1,7 @@
-"""RunSpec: what the user wants, validated and frozen, in one canonical form.
+"""RunSpec: the request, validated and frozen, in one canonical form.
 
-Words from the command line, YAML, the environment and Python arguments all become this
-(see :mod:`aligntune.spec.resolve`); everything after it reads nothing else.
+The command line, YAML, the environment and Python arguments all become a RunSpec (see
+:mod:`aligntune.spec.resolve`). Everything after that reads only the RunSpec.
 """
 
 from __future__ import annotations
@@ -37,38 +37,39 @@ IMAGE = re.compile(
     r"([a-zA-Z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
     r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?"
 )
-"""https://pkg.go.dev/github.com/distribution/reference, or the digest of one that is here."""
+"""https://pkg.go.dev/github.com/distribution/reference, or the digest of a local image."""
 
 ADAPTER_FACTOR = 10
-"""An adapter learns best at ten times the rate of all weights: https://thinkingmachines.ai/blog/lora."""
+"""An adapter learns best at ten times the rate of full fine-tuning
+(https://thinkingmachines.ai/blog/lora)."""
 
 ROWS = tuple(ALGORITHMS.values())
 
 OPTIONAL_SECTIONS = ("preference", "rl", "ppo", "rewards")
-"""Keys that mean something to some algorithms only, see ``Algorithm.sections``."""
+"""Sections that apply to some algorithms only, see ``Algorithm.sections``."""
 
 
 class RunSpec(Section):
-    """One run, as the user wants it.
+    """The request for one run.
 
     Attributes:
-        backend: ``auto`` takes the fastest that can run this; ``trl`` is TRL, always.
-        strict: a backend that was asked for and cannot be had is an error, not a fallback.
-        output: the run directory; null gives the run a folder of its own below ``runs/``.
+        backend: ``auto`` selects the fastest backend that can run this; ``trl`` always selects TRL.
+        strict: fail if the requested backend is unavailable, instead of falling back.
+        output: the run directory; null creates a new folder below ``runs/``.
         engine: where it runs; ``process`` is a venv made from the image's lock.
-        gpus: ``auto`` (one if there is one), ``all``, a number (0 trains on the CPU), or a
+        gpus: ``auto`` (one GPU if available), ``all``, a number (0 trains on the CPU), or a
             comma-separated list of indices or UUIDs.
         image: run this derived image instead of the pinned one.
-        pull: when to obtain an image.
-        memory: memory limit of the container, e.g. ``16g``; null leaves the host a little.
-        fit: what to do where a training surely needs more memory than there is: ``refuse`` it, or
+        pull: when to obtain the image.
+        memory: memory limit of the container, e.g. ``16g``; null reserves a little for the host.
+        fit: what to do if training certainly needs more memory than available: ``refuse`` it, or
             only ``warn``.
         preference: for DPO and KTO.
         rl: for PPO, the GRPO family and RLOO.
         ppo: for PPO.
-        rewards: what completions are rewarded for; each is logged by itself.
+        rewards: the rewards of completions; each is logged separately.
         trainer_args: any other argument of the algorithm's configuration class.
-        trl: arguments, of the trainer or of loading the model, for when TRL is what runs.
+        trl: arguments of the trainer or of loading the model that apply only to TRL.
         unsloth: the same for Unsloth, such as ``{use_gradient_checkpointing: unsloth}``.
     """
 
@@ -100,14 +101,14 @@ class RunSpec(Section):
         return ALGORITHMS[self.algorithm]
 
     def of_backend(self, name: str) -> dict[str, Any]:
-        """The arguments that are meant for one backend only."""
+        """The arguments that apply only to one backend."""
         return {"trl": self.trl, "unsloth": self.unsloth}[name]
 
     @model_validator(mode="before")
     @classmethod
     def _derive_defaults(cls, data: Any) -> Any:
-        """Defaults that hang on another value: the algorithm's own, an adapter under quantization,
-        and its learning rate.
+        """Defaults that depend on other values: the algorithm's, an adapter with quantization, and
+        its learning rate.
         """
         if not isinstance(data, dict):
             return data
@@ -190,11 +191,13 @@ class RunSpec(Section):
         self._require_groups()
         if self.model.quantization != "none" and self.adapter.type == "none":
             raise ValueError(
-                f"model.quantization={self.model.quantization} cannot be trained in full; "
-                "leave adapter.type out or set it to lora"
+                f"model.quantization={self.model.quantization} needs an adapter; "
+                "remove adapter.type or set it to lora"
             )
         if self.training.warmup > 1 and self.training.warmup % 1:
-            raise ValueError("training.warmup is a fraction below 1 or a whole number of steps")
+            raise ValueError(
+                "training.warmup must be a fraction below 1 or a whole number of steps"
+            )
         if self.training.packing and self.training.max_length is None:
             raise ValueError("training.packing needs training.max_length")
         if self.adapter.type == "none" and self.adapter.path:
@@ -202,20 +205,23 @@ class RunSpec(Section):
         if self.adapter.type == "none" or self.adapter.path:
             shape = self.adapter.model_dump(exclude={"type", "path"}, exclude_defaults=True)
             why = (
-                "adapter.path keeps its own shape" if self.adapter.path else "adapter.type is none"
+                "the adapter in adapter.path keeps its shape"
+                if self.adapter.path
+                else "adapter.type is none"
             )
             for key in shape:
-                raise ValueError(f"adapter.{key} has no effect, as {why}; leave it out")
+                raise ValueError(f"adapter.{key} has no effect because {why}; remove it")
         for key, name, value in (
             ("model.revision", self.model.name, self.model.revision),
             ("dataset.revision", self.dataset.name, self.dataset.revision),
             ("dataset.config", self.dataset.name, self.dataset.config),
         ):
             if value is not None and is_local(name):
-                raise ValueError(f"{key} is for a hub id, and {name} is local; leave it out")
+                raise ValueError(f"{key} applies only to a hub id, and {name} is local; remove it")
         if self.dataset.validation_fraction and (self.dataset.eval_name or self.dataset.eval_split):
             raise ValueError(
-                "dataset.validation_fraction and a separate evaluation set exclude each other"
+                "dataset.validation_fraction cannot be combined with dataset.eval_name or "
+                "dataset.eval_split; remove one of them"
             )
         if self.training.eval_steps and not (
             self.dataset.eval_name or self.dataset.eval_split or self.dataset.validation_fraction
@@ -227,14 +233,14 @@ class RunSpec(Section):
         return self
 
     def _require_meaning(self) -> None:
-        """Refuse what the algorithm has no use for, and the lack of what it cannot do without."""
+        """Refuse keys that do not apply to the algorithm, and the absence of keys that it needs."""
         row = self.row
         columns = list(self.dataset.columns)
         unknown = [name for name in columns if name not in CANONICAL_COLUMNS]
-        if unknown and "rewards" not in row.sections:  # rewards get columns of any name
+        if unknown and "rewards" not in row.sections:  # rewards receive columns of any name
             raise ValueError(
-                f"dataset.columns: no column {unknown[0]!r}; it is canonical name -> name in the "
-                f"data, and the canonical names are {', '.join(CANONICAL_COLUMNS)}"
+                f"dataset.columns: no column {unknown[0]!r}; it maps a canonical name to a name in "
+                f"the data, and the canonical names are {', '.join(CANONICAL_COLUMNS)}"
             )
         given = self._given_keys()
         for key in given:
@@ -275,26 +281,26 @@ class RunSpec(Section):
         group, training = self.rl.num_generations, self.training
         if group < 2:
             raise ValueError(
-                f"rl.num_generations: {self.algorithm} compares at least 2 completions"
+                f"rl.num_generations must be at least 2: {self.algorithm} compares completions"
             )
         batch = training.batch_size * training.gradient_accumulation
         steps = {"steps_per_generation", "generation_batch_size"} & set(self.trainer_args)
         if batch % group and not steps:
             raise ValueError(
-                f"a group of rl.num_generations={group} does not divide the {batch} completions of "
-                f"a step (training.batch_size {training.batch_size} x gradient_accumulation "
-                f"{training.gradient_accumulation}); make one a multiple of the other"
+                f"the {batch} completions of a step (training.batch_size {training.batch_size} x "
+                f"gradient_accumulation {training.gradient_accumulation}) must be a multiple of "
+                f"rl.num_generations={group}"
             )
 
     @property
     def given_arguments(self) -> tuple[tuple[str, str], ...]:
-        """Every trainer argument that is given by its own name: (section, name)."""
+        """Every trainer argument that the request sets by name: (section, name)."""
         sections = ("trainer_args", self.trainer_args), ("trl", self.trl), ("unsloth", self.unsloth)
         return tuple((section, name) for section, given in sections for name in given)
 
     @property
     def repositories(self) -> tuple[tuple[str, str, str | None], ...]:
-        """Every model and dataset it reads, local or not: (kind, name, revision)."""
+        """Every model and dataset that the run reads, local or not: (kind, name, revision)."""
         wanted: list[tuple[str, str | None, str | None]] = [
             ("model", self.model.name, self.model.revision),
             ("adapter", self.adapter.path, None),
@@ -306,7 +312,7 @@ class RunSpec(Section):
 
     @property
     def local_inputs(self) -> tuple[str, ...]:
-        """Files and folders of the user's that it reads, by absolute path."""
+        """The user's files and folders that the run reads, by absolute path."""
         named = [name for _, name, _ in self.repositories if is_local(name)]
         named += [path for path in (self.model.chat_template,) if path]
         named += [reward.file for reward in self.rewards if reward.file]

@@ -1,4 +1,4 @@
-"""The sections of a RunSpec: what each key means, its default and its bounds."""
+"""The sections of a RunSpec: meaning, default and limits of each key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CANONICAL_COLUMNS = (
     *("messages", "conversations", "prompt", "completion", "instruction", "input", "output"),
     *("text", "tools", "chosen", "rejected", "label"),
 )
-"""Columns that data can have under their own name or, by ``dataset.columns``, under another."""
+"""Columns that data can have, under these names or as mapped by ``dataset.columns``."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -49,13 +49,13 @@ class ModelSpec(Section):
     Attributes:
         name: a local folder (absolute after resolution) or a Hugging Face hub id.
         revision: branch, tag or commit of a hub id.
-        dtype: the dtype the weights are held in; ``auto`` is float32 for full fine-tuning (so that
-            small updates are not lost to rounding) and the checkpoint's own under an adapter.
-        quantization: hold the frozen weights in 4-bit NF4 or LLM.int8 (bitsandbytes); needs an
+        dtype: dtype of the weights; ``auto`` is float32 for full fine-tuning (so that rounding does
+            not lose small updates) and the checkpoint's own dtype with an adapter.
+        quantization: store the frozen weights in 4-bit NF4 or LLM.int8 (bitsandbytes); needs an
             adapter (QLoRA, https://arxiv.org/abs/2305.14314).
         attention: attention implementation, in transformers' names.
         chat_template: a Jinja file to use instead of the tokenizer's own chat template.
-        trust_remote_code: run Python code that the model's repository carries.
+        trust_remote_code: run the Python code in the model's repository.
     """
 
     name: str = Field(min_length=1)
@@ -78,11 +78,11 @@ class DatasetSpec(Section):
         split: split to train on, slices allowed (``train[:10%]``).
         eval_name: a separate evaluation set, in any form that ``name`` takes.
         eval_split: split to evaluate on (of ``eval_name`` if given, else of ``name``).
-        format: what a row looks like; ``auto`` detects it and says what it found.
-        columns: canonical column -> the name it has in the data, e.g. ``{prompt: question}``.
-        max_samples: train on the first so many rows.
-        system_prompt: put before every conversation that has no system message of its own.
-        validation_fraction: part of the training rows held out for evaluation, in [0, 1).
+        format: the format of a row; ``auto`` detects it and reports it.
+        columns: canonical column -> its name in the data, e.g. ``{prompt: question}``.
+        max_samples: train on this many rows, from the first.
+        system_prompt: added to every conversation that has no system message.
+        validation_fraction: fraction of the training rows held out for evaluation, in [0, 1).
     """
 
     name: str = Field(min_length=1)
@@ -108,33 +108,33 @@ class DatasetSpec(Section):
 
 
 class TrainingSpec(Section):
-    """How the model is trained; every value reaches the trainer, whatever its own default is.
+    """How the model is trained. Every value is passed to the trainer, which applies no defaults.
 
     Attributes:
-        epochs: passes over the training rows; ``max_steps``, if given, overrides it.
-        batch_size: sequences a device and step.
-        gradient_accumulation: batches summed before an optimizer step.
-        learning_rate: peak; by algorithm (2e-5 for SFT, 1e-6 for DPO and GRPO, ...), and ten times
-            that for an adapter, unless given.
-        schedule: learning-rate schedule, in transformers' names.
+        epochs: passes over the training rows; ``max_steps`` overrides it.
+        batch_size: sequences per device per step.
+        gradient_accumulation: batches per optimizer step.
+        learning_rate: peak learning rate; the default depends on the algorithm (2e-5 for SFT, 1e-6
+            for DPO and GRPO, ...) and is ten times higher for an adapter.
+        schedule: learning-rate schedule, by its name in transformers.
         warmup: optimizer steps (1 or more) or fraction of all steps (below 1).
         weight_decay: decoupled weight decay (AdamW).
-        optimizer: optimizer, in transformers' names.
+        optimizer: optimizer, by its name in transformers.
         max_grad_norm: gradient norm at which gradients are clipped.
-        max_length: tokens a sequence is cut to; null keeps every token. Where completions are
-            generated the keys of ``rl`` say it, and this is a bound on both together.
-        packing: put several rows in one sequence (best-fit decreasing, rows do not see each other).
-        group_by_length: batch rows of like length together, which wastes less on padding.
-        completion_only_loss: learn the completion only; null means yes for prompt-completion data.
-        assistant_only_loss: learn the assistant's turns only (chat data).
+        max_length: sequences are cut to this many tokens; null keeps every token. For online
+            algorithms the keys of ``rl`` set lengths, and this limits prompt plus completion.
+        packing: put several rows in one sequence (best-fit decreasing; rows do not see each other).
+        group_by_length: put rows of similar length in the same batch, which needs less padding.
+        completion_only_loss: learn only the completion; null means yes for prompt-completion data.
+        assistant_only_loss: learn only the assistant's messages (chat data).
         gradient_checkpointing: recompute activations to save memory; ``auto`` is on with a GPU.
-        precision: ``auto`` is bf16 where the processor computes in it, else fp16 on a GPU and
-            fp32 on a CPU.
-        seed: of Python, NumPy and torch.
+        precision: ``auto`` is bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a
+            CPU.
+        seed: random seed of Python, NumPy and torch.
         logging_steps: optimizer steps between logged losses.
-        eval_steps: optimizer steps between evaluations; null evaluates at the end only.
+        eval_steps: optimizer steps between evaluations; null evaluates only at the end.
         save_steps: optimizer steps between checkpoints.
-        save_total_limit: checkpoints kept.
+        save_total_limit: number of checkpoints to keep.
     """
 
     epochs: Annotated[float, sets("num_train_epochs")] = Field(default=3.0, gt=0)
@@ -170,10 +170,10 @@ class AdapterSpec(Section):
 
     Attributes:
         type: ``none`` trains every weight.
-        path: an existing adapter (folder or hub id) to go on from; its own shape is kept.
+        path: an existing adapter (folder or hub id) to continue training; it keeps its shape.
         rank: rank of the update matrices.
         alpha: the update is scaled by alpha / rank.
-        dropout: on the adapter's input.
+        dropout: dropout on the adapter's input.
         targets: module names, or ``all-linear``.
         rslora: scale by alpha / sqrt(rank) instead (https://arxiv.org/abs/2312.03732).
         dora: weight-decomposed adaptation (https://arxiv.org/abs/2402.09353).
@@ -193,11 +193,10 @@ class PreferenceSpec(Section):
     """Learning from preferences: DPO (https://arxiv.org/abs/2305.18290) and KTO.
 
     Attributes:
-        beta: how strongly the policy is held to the reference.
-        loss_type: in TRL's names, such as ``sigmoid``, ``ipo`` or ``hinge`` for DPO; null is the
-            algorithm's own.
-        label_smoothing: the share of pairs taken to be labelled the wrong way round, in [0, 0.5)
-            (DPO only).
+        beta: how strongly the policy stays close to the reference.
+        loss_type: TRL's name of the loss, such as ``sigmoid``, ``ipo`` or ``hinge`` for DPO; null
+            is the algorithm's default.
+        label_smoothing: the assumed fraction of pairs with swapped labels, in [0, 0.5) (DPO only).
     """
 
     beta: Annotated[float, sets("beta")] = Field(default=0.1, ge=0)
@@ -209,17 +208,17 @@ class RLSpec(Section):
     """Learning from rewards of the policy's own completions.
 
     Attributes:
-        num_generations: completions a prompt (the group of GRPO and RLOO); ``training.batch_size``
-            times ``gradient_accumulation`` is a multiple of it.
-        max_prompt_length: prompts of more tokens are left out and counted; null keeps all.
-        max_completion_length: tokens at which a completion is cut.
-        temperature: of sampling.
-        top_p: sample from the most likely tokens that together have this probability.
-        top_k: sample from so many most likely tokens; 0 is all.
-        beta: coefficient of the KL penalty towards the reference; by algorithm (0 in the GRPO
-            family, 0.05 in PPO and RLOO) unless given.
+        num_generations: completions per prompt (the group of GRPO and RLOO);
+            ``training.batch_size`` times ``gradient_accumulation`` must be a multiple of it.
+        max_prompt_length: longer prompts are skipped and counted, in tokens; null keeps all.
+        max_completion_length: completions are cut at this many tokens.
+        temperature: sampling temperature.
+        top_p: sample from the most likely tokens whose total probability is this.
+        top_k: sample from this many most likely tokens; 0 means all.
+        beta: coefficient of the KL penalty; the default depends on the algorithm (0 in the GRPO
+            family, 0.05 in PPO and RLOO).
         epsilon: the importance ratio is clipped to [1 - epsilon, 1 + epsilon].
-        epsilon_high: upper bound instead of epsilon (DAPO: 0.28).
+        epsilon_high: a different upper bound (DAPO: 0.28).
         num_iterations: passes over each batch of completions (PPO: 4 epochs, else 1).
     """
 
@@ -236,22 +235,23 @@ class RLSpec(Section):
 
 
 class PPOSpec(Section):
-    """What PPO has beyond :class:`RLSpec` (https://arxiv.org/abs/1707.06347).
+    """PPO's settings beside those of :class:`RLSpec` (https://arxiv.org/abs/1707.06347).
 
     Attributes:
-        num_mini_batches: optimizer steps a pass over a rollout; a rollout is so many times
+        num_mini_batches: optimizer steps per pass over a rollout; a rollout has this many times
             ``training.batch_size`` times ``gradient_accumulation`` completions.
-        gamma: discount a token.
+        gamma: discount per token.
         lam: lambda of generalised advantage estimation (https://arxiv.org/abs/1506.02438).
         vf_coef: weight of the value loss.
-        cliprange_value: how far a value may move from the rollout's before its loss is clipped.
-        kl_estimator: of the penalty a token: k1 or k3 (http://joschu.net/blog/kl-approx.html).
+        cliprange_value: how far a value may move from the rollout's value before its loss is
+            clipped.
+        kl_estimator: estimator of the penalty per token, k1 or k3 (http://joschu.net/blog/kl-approx.html).
         whiten_rewards: scale a rollout's rewards to unit variance.
-        whiten_advantages: bring a rollout's advantages to mean 0 and variance 1.
-        missing_eos_penalty: taken off the score of a completion that does not end by itself.
-        target_kl: end the passes over a rollout once the policy has moved so far, in nats a token.
-        critic: a value ``head`` on the policy's own hidden states, which learns at ten times the
-            rate, or a ``model`` of its own, which learns better for the memory of a second model.
+        whiten_advantages: scale a rollout's advantages to mean 0 and variance 1.
+        missing_eos_penalty: subtracted from the score of a completion without an end token.
+        target_kl: stop the passes over a rollout at this distance of the policy, in nats per token.
+        critic: a value ``head`` on the policy's hidden states, with ten times the learning rate, or
+            a separate ``model``, which learns better and needs the memory of a second model.
     """
 
     num_mini_batches: Annotated[PositiveInt, sets("num_mini_batches")] = 1
@@ -273,10 +273,11 @@ class RewardSpec(Section):
     """One reward; ``rewards: [exact_match]`` is short for ``rewards: [{name: exact_match}]``.
 
     Attributes:
-        name: a built-in reward (docs/rewards.md), or ``path.py:function`` for one of your own.
-        model: instead, a reward model: a sequence classifier with one label, folder or hub id.
+        name: a built-in reward (docs/rewards.md), or ``path.py:function`` for your own function.
+        model: instead of ``name``, a reward model: a sequence classifier with one label, as a
+            folder or hub id.
         revision: branch, tag or commit of a model's hub id.
-        weight: what it counts for in the sum.
+        weight: factor of the reward in the sum.
         timeout: seconds that one call may take.
         args: keyword arguments of the function, or of scoring by the model.
     """
@@ -296,15 +297,15 @@ class RewardSpec(Section):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.name is None) == (self.model is None):
-            raise ValueError("a reward has a name or a model, and not both")
+            raise ValueError("a reward needs a name or a model, not both")
         if self.revision is not None and (self.model is None or is_local(self.model)):
-            raise ValueError("revision is for a reward model's hub id")
+            raise ValueError("revision applies only to a reward model's hub id; remove it")
         require_recordable(self.args, "args")
         return self
 
     @property
     def file(self) -> str | None:
-        """The file of a function of one's own."""
+        """The file of a custom function."""
         path, colon, _ = (self.name or "").rpartition(":")
         return path if colon else None
 
@@ -315,10 +316,10 @@ def require_recordable(value: dict[str, Any], name: str = "") -> None:
     except (TypeError, ValueError) as error:
         start = f"{name} " if name else ""
         raise ValueError(
-            f"{start}must be made of texts, finite numbers, lists and mappings ({error})"
+            f"{start}may contain only text, finite numbers, lists and mappings ({error})"
         ) from None
 
 
 def is_local(name: str) -> bool:
-    """Whether a resolved model or dataset name is a path on the host rather than a hub id."""
+    """Whether a resolved model or dataset name is a path on the host, not a hub id."""
     return Path(name).is_absolute()

@@ -1,4 +1,4 @@
-"""What a request means for the trainer's arguments, as far as the host has to know.
+"""What a request means for the trainer's arguments, as far as the host needs to know it.
 
 The host refuses the arguments in :func:`owners` and :data:`REFUSED` before anything starts. A key
 of the spec declares the trainer arguments that it sets (:class:`aligntune.spec.sections.Sets`).
@@ -19,42 +19,43 @@ from aligntune.spec.sections import Sets
 REFUSED = {
     reason: names.split()
     for reason, names in {
-        "rows are tokens before the trainer sees them": "dataset_kwargs dataset_num_proc "
+        "the worker tokenizes rows before the trainer sees them": "dataset_kwargs dataset_num_proc "
         "truncation_mode eval_packing remove_unused_columns label_names length_column_name",
-        "the keys of model say how it is loaded": "model_init_kwargs",
-        "aligntune-run --resume goes on with a run": "resume_from_checkpoint",
-        "the model's own tokenizer_config.json says it": "eos_token pad_token",
+        "the keys of model control how it is loaded": "model_init_kwargs",
+        "aligntune-run --resume resumes a run": "resume_from_checkpoint",
+        "the model's tokenizer_config.json sets it": "eos_token pad_token",
         "training has no network": "push_to_hub hub_model_id hub_strategy hub_token "
         "hub_private_repo hub_always_push hub_revision log_completions_hub_repo "
         "trackio_space_id trackio_bucket_id trackio_static_space_id",
-        "losses go to events.jsonl and tensorboard/": "report_to run_name project disable_tqdm",
-        "what a run does is said by the spec alone": "do_train do_eval do_predict",
+        "losses are written to events.jsonl and tensorboard/": "report_to run_name project "
+        "disable_tqdm",
+        "the spec alone determines what a run does": "do_train do_eval do_predict",
         "evaluation is the same mean over tokens on every backend": "prediction_loss_only "
         "bf16_full_eval fp16_full_eval eval_accumulation_steps eval_do_concat_batches "
         "eval_use_gather_object batch_eval_metrics include_for_metrics "
         "per_device_eval_batch_size num_generations_eval num_eval_samples",
-        "a stopped run has to be able to go on": "save_only_model enable_jit_checkpoint "
+        "a stopped run must be resumable": "save_only_model enable_jit_checkpoint "
         "restore_callback_states_from_checkpoint",
-        "losses and tokens are told as they are": "include_num_input_tokens_seen "
+        "losses and tokens are reported unchanged": "include_num_input_tokens_seen "
         "logging_nan_inf_filter",
-        "a run is one process with one GPU": "deepspeed fsdp fsdp_config parallelism_config "
+        "a run uses one process and one GPU": "deepspeed fsdp fsdp_config parallelism_config "
         "local_rank ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_timeout "
         "ddp_find_unused_parameters ddp_static_graph context_parallel_size "
         "context_parallel_backend context_parallel_rotate_method save_on_each_node "
         "log_on_each_node log_level_replica ds3_gather_for_generation",
-        "model.chat_template says how chats are rendered": "chat_template_kwargs",
+        "model.chat_template controls how chats are rendered": "chat_template_kwargs",
     }.items()
 }
-"""Why -> trainer arguments that would be ignored, or would break what the worker promises."""
+"""Reason -> trainer arguments that would be ignored, or would break a guarantee of the worker."""
 
 SHAPING = (
     *("steps_per_generation", "generation_batch_size", "packing_strategy", "padding_free"),
     *("load_best_model_at_end", "precompute_ref_log_probs"),
 )
-"""Arguments that more than the trainer goes by, and so have one place to be said."""
+"""Arguments that also change how the worker plans a run, so they belong in ``trainer_args``."""
 
 ONLINE_ONLY = ("vllm_sampling_params", "unsloth_grpo_mini_batch")
-"""Arguments that Unsloth adds to every trainer, and that only online ones read."""
+"""Arguments that Unsloth adds to every trainer, but that only online trainers read."""
 
 
 def owners(row: Algorithm) -> dict[str, str]:
@@ -86,10 +87,10 @@ def _applies(key: str, row: Algorithm) -> bool:
 
 
 def rounds(spec: RunSpec) -> int:
-    """Optimizer steps between which a run can be gone on with to the same end.
+    """A run can be resumed exactly at every step that is a multiple of this.
 
-    TRL keeps what was generated out of a checkpoint, so there it is the steps that completions
-    last, and checkpoints are written between generations.
+    TRL does not save completions in checkpoints. So for its online trainers this is the number of
+    steps per generation, and checkpoints are written between generations.
     """
     iterations, accumulation = spec.rl.num_iterations, spec.training.gradient_accumulation
     if not spec.row.grouped:
@@ -102,8 +103,8 @@ def rounds(spec: RunSpec) -> int:
 
 
 def save_steps(spec: RunSpec) -> int:
-    """Steps between checkpoints: what was asked for, up to where a run can be gone on with; and
-    where the best one is to be told, where it is evaluated too.
+    """Steps between checkpoints: as requested, rounded up to a step that a run can resume from, and
+    to a step with an evaluation if the best checkpoint is kept.
     """
     step = rounds(spec)
     if spec.trainer_args.get("load_best_model_at_end") and spec.training.eval_steps:
@@ -112,37 +113,37 @@ def save_steps(spec: RunSpec) -> int:
 
 
 def refuse_owned(spec: RunSpec) -> None:
-    """Refuse a trainer argument that the spec has a key for, as two ways to say it could disagree;
-    and one that the worker does not let reach anything.
+    """Refuse trainer arguments that a key of the spec sets, because the two could disagree, and
+    arguments that would have no effect.
     """
     owned = owners(spec.row)
     reasons = {name: reason for reason, names in REFUSED.items() for name in names}
     for section, name in spec.given_arguments:
         key = f"{section}.{name}"
         if section != "trainer_args" and name in SHAPING:
-            raise SpecError(f"{key} is not one backend's alone", f"Set trainer_args.{name}")
+            raise SpecError(f"{key} applies to every backend", f"Set trainer_args.{name} instead")
         if name in ONLINE_ONLY and not spec.row.online:
-            raise SpecError(f"{key} is for reinforcement learning", "Leave it out")
+            raise SpecError(f"{key} applies only to online algorithms", "Remove it")
         if name == "use_vllm" or name.startswith("vllm_"):
-            raise SpecError(f"{key}: no image has vLLM", "Leave it out")
+            raise SpecError(f"{key}: the images do not contain vLLM", "Remove it")
         if name in owned:
             raise SpecError(f"{key} duplicates a key of the spec", f"Set {owned[name]} instead")
         if name in spec.row.implies:
             raise SpecError(
-                f"{key} is what makes it {spec.algorithm}",
-                "Choose with --algo, or leave it out",
+                f"{key} is fixed, because it defines {spec.algorithm}",
+                "Remove it, or choose another algorithm with --algo",
             )
         if name in reasons:
-            raise SpecError(f"{key} cannot be set: {reasons[name]}", "Leave it out")
+            raise SpecError(f"{key} cannot be set: {reasons[name]}", "Remove it")
     if spec.trainer_args.get("load_best_model_at_end") and not spec.training.eval_steps:
         raise SpecError(
-            "trainer_args.load_best_model_at_end needs evaluations to choose by",
+            "trainer_args.load_best_model_at_end needs evaluations during training",
             "Set training.eval_steps, and training.save_steps to a multiple of it",
         )
 
 
 def longest_row(spec: RunSpec) -> int | None:
-    """Tokens that a sequence may have as far as the request goes; None where it sets no end."""
+    """The longest sequence that the request allows, in tokens; None if it sets no limit."""
     if not spec.row.online:
         return spec.training.max_length
     prompt, completion = spec.rl.max_prompt_length, spec.rl.max_completion_length
@@ -151,11 +152,11 @@ def longest_row(spec: RunSpec) -> int | None:
 
 
 def checkpoints_gradients(spec: RunSpec, cuda: bool) -> bool:
-    """Whether the request checkpoints gradients: ``auto`` does on a GPU."""
+    """Whether the request checkpoints gradients; ``auto`` does on a GPU."""
     asked = spec.training.gradient_checkpointing
     return cuda if asked == "auto" else asked
 
 
 def groups(spec: RunSpec) -> bool:
-    """Whether batches are made of rows of like length; packed rows are of one length already."""
+    """Whether batches hold rows of similar length; packed rows all have the same length."""
     return spec.training.group_by_length and not spec.training.packing

@@ -1,4 +1,4 @@
-"""YAML as RunSpecs are read and written: 1.2 numbers, no repeated keys."""
+"""The YAML of a RunSpec: numbers as in YAML 1.2, and no repeated keys."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
-            # Only what is written here can stand twice: what ``<<`` merges in may be replaced.
+            # Keys that ``<<`` merges in may be replaced; only written keys are checked.
             key = key_node.value
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(
-                    None, None, "a key is not a word", key_node.start_mark
+                    None, None, "a key is not text", key_node.start_mark
                 )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                    None, None, f"the key {key!r} appears twice", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep=deep)
@@ -35,10 +35,10 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", YAML_FLOAT, list("-+0123
 
 
 class Dumper(yaml.SafeDumper):
-    """SafeDumper that quotes what would be read as something else.
+    """SafeDumper that quotes texts that would not be read back unchanged.
 
-    These are texts that :mod:`aligntune.spec.resolve` takes for numbers, and the line separators
-    which PyYAML otherwise folds into spaces.
+    These are texts that look like numbers, and line separators, which PyYAML otherwise folds into
+    spaces.
     """
 
     def represent_str(self, text: str) -> yaml.ScalarNode:

@@ -1,4 +1,4 @@
-"""What a backend is: the protocol of the one module, ``aligntune_backend``, that an image adds."""
+"""The protocol of a backend: the module ``aligntune_backend`` that an image provides."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from aligntune.spec.run_spec import RunSpec
 
 
 class Backend(Protocol):
-    """Load a model, attach an adapter, make ready to generate. Everything else is written once."""
+    """Loads models, adds adapters, prepares generation. The worker shares everything else."""
 
     NAME: str
 
     def prepare(self) -> None:
-        """Import what must be imported before torch, transformers and trl."""
+        """Import whatever must come before torch, transformers and trl."""
 
     def model_arguments(self) -> Collection[str]:
-        """What :meth:`load_model` takes from the backend's own section of the spec."""
+        """The arguments that :meth:`load_model` reads from the backend's section of the spec."""
 
     def load_model(
         self,
@@ -30,43 +30,43 @@ class Backend(Protocol):
         max_length: int | None,
         head: str,
     ) -> Any:
-        """The model in ``path``.
+        """Load the model in ``path``.
 
         Args:
             spec: the request, for quantization and trust in remote code.
             path: local folder of the model.
-            dtype: ``torch.dtype`` the weights are held in.
-            attention: attention implementation, or None for the backend's own choice.
-            max_length: tokens of the longest sequence, None where nothing limits it.
-            head: ``causal``, or ``classifier`` for one with a single label.
+            dtype: ``torch.dtype`` of the weights.
+            attention: attention implementation, or None for the backend's default.
+            max_length: tokens of the longest sequence, None without a limit.
+            head: ``causal``, or ``classifier`` for a classifier with one label.
         """
 
     def trainer_arguments(self, spec: RunSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The trainer's arguments as this backend takes them.
+        """The trainer's arguments for this backend.
 
         Args:
             spec: the request.
-            arguments: all that the worker sets. What a backend decides better by itself it removes,
-                unless the user set it.
+            arguments: all arguments that the worker sets. A backend removes those that it chooses
+                better itself, unless the user set them.
         """
 
     def add_adapter(self, spec: RunSpec, model: Any, head: str) -> Any:
-        """``model`` with a new, trainable LoRA adapter of the shape that ``spec.adapter`` says."""
+        """``model`` with a new, trainable LoRA adapter as described by ``spec.adapter``."""
 
     def computes_loss(self) -> bool:
-        """Whether the forward of a model computes a loss from labels without making whole logits,
-        and returns none. Otherwise an evaluation puts TRL's fused head on the model.
+        """Whether a model's forward computes a loss from labels without full logits, and returns no
+        logits. Otherwise evaluation adds TRL's fused head to the model.
         """
 
     def inference(self, model: Any) -> AbstractContextManager[None]:
-        """The model ready to generate for as long as this lasts, and to train again afterwards.
+        """Prepare the model to generate inside this context, and to train again after it.
 
-        Gradient checkpointing is afterwards what it was before.
+        The context restores gradient checkpointing.
         """
 
 
 def installed() -> Backend:
-    """This environment's backend."""
+    """The backend of this environment."""
     import aligntune_backend
 
     return cast(Backend, aligntune_backend)

@@ -1,4 +1,4 @@
-"""What a run computes on."""
+"""The device and precision of a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aligntune.spec.run_spec import RunSpec
 
 @dataclass(frozen=True)
 class Device:
-    """What the worker trains on: ``precision`` is bf16, fp16 or fp32, resolved."""
+    """The device that the worker trains on; ``precision`` is bf16, fp16 or fp32."""
 
     cuda: bool
     precision: str
@@ -22,11 +22,11 @@ class Device:
 
 
 def find_device(spec: RunSpec, run: RunDir) -> Device:
-    """The GPU if there is one, and the precision: ``auto`` is the best the device computes in.
+    """The GPU if there is one, else the CPU, and the precision; ``auto`` selects the best.
 
     Raises:
-        HardwareError: a GPU was planned and is not here; it never becomes a silent crawl.
-        SpecError: the device cannot compute in the precision that was asked for.
+        HardwareError: a GPU was planned but is missing; training never falls back to the CPU.
+        SpecError: the device does not support the requested precision.
     """
     import torch
 
@@ -34,18 +34,18 @@ def find_device(spec: RunSpec, run: RunDir) -> Device:
     planned = run.record().choice.gpus or spec.gpus
     if not cuda and planned not in ("auto", "0"):
         raise HardwareError(
-            "a GPU was planned, and torch sees none here",
-            "Check the driver with nvidia-smi; --gpus 0 trains on the CPU",
+            "a GPU was planned, but torch finds none",
+            "Check the driver with nvidia-smi, or train on the CPU with --gpus 0",
         )
     asked = spec.training.precision
     if cuda:
         bf16 = torch.cuda.get_device_capability() >= (8, 0)
         automatic = "bf16" if bf16 else "fp16"
     else:
-        bf16 = True  # a CPU computes in it, if need be slowly
+        bf16 = True  # every CPU supports it, some slowly
         automatic = "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
     if asked == "bf16" and not bf16:
-        raise SpecError("this GPU does not compute in bf16", "Use training.precision=fp16")
+        raise SpecError("this GPU does not support bf16", "Set training.precision=fp16")
     if asked == "fp16" and not cuda:
-        raise SpecError("fp16 is not for a CPU", "Use training.precision=bf16 or fp32")
+        raise SpecError("a CPU does not support fp16", "Set training.precision=bf16 or fp32")
     return Device(cuda, automatic if asked == "auto" else asked)

@@ -1,4 +1,4 @@
-"""What went wrong, in the user's words, as an event, in the record and as an exit code."""
+"""Reports failures as an event, in the record and as an exit code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Job = Callable[[RunSpec, RunDir, EventWriter], None]
 
 
 def guarded(job: Job, spec: RunSpec, run: RunDir, events: EventWriter) -> int:
-    """Do a job; whatever goes wrong becomes an ``error`` event, a record and an exit code."""
+    """Run a job. A failure becomes an ``error`` event, a record and an exit code."""
     try:
         job(spec, run, events)
     except BaseException as error:
@@ -25,7 +25,7 @@ def guarded(job: Job, spec: RunSpec, run: RunDir, events: EventWriter) -> int:
             traceback.print_exc()
             failure = AligntuneError(
                 f"unexpected {type(error).__name__}: {first_line(error)}",
-                f"This is a bug of ours; the traceback is at the end of {run.log.name}",
+                f"This is a bug in aligntune-run; see the traceback at the end of {run.log.name}",
             )
         tell(failure, run, events)
         return failure.exit_code
@@ -33,9 +33,9 @@ def guarded(job: Job, spec: RunSpec, run: RunDir, events: EventWriter) -> int:
 
 
 def tell(failure: AligntuneError, run: RunDir, events: EventWriter) -> None:
-    """Say what went wrong: as an event, and in the record."""
+    """Report a failure as an event and in the record."""
     status = "stopped" if isinstance(failure, StoppedError) else "failed"
-    told = {"kind": type(failure).__name__, "what": failure.what, "remedy": failure.remedy}
-    with suppress(OSError):  # a full disk must not hide what went wrong, which is said first
-        events("error", **told)
-        run.update(status=status, error=told)
+    error = {"kind": type(failure).__name__, "what": failure.what, "remedy": failure.remedy}
+    with suppress(OSError):  # on a full disk, the event is printed before writing it fails
+        events("error", **error)
+        run.update(status=status, error=error)

@@ -1,4 +1,4 @@
-"""What an image can do, said by the image itself: ``python -m aligntune.worker.image_facts``.
+"""What an image supports, as measured in the image: ``python -m aligntune.worker.image_facts``.
 
 ``images/refresh.py`` runs it and keeps the answer beside the lock as ``facts.json``, so the host
 can judge a request without a container; a test holds the two against each other.
@@ -55,7 +55,7 @@ EMULATION = {
 
 
 def facts() -> dict[str, Any]:
-    """This environment as plain data; what depends on the flavour of torch under ``flavour``."""
+    """This environment as plain data; ``flavour`` has what depends on the flavour of torch."""
     backend = installed()
     _import_as_on_a_gpu(backend)
 
@@ -75,17 +75,17 @@ def facts() -> dict[str, Any]:
             if backend.NAME in row.backends
         },
         "model_args": sorted(backend.model_arguments()),
-        "optimizers": sorted(one.value for one in OptimizerNames),
-        "schedules": sorted(one.value for one in SchedulerType),
+        "optimizers": sorted(name.value for name in OptimizerNames),
+        "schedules": sorted(name.value for name in SchedulerType),
         "flavour": {"versions": _versions(FLAVOURED), **_gpu_support()},
     }
 
 
 def _import_as_on_a_gpu(backend: Backend) -> None:
-    """Import the backend with the patches that it only applies where there is a GPU.
+    """Import the backend with the patches that it applies only on a GPU.
 
-    Without one, Unsloth is stock TRL and would show fewer trainer arguments than it takes in a
-    real run. Nothing is ever executed on the device that is made up here.
+    Without a GPU, Unsloth is stock TRL and has fewer trainer arguments than in a real run. Nothing
+    runs on the simulated device.
     """
     if find_spec("unsloth") is None:
         backend.prepare()
@@ -94,7 +94,7 @@ def _import_as_on_a_gpu(backend: Backend) -> None:
     import torch
 
     device = SimpleNamespace(
-        name="made up", major=8, minor=0, total_memory=80 * 2**30, multi_processor_count=108,
+        name="simulated", major=8, minor=0, total_memory=80 * 2**30, multi_processor_count=108,
         warp_size=32, max_threads_per_multi_processor=2048, regs_per_multiprocessor=2**16,
         shared_memory_per_block=48 * 2**10, shared_memory_per_block_optin=164 * 2**10,
         shared_memory_per_multiprocessor=164 * 2**10, L2_cache_size=40 * 2**20,
@@ -122,14 +122,14 @@ def _versions(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _arguments(config: Any) -> list[str]:
-    """What a configuration takes: Unsloth's rewritten ones have parameters that are no fields."""
+    """A configuration's arguments; in Unsloth's versions some parameters are not fields."""
     named = {field.name for field in fields(config) if field.init}
     named |= set(inspect.signature(config.__init__).parameters)
     return sorted(named - {"self", "kwargs"})
 
 
 def _gpu_support() -> dict[str, Any]:
-    """The CUDA that torch was built with, and what it needs; None and empty without."""
+    """The CUDA version of torch, and its requirements; None and empty without CUDA."""
     import torch
 
     if torch.version.cuda is None:
@@ -146,9 +146,9 @@ def _gpu_support() -> dict[str, Any]:
 
 
 def _fast_model_types() -> list[str]:
-    """Model types with a hand-written path in Unsloth, read out of its loader's ``if`` chain.
+    """Model types with a hand-written path in Unsloth, read from its loader's ``if`` chain.
 
-    They are written down nowhere else: ``if model_type == "llama": ... dispatch_model = Fast...``.
+    There is no other list: ``if model_type == "llama": ... dispatch_model = Fast...``.
     """
     found = find_spec("unsloth")
     if found is None or found.origin is None:

@@ -1,6 +1,6 @@
 """``aligntune-train --spec FILE``: the entry point of a training image.
 
-Needs no launcher: ``docker run IMAGE --spec FILE`` and a Kubernetes Job call the same thing.
+It needs no launcher: ``docker run IMAGE --spec FILE`` and a Kubernetes Job call it too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="aligntune-train", description=__doc__)
     parser.add_argument("--spec", type=Path, required=True, help="the run's specification, YAML")
     parser.add_argument("--run-dir", type=Path, help="default: the folder of the spec")
-    parser.add_argument("--task", type=Path, help="do this with a finished run (aligntune.tasks)")
+    parser.add_argument(
+        "--task", type=Path, help="run this task on a finished run (aligntune.tasks)"
+    )
     parser.add_argument("--fetch", action="store_true", help="only fetch what comes from a hub")
     options = parser.parse_args(arguments)
     run = RunDir((options.run_dir or options.spec.parent).absolute())
@@ -47,14 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def open_events(run: RunDir, people: TextIO | None = None) -> EventWriter:
-    """The event stream; from here on the program's output goes to the log, noise and all.
+    """Open the event stream, and send all other output of the program to the log.
 
     Args:
         run: the run directory.
-        people: where events are told in words; None is what was stdout.
+        people: where events are printed for people; None is the former stdout.
 
     Raises:
-        OutputError: the run directory cannot be written to, or a worker is at work in it.
+        OutputError: the run directory cannot be written, or another worker uses it.
     """
     try:
         run.path.mkdir(parents=True, exist_ok=True)
@@ -65,7 +67,7 @@ def open_events(run: RunDir, people: TextIO | None = None) -> EventWriter:
     except OSError as error:
         raise OutputError(
             f"cannot write to the run directory {run.path}: {error.strerror}",
-            "Make it writable for the user that the container runs as",
+            "Make it writable for the user of the container",
         ) from error
     for stream in (1, 2):
         os.dup2(log, stream)

@@ -1,9 +1,9 @@
-"""Evaluation, the same on every backend: of exactly the weights that a run saves, computed in the
-precision that it trains in (:mod:`aligntune.worker.modeling.loss_head`).
+"""Evaluation, the same on every backend: of exactly the weights that a run saves, in the precision
+that it trains in (:mod:`aligntune.worker.modeling.loss_head`).
 
-What is measured is the family's own business (:mod:`aligntune.worker.families`); here is what
-they share. The trainers' own evaluations average the means of batches, so that short rows weigh
-more the fewer they are with; these weigh every token, pair or completion the same.
+Each family defines its figures (:mod:`aligntune.worker.families`); this module has what they share.
+The trainers' evaluations average the means of batches, so tokens of short rows can weigh more. Ours
+weigh every token, pair or completion equally.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Metrics = dict[str, float | int | None]
 
 @dataclass(frozen=True)
 class Measurement:
-    """Figures by name, and for whoever reads them a few samples of what they are about."""
+    """Figures by name, and a few samples for people to read."""
 
     metrics: Metrics
     samples: tuple[dict[str, Any], ...] = ()
@@ -41,7 +41,7 @@ def token_loss(model: Any, batches: Iterable[dict[str, Any]], head: LossHead) ->
     Args:
         model: a causal language model.
         batches: ``input_ids``, ``attention_mask`` and ``labels``, each (batch, length).
-        head: computes the loss without whole logits.
+        head: computes the loss without full logits.
 
     Raises:
         TrainingError: the loss is not a finite number.
@@ -50,7 +50,7 @@ def token_loss(model: Any, batches: Iterable[dict[str, Any]], head: LossHead) ->
     total, tokens = 0.0, 0
     with quiet(model), head.on(model):
         for batch in batches:
-            # Position 0 has nothing before it to be predicted from.
+            # Position 0 is not predicted.
             count = int((batch["labels"][:, 1:] != IGNORED).sum())
             if count:
                 inputs = {key: value.to(device) for key, value in batch.items()}
@@ -58,7 +58,8 @@ def token_loss(model: Any, batches: Iterable[dict[str, Any]], head: LossHead) ->
                 tokens += count
     if not math.isfinite(total):
         raise TrainingError(
-            "the evaluation loss is not a number", "Lower training.learning_rate, or check the data"
+            "the evaluation loss is not a finite number",
+            "Lower training.learning_rate, or check the data for bad rows",
         )
     loss = total / max(tokens, 1)
     # exp overflows from 710 on
@@ -67,7 +68,7 @@ def token_loss(model: Any, batches: Iterable[dict[str, Any]], head: LossHead) ->
 
 
 def padded(rows: Any, size: int, padding: int) -> Iterator[dict[str, Any]]:
-    """Rows with ``input_ids`` and ``labels`` as right-padded batches, long rows with long ones.
+    """Rows with ``input_ids`` and ``labels`` as right-padded batches of similar length.
 
     Yields:
         ``input_ids``, ``attention_mask`` and ``labels``, each (batch, length).

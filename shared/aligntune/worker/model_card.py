@@ -1,4 +1,4 @@
-"""The model card that goes with the weights: what was trained, on what, by what, how well."""
+"""The model card: model, data, method, versions and figures."""
 
 from __future__ import annotations
 

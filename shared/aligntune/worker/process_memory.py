@@ -1,9 +1,9 @@
-"""Main memory that this process holds, and what of it goes back where training is on a CPU.
+"""Main memory of this process, and how training on a CPU returns unused memory to the system.
 
-glibc keeps what is freed for later. What a forward pass leaves free lies in pieces between the
-activations that are kept, and the backward pass, which needs larger ones, would take new memory:
-half as much again with an adapter, seen with glibc 2.36. To give it back costs up to a seventh of
-the time of a small model, as pages are handed out anew.
+glibc keeps freed memory. After a forward pass, the free pieces lie between the saved activations.
+The backward pass needs larger pieces and would allocate new memory: 1.5 times as much with an
+adapter, seen with glibc 2.36. Returning memory costs up to a seventh of the time of a small model,
+because pages have to be allocated again.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any
 from aligntune.worker.modeling.model import decoder
 
 WORTH = 2**28
-"""Bytes that training holds from which on it is worth the time."""
+"""Training trims memory only if it holds at least this many bytes."""
 
 
 def trim() -> None:
-    """Give back what is free; nothing happens where the C library is not glibc."""
+    """Return free memory to the system; does nothing if the C library is not glibc."""
     give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if give_back is not None:
         give_back(ctypes.c_size_t(0))
 
 
 def trim_after_forward(model: Any) -> None:
-    """Trim whenever the body of ``model`` has made activations that are kept."""
+    """Trim after every forward pass of ``model`` that saves activations."""
     import torch
 
     before = resident()
@@ -38,7 +38,7 @@ def trim_after_forward(model: Any) -> None:
 
     try:
         body = decoder(model)
-    except AttributeError:  # a model with code of its own may be of one piece
+    except AttributeError:  # a model with custom code may have no separate body
         body = model
     body.register_forward_hook(after)
 
@@ -47,15 +47,15 @@ STATUS = Path("/proc/self/status")
 
 
 def resident(status: Path = STATUS) -> int:
-    """Bytes held now; 0 where the kernel does not count them."""
+    """Resident bytes now; 0 if the kernel does not report them."""
     return _field(status, "VmRSS")
 
 
 def most_resident(status: Path = STATUS) -> int:
-    """Bytes held at the most so far.
+    """Peak of resident bytes so far.
 
-    Not ``getrusage``, whose figure a program inherits from the one that started it, but where the
-    kernel (gVisor's) does not count it.
+    ``getrusage`` is used only if the kernel (gVisor's) does not report it, because a program
+    inherits that figure from its parent.
     """
     return _field(status, "VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

@@ -1,4 +1,4 @@
-"""What a run leaves: the model's folder, and what its record says of time, machine and versions."""
+"""The results of a run: the model's folder, and times, machine and versions for the record."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STACK = (
 
 @dataclass
 class Clock:
-    """Seconds spent in each phase, told as events."""
+    """Measures each phase in seconds, and reports it as an event."""
 
     events: EventWriter
     seconds: dict[str, float] = field(default_factory=dict)
@@ -47,30 +47,30 @@ class Clock:
 
 
 def save_model(trainer: Any, tokenizer: Any, run: RunDir) -> None:
-    """Write ``model/`` whole or not at all: weights (safetensors) and tokenizer."""
+    """Write weights (safetensors) and tokenizer to ``model/``, atomically."""
     beside = run.path / "model.part"
     shutil.rmtree(beside, ignore_errors=True)
     trainer.save_model(str(beside))
     tokenizer.save_pretrained(str(beside))
-    (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle of paths nobody needs
-    shutil.rmtree(beside / REFERENCE_ADAPTER, ignore_errors=True)  # of the training alone
+    (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
+    shutil.rmtree(beside / REFERENCE_ADAPTER, ignore_errors=True)  # needed in training only
     for path in beside.iterdir():
-        if path.is_file():  # safetensors makes files that only their owner can read
+        if path.is_file():  # safetensors makes files readable for their owner only
             path.chmod(_file_mode())
-    if run.model.exists():  # of an earlier try whose record could not be written
+    if run.model.exists():  # of an earlier attempt whose record could not be written
         shutil.rmtree(run.model)
     os.replace(beside, run.model)
 
 
 def _file_mode() -> int:
-    """The mode that the caller's umask gives a new file."""
+    """The mode of a new file under the caller's umask."""
     mask = os.umask(0o022)
     os.umask(mask)
     return 0o666 & ~mask
 
 
 def stack_versions() -> dict[str, str]:
-    """Version by distribution of what trained."""
+    """Versions of the training stack, by distribution."""
     found = {}
     for name in STACK:
         try:
@@ -81,7 +81,7 @@ def stack_versions() -> dict[str, str]:
 
 
 def machine(device: Device) -> dict[str, Any]:
-    """Where it ran."""
+    """The machine, for the record."""
     import torch
 
     return {

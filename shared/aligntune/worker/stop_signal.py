@@ -1,4 +1,4 @@
-"""SIGTERM means: finish the step, write a checkpoint, end resumably."""
+"""SIGTERM means: finish the step, write a checkpoint, and exit so that the run can be resumed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from aligntune.errors import StoppedError
 
 
 class StopSignal:
-    """Remembers that a stop was asked for; before training, when nothing is lost, ends at once.
+    """Records that a stop was requested. Before training starts, it ends the process at once.
 
-    Once training has ended, what is left (evaluating, saving) is short and is finished. In a thread
-    of another program, which signals do not reach, it is never asked for.
+    After training, the rest (saving, evaluating) is short and is finished. Signals do not reach a
+    thread of another program, so there no stop can be requested.
     """
 
     def __init__(self, before: str = "training began") -> None:

@@ -20,7 +20,7 @@ from aligntune.algorithms import ALGORITHMS, BACKENDS
 from aligntune.api import discover, trainer
 from aligntune.api.discover import find_runner
 from aligntune.api.functions import named_function
-from aligntune.api.keywords import KEYWORDS, REWARD_KEYWORDS, TURNED, RLKeywords, SFTKeywords
+from aligntune.api.keywords import CONVERTED, KEYWORDS, REWARD_KEYWORDS, RLKeywords, SFTKeywords
 from aligntune.api.runner import BackendStatus, Selection
 from aligntune.core import backend_factory
 from aligntune.core.backend_factory import (
@@ -147,7 +147,7 @@ def test_every_keyword_sets_its_key_and_the_record_says_so(keyword: str) -> None
 
 def test_the_keywords_of_the_functions_types_are_those_that_are_known() -> None:
     typed = {*get_type_hints(SFTKeywords), *get_type_hints(RLKeywords)}
-    known = {*KEYWORDS, *TURNED, *REWARD_KEYWORDS, "beta", "kl_coef", *RunSpec.model_fields}
+    known = {*KEYWORDS, *CONVERTED, *REWARD_KEYWORDS, "beta", "kl_coef", *RunSpec.model_fields}
     assert typed | {"model_name", "dataset_name", "algorithm", "backend"} == known
 
 
@@ -222,20 +222,23 @@ def test_beta_is_of_the_section_that_the_algorithm_has(algorithm: str, key: str,
         ({"weight_decay": 1}, "did you mean training={'weight_decay': ...}?"),
         ({"zzz": 1}, "unknown keyword 'zzz'"),
         ({"training": {"epoch": 1}}, "unknown key 'training.epoch' (from training=)"),
-        ({"num_epochs": 1, "training": {"epochs": 2}}, "training.epochs is said twice: by num_epo"),
-        ({"model": "x"}, "model.name is said twice: by model_name and by model"),
+        ({"num_epochs": 1, "training": {"epochs": 2}}, "training.epochs is set twice: by num_epo"),
+        ({"model": "x"}, "model.name is set twice: by model_name and by model"),
         ({"batch_size": 0}, "training.batch_size (from batch_size=): Input should be greater"),
-        ({"use_peft": "yes"}, "use_peft is True or False, not 'yes'"),
-        ({"quantization": {"bnb_4bit_quant_type": "fp4"}}, "bnb_4bit_quant_type='fp4' cannot be"),
-        ({"quantization": {"load_in_4bit": "yes"}}, "load_in_4bit='yes' cannot be had"),
-        ({"quantization": {"load_in_4bit": True, "load_in_8bit": True}}, "exclude each other"),
-        ({"quantization": 4}, "quantization is a mapping or a word, not 4"),
-        ({"report_to": "wandb"}, "report_to='wandb' cannot be had: training has no network"),
-        ({"column_mapping": {"q": "prompt"}}, "it is canonical name -> name in the data"),
-        ({"column_mapping": "prompt"}, "column_mapping is a mapping"),
+        ({"use_peft": "yes"}, "use_peft must be True or False, not 'yes'"),
+        ({"quantization": {"bnb_4bit_quant_type": "fp4"}}, "bnb_4bit_quant_type='fp4' is not"),
+        ({"quantization": {"load_in_4bit": "yes"}}, "load_in_4bit='yes' is not supported"),
+        ({"quantization": {"load_in_4bit": True, "load_in_8bit": True}}, "cannot both be set"),
+        ({"quantization": 4}, "quantization must be a mapping or text, not 4"),
+        (
+            {"report_to": "wandb"},
+            "report_to='wandb' is not supported, because training has no network",
+        ),
+        ({"column_mapping": {"q": "prompt"}}, "it maps a canonical name to a name in the data"),
+        ({"column_mapping": "prompt"}, "column_mapping must be a mapping"),
         ({"beta": 0.1}, "rl.beta does not apply to sft"),
-        ({"algorithm": "dpo"}, "algorithm= says algorithm dpo. Use create_rl_trainer"),
-        ({"config": {"algorithm": "dpo"}}, "config= says algorithm dpo. Use create_rl_trainer"),
+        ({"algorithm": "dpo"}, "algorithm= sets algorithm dpo. Use create_rl_trainer"),
+        ({"config": {"algorithm": "dpo"}}, "config= sets algorithm dpo. Use create_rl_trainer"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(said: dict[str, Any], says: str) -> None:
@@ -323,9 +326,9 @@ def test_rewards_are_names_functions_models_and_weights(tmp_path: Path) -> None:
 def test_weights_are_one_a_reward_and_rewards_are_said_once() -> None:
     with pytest.raises(SpecError, match="has 2 weights for 1 rewards"):
         RL("m", "d", algorithm="grpo", reward_functions="length", reward_function_weights=[1, 2])
-    with pytest.raises(SpecError, match="rewards is said twice"):
+    with pytest.raises(SpecError, match="rewards is set twice"):
         RL("m", "d", algorithm="grpo", reward_functions=["length"], rewards=["length"])
-    with pytest.raises(SpecError, match="3 is no reward"):
+    with pytest.raises(SpecError, match="3 is not a reward"):
         RL("m", "d", algorithm="grpo", reward_functions=[3])
 
 
@@ -339,18 +342,18 @@ def test_a_function_that_no_other_process_can_import_is_refused_with_the_remedy(
     main.__qualname__, main.__module__ = "main", "__main__"
     replaced = write_module(tmp_path, "api_replaced", "def f(): ...\ng = f\ndef f(): ...\n").g
     refusals: tuple[tuple[Any, str], ...] = (
-        (lambda: None, "is not at the top of a module"),
-        (inner, "is not at the top of a module"),
-        (len, "is no plain function"),
-        (Scripted().plan, "is no plain function"),
-        (main, "is of the program that runs now"),
-        (space["cell"], "is in no file"),
-        (replaced, "is not what api_replaced has under that name"),
+        (lambda: None, "is not at the top level of a module"),
+        (inner, "is not at the top level of a module"),
+        (len, "is not a plain function"),
+        (Scripted().plan, "is not a plain function"),
+        (main, "is defined in the running program"),
+        (space["cell"], "is not defined in a file"),
+        (replaced, "is not the function that api_replaced has"),
     )
     for function, says in refusals:
         with pytest.raises(SpecError, match=says) as refused:
             named_function(function)
-        assert "Write it in a .py file of its own" in str(refused.value)
+        assert "Move it to a separate .py file" in str(refused.value)
 
 
 # --- runners
@@ -374,11 +377,11 @@ def test_in_an_image_this_process_is_the_runner(
     status = found.status()
     assert status["trl"]["available"]
     assert not status["unsloth"]["available"]
-    assert "has its own" in status["unsloth"]["reason"]
+    assert "has another" in status["unsloth"]["reason"]
     spec = create_sft_trainer("org/m", "org/d", backend="unsloth").spec
     chosen = found.select(spec, True)
     assert chosen["backend"] == "trl"
-    assert "Unsloth was asked for" in chosen["warnings"][0]
+    assert "Unsloth was requested" in chosen["warnings"][0]
     monkeypatch.delitem(sys.modules, "aligntune_backend")
 
 
@@ -463,7 +466,7 @@ def test_a_run_is_taken_up_again_in_another_process(scripted: Scripted, tmp_path
 def test_nothing_can_be_done_with_what_is_not_trained() -> None:
     made = create_sft_trainer("org/m", "org/d")
     for method in (made.evaluate, lambda: made.predict("p"), lambda: made.save_model("x")):
-        with pytest.raises(OutputError, match="nothing is trained yet"):
+        with pytest.raises(OutputError, match="no model has been trained yet"):
             method()
 
 
@@ -484,7 +487,7 @@ def test_a_task_s_values_are_checked_before_anything_starts(tmp_path: Path) -> N
     made.train()
     for bad, says in (
         (lambda: made.predict("p", max_new_tokens=0), "max-new-tokens: Input should be greater"),
-        (lambda: made.predict([]), "prompts: there is none"),
+        (lambda: made.predict([]), "prompts: there are no prompts"),
         (lambda: made.push_to_hub("not a name"), "repository: String should match"),
         (lambda: made.evaluate(max_samples=-1), "max-samples: Input should be greater"),
     ):

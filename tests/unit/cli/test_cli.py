@@ -280,7 +280,7 @@ def test_a_config_nested_without_end_is_refused(
     done = run(*needed, "-c", config, environment=environment)
     assert (done.returncode, done.stderr) == (
         2,
-        f"error: {config}: nested too deep. Mend the YAML\n",
+        f"error: {config}: nested too deeply. Fix the YAML\n",
     )
     done = run(*needed, "--set", "training.epochs=" + "[" * 5000, environment=environment)
     assert done.returncode == 2

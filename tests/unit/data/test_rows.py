@@ -142,7 +142,7 @@ def test_columns_of_no_known_format_are_named_with_how_to_say_which_is_which(
     tmp_path: Path,
 ) -> None:
     message = refusal(write(tmp_path, "a.jsonl", [{"question": "a", "answer": "b"}]))
-    assert message.startswith("a.jsonl, line 1: columns question, answer are of no known format")
+    assert message.startswith("a.jsonl, line 1: columns question, answer match no known format")
     assert "--set dataset.columns.prompt=question" in message
 
 
@@ -200,7 +200,7 @@ def test_a_system_prompt_for_what_is_no_conversation_is_refused_and_not_dropped(
     row: dict[str, Any], chat: bool, tmp_path: Path
 ) -> None:
     message = refusal(write(tmp_path, "a.jsonl", [row]), chat=chat, system_prompt="Be kind.")
-    assert "dataset.system_prompt is for conversations" in message
+    assert "dataset.system_prompt needs conversations" in message
 
 
 def test_no_more_rows_are_read_than_wanted(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_what_is_canonical_stays_as_it_is(conversations: list[list[tuple[str, st
         ('{"text": "a"}\n{"text": null}\n', "line 2: column 'text' is empty, not text"),
         ('{"text": "a"}\n{"txt": "b"}\n', "line 2: no column 'text'; columns: txt"),
         ('{"text": "a"}\n{}\n', "line 2: no column 'text'; columns: none"),
-        ('{"text": "a"}\n{"text": "\\ud83d"}\n', "line 2: column 'text' holds half a character"),
+        ('{"text": "a"}\n{"text": "\\ud83d"}\n', "line 2: column 'text' contains half a character"),
         ('{"text": "' + "9" * 10 + '", "n": ' + "9" * 5000 + "}\n", "line 1: not valid JSON"),
         ("[" * 100_000 + "\n", "line 1: not valid JSON"),
     ],
@@ -258,18 +258,21 @@ def test_a_bad_line_is_named_with_its_file_and_number(text: str, says: str, tmp_
     ("message", "says"),
     [
         ("hello", "message 2 of 'messages' is text, not an object"),
-        ({"role": "assistant"}, "message 2 of 'messages' needs a role and a content of text"),
+        ({"role": "assistant"}, "message 2 of 'messages' needs a role and text content"),
         ({"content": "a"}, "message 2 of 'messages' needs a role"),
-        ({"role": "assistant", "content": None}, "needs a role and a content of text"),
+        ({"role": "assistant", "content": None}, "needs a role and text content"),
         (
             {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]},
             "calls tools, which is not supported",
         ),
         (
             {"role": "user", "content": [{"type": "image", "image": "a.png"}]},
-            "holds more than text, which is not supported",
+            "contains more than text, which is not supported",
         ),
-        ({"role": "user", "content": "\ud83d"}, "message 2 of 'messages' holds half a character"),
+        (
+            {"role": "user", "content": "\ud83d"},
+            "message 2 of 'messages' contains half a character",
+        ),
     ],
 )
 def test_a_bad_message_is_named_with_its_row_and_place(
@@ -289,7 +292,7 @@ def test_messages_that_are_no_list_are_refused(value: Any, tmp_path: Path) -> No
 
 def test_tools_are_refused_by_name(tmp_path: Path) -> None:
     path = write(tmp_path, "a.jsonl", [{"messages": [USER], "tools": [{"name": "f"}]}])
-    assert refusal(path) == "a.jsonl, line 1: tools are not supported. Mend that row"
+    assert refusal(path) == "a.jsonl, line 1: tools are not supported. Fix that row"
 
 
 @pytest.mark.parametrize(
@@ -365,10 +368,16 @@ def test_csv_rows_are_columns_of_text_and_may_span_lines(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("prompt,completion\na,b\nc\n", "a.csv, line 3: not as many fields as columns"),
-        ("prompt,completion\na,b,c\n", "a.csv, line 2: not as many fields as columns"),
+        (
+            "prompt,completion\na,b\nc\n",
+            "a.csv, line 3: the number of fields differs from the number of columns",
+        ),
+        (
+            "prompt,completion\na,b,c\n",
+            "a.csv, line 2: the number of fields differs from the number of columns",
+        ),
         ('prompt,completion\n"a"b,c\n', "a.csv, line 2: not valid CSV"),
-        ("prompt;completion\na;b\n", "columns prompt;completion are of no known format"),
+        ("prompt;completion\na;b\n", "columns prompt;completion match no known format"),
     ],
 )
 def test_a_bad_csv_line_is_named(text: str, says: str, tmp_path: Path) -> None:
@@ -389,7 +398,7 @@ def test_what_is_not_there_or_of_no_known_kind_is_refused(tmp_path: Path) -> Non
     assert "a.txt: .txt is not a known format" in message
     assert ".jsonl" in message
     (tmp_path / "empty").mkdir()
-    assert "empty holds no .jsonl, .json, .csv, .parquet files" in refusal(tmp_path / "empty")
+    assert "empty contains no .jsonl, .json, .csv, .parquet files" in refusal(tmp_path / "empty")
 
 
 def test_a_folder_without_named_splits_is_all_for_training(tmp_path: Path) -> None:
@@ -436,8 +445,8 @@ def test_files_that_tell_no_split_beside_some_that_do_are_refused_by_name(tmp_pa
     write(tmp_path, "set/train.jsonl", [{"text": "a"}])
     write(tmp_path, "set/deep/extra.jsonl", [{"text": "b"}])
     message = refusal(tmp_path / "set")
-    assert "set holds splits (train), and files that tell none by their name" in message
-    assert ": deep/extra.jsonl. Move these away, or name the file to train on itself" in message
+    assert "set contains splits (train), and files whose names match no split" in message
+    assert ": deep/extra.jsonl. Move these files away, or set dataset.name" in message
 
 
 @pytest.mark.parametrize("name", ["dev_tools.jsonl", "contest.jsonl", "evaluate.jsonl", "a.jsonl"])
@@ -543,19 +552,27 @@ def test_prompts_keep_every_further_column_for_rewards(tmp_path: Path) -> None:
         (
             "sft",
             {"prompt": "a", "chosen": "b", "rejected": "c"},
-            "this is preference data (columns prompt, chosen, rejected), and what is needed is "
+            "this is preference data (columns prompt, chosen, rejected), but the algorithm needs "
             "messages; prompt and completion; instruction and output; text. "
             "Use --algo dpo or reward, or other data",
         ),
         ("dpo", {"prompt": "a", "completion": "b"}, "this is prompt-completion data"),
-        ("dpo", {"messages": []}, "what is needed is prompt, chosen and rejected. Use --algo sft"),
+        (
+            "dpo",
+            {"messages": []},
+            "the algorithm needs prompt, chosen and rejected. Use --algo sft",
+        ),
         ("dpo", {"prompt": "a", "completion": "b", "label": True}, "this is unpaired data"),
         ("kto", {"prompt": "a", "chosen": "b", "rejected": "c"}, "this is preference data"),
-        ("grpo", {"question": "a"}, "no known format (prompt). Say which is which, e.g. --set"),
+        ("grpo", {"question": "a"}, "no known format (prompt). Map the columns, e.g. --set"),
         ("grpo", {"prompt": "a", "completions": "b"}, "dataset.columns.answer=completions"),
-        ("grpo", {"prompt": "a", "completion": "b"}, "are given a 'completion' of their own"),
+        (
+            "grpo",
+            {"prompt": "a", "completion": "b"},
+            "the column name 'completion' is reserved for rewards",
+        ),
         ("kto", {"prompt": "a", "completion": "b", "label": "maybe"}, "not true or false"),
-        ("dpo", {"chosen": [USER], "rejected": [OTHER]}, "do not begin with the same prompt"),
+        ("dpo", {"chosen": [USER], "rejected": [OTHER]}, "do not start with the same prompt"),
         ("dpo", {"prompt": "a", "chosen": None, "rejected": "c"}, "column 'chosen' is empty"),
         ("dpo", {"prompt": ["a"], "chosen": ["b"], "rejected": ["c"]}, "not an object"),
     ],
@@ -568,7 +585,7 @@ def test_rows_that_an_algorithm_cannot_take_are_refused_with_what_it_can(
 
 def test_a_column_that_only_a_later_row_has_is_not_dropped_in_silence(tmp_path: Path) -> None:
     path = write(tmp_path, "d.jsonl", [{"prompt": "a"}, {"prompt": "b", "answer": "c"}])
-    assert "line 2: a column 'answer', which the first row does not have" in refusal(
+    assert "line 2: the column 'answer' is missing in the first row" in refusal(
         path, algorithm="grpo"
     )
 
@@ -578,4 +595,4 @@ def test_a_system_prompt_begins_the_prompts_of_conversations_only(tmp_path: Path
     row = canonical(chat, algorithm="grpo", system_prompt="Be brief.")[1][0]
     assert row["prompt"][0] == {"role": "system", "content": "Be brief."}
     text = write(tmp_path, "text.jsonl", [{"prompt": "a"}])
-    assert "is for conversations" in refusal(text, algorithm="grpo", system_prompt="Be brief.")
+    assert "needs conversations" in refusal(text, algorithm="grpo", system_prompt="Be brief.")

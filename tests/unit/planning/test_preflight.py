@@ -72,11 +72,15 @@ def test_the_first_rows_of_a_file_tell_its_format(tmp_path: Path, name: str, tex
         ("a.jsonl", '{"prompt": "a"\n', "a.jsonl, line 1: not valid JSON"),
         ("a.jsonl", lines(GOOD, {"text": "a"}), "a.jsonl, line 2: no column 'prompt'"),
         ("a.jsonl", "", "has no rows in split 'train'"),
-        ("a.jsonl", lines({"x": 1}), "columns x are of no known format"),
+        ("a.jsonl", lines({"x": 1}), "columns x match no known format"),
         ("a.jsonl", lines({"prompt": "a", "chosen": "b", "rejected": "c"}), "preference data"),
         ("a.json", "{", "not valid JSON"),
         ("a.json", json.dumps(GOOD, indent=1), "is one JSON object"),
-        ("a.csv", "prompt,completion\na\n", "a.csv, line 2: not as many fields as columns"),
+        (
+            "a.csv",
+            "prompt,completion\na\n",
+            "a.csv, line 2: the number of fields differs from the number of columns",
+        ),
         ("a.csv", 'prompt,completion\n"a,b\n', "not valid CSV"),
         ("a.txt", "a", ".txt is not a known format"),
         ("a.parquet", "PAR1 is not all of it", "a.parquet is not a valid Parquet file"),
@@ -121,7 +125,7 @@ def test_a_folder_of_very_many_files_is_not_gone_through(
     assert seen(tmp_path).rows == 1
     for number in range(20):
         (tmp_path / "x" / str(number) / "y").mkdir(parents=True)
-    refused(tmp_path, "holds more than 20 files and folders")
+    refused(tmp_path, "contains more than 20 files and folders")
 
 
 def test_of_a_folder_what_is_hidden_and_links_to_folders_are_not_read(tmp_path: Path) -> None:
@@ -182,11 +186,11 @@ def saved(folder: Path, columns: dict[str, Any]) -> Path:
 def test_a_saved_dataset_tells_its_columns_and_whether_it_is_whole(tmp_path: Path) -> None:
     folder = saved(tmp_path / "one", GOOD)
     assert seen(folder) == Sample(0, "prompt_completion")
-    refused(saved(tmp_path / "other", {"x": {}}), "columns x are of no known format")
+    refused(saved(tmp_path / "other", {"x": {}}), "columns x match no known format")
     (folder / "data-00000-of-00001.arrow").unlink()
     refused(folder, "data-00000-of-00001.arrow is missing")
     (folder / "state.json").unlink()
-    refused(folder, "is not a whole saved dataset: state.json is missing")
+    refused(folder, "is an incomplete saved dataset: state.json is missing")
 
 
 def test_a_saved_dataset_has_splits(tmp_path: Path) -> None:
@@ -202,7 +206,7 @@ def test_a_saved_dataset_of_a_stranger_is_one_clear_line(
     tmp_path: Path, name: str, text: str
 ) -> None:
     (saved(tmp_path / "one", GOOD) / name).write_text(text)
-    refused(tmp_path / "one", f"is not a whole saved dataset: {name}")
+    refused(tmp_path / "one", f"is an incomplete saved dataset: {name}")
 
 
 @pytest.mark.parametrize(

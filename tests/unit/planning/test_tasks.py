@@ -130,7 +130,7 @@ def test_a_job_is_of_a_finished_run_only(tmp_path: Path) -> None:
     assert wanted.new_folder().parent == run.path / "evaluations"
     assert wanted.new_folder() != wanted.new_folder()
     run.update(status="stopped")
-    with pytest.raises(OutputError, match=r"without a result \(stopped\).*--resume"):
+    with pytest.raises(OutputError, match=r"has not finished \(stopped\).*--resume"):
         job(task)
 
 
@@ -395,7 +395,7 @@ def command(*words: object) -> subprocess.CompletedProcess[str]:
     ("words", "code", "says"),
     [
         (["evaluate", "nowhere"], 5, "nowhere is not a run directory"),
-        (["predict", "nowhere"], 2, "prompts: there is none"),
+        (["predict", "nowhere"], 2, "prompts: there are no prompts"),
         (["predict", "nowhere", "p", "--temperature", "-1"], 2, "temperature: Input should be"),
         (["predict", "nowhere", "--prompts", "none.txt"], 4, "cannot read none.txt"),
         (["push", "nowhere", "not a name"], 2, "repository: String should match"),

@@ -338,7 +338,7 @@ def test_the_allowed_calls_are_numbered_once() -> None:
 
 
 def test_tests_that_are_no_python_are_an_error_of_the_data() -> None:
-    with pytest.raises(DataError, match="these tests are no Python"):
+    with pytest.raises(DataError, match="these tests are not valid Python"):
         score("code", "x", tests="assert (")
 
 
@@ -348,9 +348,9 @@ def test_tests_that_are_no_python_are_an_error_of_the_data() -> None:
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        (Asked("exactmatch"), "no reward 'exactmatch'; did you mean 'exact_match'"),
-        (Asked("/x/mine.py"), "names no function"),
-        (Asked("mine.py:f"), "names no function"),
+        (Asked("exactmatch"), "unknown reward 'exactmatch'; did you mean 'exact_match'"),
+        (Asked("/x/mine.py"), "does not name a function"),
+        (Asked("mine.py:f"), "does not name a function"),
         (Asked(), "a name or a model"),
         (Asked("math", "org/rm"), "a name or a model"),
         (Asked("math", args={"colum": "x"}), "math has no argument 'colum'; did you mean 'column'"),
@@ -361,10 +361,10 @@ def test_tests_that_are_no_python_are_an_error_of_the_data() -> None:
         (Asked("numeric", args={"tolerance": -1.0}), "numeric: tolerance is -1"),
         (Asked("length", args={"unit": "lines", "max": 3}), "unit is 'lines'"),
         (Asked("length", args={"target": True}), "target is True"),
-        (Asked("length"), "give either target"),
-        (Asked("length", args={"min": 5, "max": 3}), "min is 5 and max is 3"),
+        (Asked("length"), "needs either target"),
+        (Asked("length", args={"min": 5, "max": 3}), "min is 5, but max is 3"),
         (Asked("regex"), "regex needs the argument 'pattern'"),
-        (Asked("regex", args={"pattern": "("}), "no regular expression"),
+        (Asked("regex", args={"pattern": "("}), "not a valid regular expression"),
         (Asked("json_schema", args={"schema": "x"}), "schema is 'x'"),
         (Asked("code", args={"memory_mb": 1}), "memory_mb is 1"),
         (Asked(model="org/rm", args={"batch_size": 0}), "reward rm: batch_size is 0"),
@@ -377,7 +377,7 @@ def test_a_request_that_makes_no_sense_is_refused_by_looking_at_it(asked: Asked,
 
 
 def test_a_schema_that_is_none_is_refused_before_training() -> None:
-    with pytest.raises(SpecError, match="no JSON schema"):
+    with pytest.raises(SpecError, match="not a valid JSON schema"):
         made("json_schema", {"schema": {"type": "objekt"}})
 
 
@@ -460,7 +460,7 @@ def test_a_file_that_cannot_be_used_is_told_before_training(
 
 
 def test_a_missing_file_and_an_unknown_argument_are_refused(own: Callable[..., Any]) -> None:
-    with pytest.raises(SpecError, match=r"no reward file /nowhere/x\.py"):
+    with pytest.raises(SpecError, match=r"no such reward file: /nowhere/x\.py"):
         made("/nowhere/x.py:f")
     with pytest.raises(SpecError, match="no argument 'bonsu'; did you mean 'bonus'"):
         own("def f(prompts, bonus=0):\n    pass", bonsu=1)
@@ -483,7 +483,7 @@ BROKEN = {
     ),
     "raises for all": (
         "def f(answer):\n    assert len(answer) < 2\n    return [1]",
-        "raised AssertionError (*, line 2) for a batch of 3 samples, of which the first is",
+        "raised AssertionError (*, line 2) for a batch of 3 samples, starting with",
     ),
     "exits": (
         "import sys\ndef f():\n    sys.exit(2)",
@@ -497,7 +497,7 @@ BROKEN = {
     "too great": ("def f():\n    return [10**400, 2, 3]", "returned inf for sample 1 of 3"),
     "a text": (
         "def f():\n    return ['1', 2, 3]",
-        "returned '1' (str), which is no number, for sample 1",
+        "returned '1' (str), which is not a number, for sample 1",
     ),
     "nothing": (
         "def f():\n    pass",
@@ -522,7 +522,7 @@ BROKEN = {
     ),
     "slow together": (
         "import time\ndef f(answer):\n    time.sleep(len(answer) // 2)\n    return [1]",
-        "did not return within 0.3 s for 3 samples together, though it does for each alone",
+        "did not return within 0.3 s for 3 samples together, but did for each sample alone",
     ),
 }
 

@@ -95,9 +95,12 @@ def test_owners_are_keys_and_each_refused_argument_has_one_reason() -> None:
             "duplicates a key of the spec. Set model.chat_template instead",
         ),
         ("trainer_args.eval_strategy=epoch", "Set training.eval_steps"),
-        ("trainer_args.report_to=wandb", "losses go to events.jsonl and tensorboard/. Leave it"),
+        (
+            "trainer_args.report_to=wandb",
+            "losses are written to events.jsonl and tensorboard/. Remove it",
+        ),
         ("trainer_args.push_to_hub=true", "push_to_hub cannot be set: training has no network"),
-        ("trainer_args.load_best_model_at_end=true", "needs evaluations to choose by"),
+        ("trainer_args.load_best_model_at_end=true", "needs evaluations during training"),
         ("trainer_args.per_device_eval_batch_size=3", "is the same mean over tokens on every"),
         (
             "trl.learning_rate=1",
@@ -107,8 +110,8 @@ def test_owners_are_keys_and_each_refused_argument_has_one_reason() -> None:
             "unsloth.output_dir=x",
             "unsloth.output_dir duplicates a key of the spec. Set output instead",
         ),
-        ("trl.padding_free=true", "is not one backend's alone. Set trainer_args.padding_free"),
-        ("unsloth.vllm_mode=x", "no image has vLLM"),
+        ("trl.padding_free=true", "applies to every backend. Set trainer_args.padding_free"),
+        ("unsloth.vllm_mode=x", "the images do not contain vLLM"),
     ],
 )
 def test_an_argument_that_is_not_the_user_s_to_set_is_refused_with_why(

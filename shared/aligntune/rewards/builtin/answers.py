@@ -12,7 +12,7 @@ from aligntune.rewards.guard.timeout import Limit
 from aligntune.rewards.inputs import column_of, text_of
 
 MARKER = "####"
-"""Stands before the final answer in GSM8K (https://arxiv.org/abs/2110.14168)."""
+"""Marks the final answer in GSM8K (https://arxiv.org/abs/2110.14168)."""
 
 LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(-?[\d.]+)\s*\}\s*\{\s*(-?[\d.]+)\s*\}")
 LATEX_NOISE = re.compile(r"\{,\}|\\[,!;: ]|\\(?=[%$])")
@@ -29,21 +29,22 @@ NUMBER = re.compile(
     re.VERBOSE,
 )
 LONGEST_NUMBER = 1000
-"""Digits beyond which a number is no answer but a model that cannot stop."""
+"""Longer numbers come from a model that does not stop, and are ignored."""
 
 
 def exact_match(
     *, column: str = "answer", ignore_case: bool = False, after: str | None = None
 ) -> Any:
-    """1 where the completion is the reference, else 0; white space counts as one space.
+    """1 if the completion equals the reference, else 0; white space counts as one space.
 
     Args:
-        column: the data's column of references: a text, or a list of texts any of which will do.
-        ignore_case: whether ``Paris`` is ``paris``.
-        after: compare what stands after the last such text, e.g. ``Answer:``; without it, 0.
+        column: the column of references: a text, or a list of accepted texts.
+        ignore_case: whether ``Paris`` equals ``paris``.
+        after: compare only what follows the last occurrence of this text, e.g. ``Answer:``; if it
+            does not occur, the score is 0.
     """
     if after == "":
-        raise SpecError("after is empty")
+        raise SpecError("after is empty", "Set it to a text, or remove it")
 
     def normal(text: Any) -> str:
         plain = " ".join(str(text).split())
@@ -58,7 +59,7 @@ def exact_match(
             if not found:
                 return 0.0
         accepted = reference if isinstance(reference, (list, tuple)) else [reference]
-        return float(normal(text) in {normal(one) for one in accepted})
+        return float(normal(text) in {normal(answer) for answer in accepted})
 
     def exact_match(completions: Any, **columns: Any) -> list[float | None]:
         references = column_of(column, columns)
@@ -68,26 +69,26 @@ def exact_match(
 
 
 def numeric(*, column: str = "answer", tolerance: float = 1e-9) -> Any:
-    r"""1 where the completion's final number is the reference's, else 0.
+    r"""1 if the completion's final number equals the reference's, else 0.
 
     The final number is the last in the last ``\boxed{}``, else the first after the last ``####``,
-    else the last of all. Thousands separators, currency signs, fractions (``3/4``,
-    ``\frac{3}{4}``) and exponents are understood. ``50%`` equals 0.5, and it equals a plain 50 as
-    well, because data leaves the sign out as often as not.
+    else the last number. Thousands separators, currency signs, fractions (``3/4``,
+    ``\frac{3}{4}``) and exponents are supported. ``50%`` equals 0.5, and also a plain 50, because
+    data often omits the sign.
 
     Args:
-        column: the data's column of references: numbers, or texts in which one is found likewise.
-        tolerance: how far off it may be, as a part of the reference, or of 1 where that is less.
+        column: the column of references: numbers, or texts with a final number.
+        tolerance: allowed difference, relative to the reference, or to 1 if that is larger.
     """
     if tolerance < 0:
-        raise SpecError(f"tolerance is {tolerance}, and cannot be negative")
+        raise SpecError(f"tolerance is {tolerance}, but must not be negative")
 
     def score(completion: Any, reference: Any) -> float | None:
         wanted = _readings(str(reference)) if reference is not None else None
         if not wanted:
             return None
         found = _readings(text_of(completion))
-        # Only where one of them lacks the sign are both readings of a percentage open.
+        # A percentage has two readings only if one of the two numbers lacks the sign.
         both = len(wanted) == len(found) == 2
         pairs = [(found[0], wanted[0])] if both else [(f, w) for f in found for w in wanted]
         slack = Fraction(tolerance)
@@ -101,7 +102,7 @@ def numeric(*, column: str = "answer", tolerance: float = 1e-9) -> Any:
 
 
 def _readings(text: str) -> list[Fraction]:
-    """What the final number of a text may stand for: one value, two for a percentage, or none."""
+    """The possible values of a text's final number: one, two for a percentage, or none."""
     boxed = last_boxed(text)
     marked = None if boxed is not None else text.rpartition(MARKER)
     if boxed is not None:
@@ -131,7 +132,7 @@ def _numbers(text: str) -> Iterable[list[Fraction]]:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What the last ``\boxed{}`` of a text holds, braces within it matched, or None."""
+    r"""The content of the last ``\boxed{}`` of a text, with matched braces, or None."""
     start = text.rfind("\\boxed{")
     if start < 0:
         return None
@@ -144,23 +145,23 @@ def last_boxed(text: str) -> str | None:
 
 
 def math_answer(*, column: str = "answer", timeout: float = 5.0) -> Any:
-    r"""1 where the completion's final answer is mathematically the reference's, else 0.
+    r"""1 if the completion's final answer is mathematically equal to the reference, else 0.
 
-    By math-verify (https://github.com/huggingface/Math-Verify), which finds LaTeX, ``\boxed{}``
-    first, and plain expressions. A reference that is no mathematics gives no score, as in TRL's
-    own ``accuracy_reward``.
+    Uses math-verify (https://github.com/huggingface/Math-Verify), which finds LaTeX, ``\boxed{}``
+    first, and plain expressions. A reference without mathematics gives no score, as in TRL's
+    ``accuracy_reward``.
 
     Args:
-        column: the data's column of references, LaTeX with or without its dollars.
-        timeout: seconds for a sample; an answer that takes longer is wrong.
+        column: the column of references, LaTeX with or without dollar signs.
+        timeout: seconds per sample; an answer that takes longer counts as wrong.
     """
     if timeout <= 0:
-        raise SpecError(f"timeout is {timeout}, and must be more than 0")
+        raise SpecError(f"timeout is {timeout}, but must be more than 0")
 
     def parsed(text: str) -> Any:
         from math_verify import parse
 
-        # Its own time limit would end the alarm that every reward runs under.
+        # Its own time limit would cancel the alarm that limits every reward.
         return parse(text, parsing_timeout=None)
 
     def score(completion: Any, reference: Any) -> float | None:
@@ -170,9 +171,9 @@ def math_answer(*, column: str = "answer", timeout: float = 5.0) -> Any:
             return None
         with Limit(timeout) as reading:
             wanted = parsed(str(reference))
-            if not any(not isinstance(one, str) for one in wanted):
+            if not any(not isinstance(part, str) for part in wanted):
                 wanted = parsed(f"${reference}$")
-        if reading.over or not any(not isinstance(one, str) for one in wanted):
+        if reading.over or not any(not isinstance(part, str) for part in wanted):
             return None
         with Limit(timeout):
             found = parsed(text_of(completion))
@@ -188,11 +189,11 @@ def math_answer(*, column: str = "answer", timeout: float = 5.0) -> Any:
 
 
 def warm_up() -> None:
-    """Load math-verify and its grammar, which takes longer than a sample should."""
+    """Load math-verify and its grammar, which takes longer than a sample may take."""
     import logging
 
     from math_verify import parse
 
-    for part in ("parser", "grader"):  # they would warn that they have no time limit
+    for part in ("parser", "grader"):  # they warn about having no time limit
         logging.getLogger(f"math_verify.{part}").setLevel(logging.ERROR)
     parse(r"$\frac{1}{2}$", parsing_timeout=None)

@@ -1,4 +1,4 @@
-"""The code reward: the share of a sample's tests that a candidate passes, each in its own child."""
+"""The code reward: the fraction of tests that a candidate passes, each in a child process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aligntune.rewards.sandbox.parent import Limits, Program, Step, at_once, run
 
 PYTHON = ("python", "python3", "py")
 STARTUP_ALLOWANCE = 1.0
-"""Seconds that a candidate's process takes beside the candidate, on a busy machine."""
+"""Seconds to start a candidate's process, on a busy machine."""
 
 
 def code(
@@ -23,28 +23,28 @@ def code(
     memory_mb: int = 512,
     parallel: int | None = None,
 ) -> Any:
-    """The share of the tests that the completion's Python code passes, in [0, 1].
+    """The fraction of the tests that the completion's Python code passes, in [0, 1].
 
-    The code is the last fenced block that is said to be Python, else the last that says nothing,
-    else the whole completion. It and its tests run in one child process, which is confined as
-    :mod:`aligntune.rewards.sandbox.child` says.
+    The code is the last fenced block marked as Python, else the last block without a language, else
+    the whole completion. Code and tests run in one child process, which is confined as described in
+    :mod:`aligntune.rewards.sandbox.child`.
 
     Args:
-        column: the data's column of tests: a text of Python, in which every ``assert`` at the top
-            level is a test (where it has none, all of it is one), or a list of texts, a test each.
-        timeout: seconds that a candidate has for all of its tests.
-        memory_mb: MiB of memory that a candidate may take.
-        parallel: candidates that run at once; null is one a CPU that this trainer has.
+        column: the column of tests: Python code, in which every top-level ``assert`` is a test (if
+            it has none, the whole code is one test), or a list of tests.
+        timeout: seconds for all tests of a candidate.
+        memory_mb: memory limit of a candidate in MiB.
+        parallel: candidates that run at the same time; null is one per available CPU.
     """
     for key, value, least in (("timeout", timeout, 0), ("memory_mb", memory_mb, 63)):
         if value <= least:
-            raise SpecError(f"{key} is {value}, and must be more than {least}")
+            raise SpecError(f"{key} is {value}, but must be more than {least}")
     if parallel is not None and parallel < 1:
-        raise SpecError(f"parallel is {parallel}, and must be 1 or more")
+        raise SpecError(f"parallel is {parallel}, but must be at least 1")
     limits = Limits(seconds=timeout, memory=memory_mb * 2**20)
 
     def code(completions: Any, **columns: Any) -> list[float | None]:
-        tests = [steps_of(one) for one in column_of(column, columns)]
+        tests = [steps_of(source) for source in column_of(column, columns)]
         programs = [
             Program(extract(text_of(completion)), steps)
             for completion, steps in zip(completions, tests, strict=True)
@@ -72,10 +72,10 @@ def extract(text: str) -> str:
 
 
 def steps_of(tests: Any) -> tuple[Step, ...]:
-    """The steps of a sample's tests, none where it has no tests.
+    """The steps of a sample's tests; empty if it has no tests.
 
     Raises:
-        DataError: the tests are no Python.
+        DataError: the tests are not valid Python.
     """
     if isinstance(tests, (list, tuple)):
         return tuple(Step(_checked(str(test)), counts=True) for test in tests)
@@ -94,5 +94,7 @@ def _checked(source: str) -> str:
     try:
         ast.parse(source)
     except (SyntaxError, ValueError) as error:
-        raise DataError(f"these tests are no Python ({error}): {excerpt(source)}") from error
+        raise DataError(
+            f"these tests are not valid Python ({error}): {excerpt(source)}", "Fix that row"
+        ) from error
     return source

@@ -1,4 +1,4 @@
-"""Rewards that look at the form of a completion: a pattern, a JSON schema, a length."""
+"""Rewards for the form of a completion: a pattern, a JSON schema, a length."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ FENCE = re.compile(r"^[ \t]*```[ \t]*(?P<language>\S*)[^\n]*\n(?P<body>.*?)^[ \t
 
 
 def regex(*, pattern: str, search: bool = False, ignore_case: bool = False) -> Any:
-    """1 where the completion matches, else 0. A dot matches a line's end, too.
+    """1 if the completion matches, else 0. A dot also matches a line break.
 
     Args:
-        pattern: a regular expression of Python's.
-        search: it is enough that a part of the completion matches; else all of it must.
-        ignore_case: whether case does not matter.
+        pattern: a Python regular expression.
+        search: whether a match of a part is enough; else the whole completion must match.
+        ignore_case: whether to ignore case.
     """
     try:
         compiled = re.compile(pattern, re.DOTALL | (re.IGNORECASE if ignore_case else 0))
     except re.error as error:
-        raise SpecError(f"pattern is no regular expression: {error}") from error
+        raise SpecError(
+            f"pattern is not a valid regular expression: {error}", "Fix the pattern"
+        ) from error
     match = compiled.search if search else compiled.fullmatch
 
     def regex(completions: Any, **_: Any) -> list[float | None]:
@@ -34,12 +36,12 @@ def regex(*, pattern: str, search: bool = False, ignore_case: bool = False) -> A
 
 
 def json_schema(*, schema: dict[str, Any]) -> Any:
-    """1 where the completion is JSON that is valid by a schema, else 0.
+    """1 if the completion is JSON that is valid under a schema, else 0.
 
     The JSON is the last fenced block if there is one, else the whole completion.
 
     Args:
-        schema: a JSON schema (https://json-schema.org), of draft 2020-12 unless it says another.
+        schema: a JSON schema (https://json-schema.org), draft 2020-12 unless it names another.
     """
     checker: list[Any] = []
 
@@ -56,7 +58,7 @@ def json_schema(*, schema: dict[str, Any]) -> Any:
             return 0.0
         try:
             return float(validator().is_valid(value))
-        except RecursionError:  # nested deeper than anyone means
+        except RecursionError:  # nested too deeply
             return 0.0
 
     def json_schema(completions: Any, **_: Any) -> list[float | None]:
@@ -66,10 +68,10 @@ def json_schema(*, schema: dict[str, Any]) -> Any:
 
 
 def schema_validator(schema: dict[str, Any]) -> Any:
-    """The validator of a schema, which fetches nothing.
+    """The validator of a schema, without network access.
 
     Raises:
-        SpecError: it is no schema.
+        SpecError: the schema is not valid.
     """
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import validator_for
@@ -79,12 +81,14 @@ def schema_validator(schema: dict[str, Any]) -> Any:
     try:
         kind.check_schema(schema)
     except SchemaError as error:
-        raise SpecError(f"schema is no JSON schema: {error.message}") from error
+        raise SpecError(
+            f"schema is not a valid JSON schema: {error.message}", "Fix the schema"
+        ) from error
     return kind(schema, registry=Registry())
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def length(
@@ -94,26 +98,26 @@ def length(
     max: int | None = None,  # noqa: A002
     unit: Literal["characters", "words", "tokens"] = "tokens",
 ) -> Any:
-    """1 where the completion is as long as asked, less the further it is off, and 0 at least.
+    """1 if the completion has the requested length, and less the further it is off; at least 0.
 
-    What is off counts as a part of the bound that is missed: 150 where 100 is the most gives 0.5.
+    The difference counts relative to the bound: a length of 150 with a maximum of 100 gives 0.5.
 
     Args:
         target: the length that gives 1.
         min: the least length that gives 1.
         max: the greatest length that gives 1.
-        unit: what is counted.
+        unit: the unit of length.
     """
     bounds = {"target": target, "min": min, "max": max}
     given = {key: value for key, value in bounds.items() if value is not None}
     if not given or (target is not None and len(given) > 1):
-        raise SpecError("give either target, or min or max or both")
+        raise SpecError("length needs either target, or min, max or both", "Set one of them")
     for key, value in given.items():
         if value < 1:
-            raise SpecError(f"{key} is {value}, and must be 1 or more")
+            raise SpecError(f"{key} is {value}, but must be at least 1")
     low, high = (target, target) if target is not None else (min, max)
     if low is not None and high is not None and low > high:
-        raise SpecError(f"min is {low} and max is {high}")
+        raise SpecError(f"min is {low}, but max is {high}", "Set max to at least min")
 
     def score(size: int) -> float:
         if low is not None and size < low:

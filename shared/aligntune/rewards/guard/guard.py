@@ -1,4 +1,4 @@
-"""Holds a reward to what it promised: a number or None for each sample, in time."""
+"""Checks that a reward returns a number or None for each sample, in time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Batch:
         return len(self.completions)
 
     def only(self, index: int) -> Batch:
-        """One sample of it: columns are lists of its length, and all else is passed on as it is."""
+        """One sample: lists of the batch's length are columns; other values stay unchanged."""
         rest = {
             key: [value[index]] if isinstance(value, list) and len(value) == len(self) else value
             for key, value in self.rest.items()
@@ -43,7 +43,7 @@ class Batch:
         return Batch([self.prompts[index]], [self.completions[index]], rest)
 
     def shown(self, index: int) -> str:
-        """A sample as an error shows it."""
+        """A sample, for error messages."""
         prompt, completion = excerpt(self.prompts[index]), excerpt(self.completions[index])
         return f"sample {index + 1} of {len(self)} (prompt {prompt}, completion {completion})"
 
@@ -52,18 +52,18 @@ class Batch:
 
 
 class Guard:
-    """A reward under guard, in the form in which a trainer calls it.
+    """A guarded reward, as a trainer calls it.
 
     Args:
         function: the reward; it may be a coroutine function.
-        name: what it is logged as.
-        timeout: seconds that a call may take. A function that limits each sample itself says in
-            its attribute ``needs`` what a batch of so many may take, and has that time at least.
-        backstop: what ends this process should a call never return to the interpreter.
+        name: its name in logs.
+        timeout: seconds that a call may take. A function that limits each sample itself has an
+            attribute ``needs``, which returns the seconds that a batch of a given size may take.
+        backstop: ends this process if a call never returns to the interpreter.
 
     Raises:
-        RewardError: when called, and the reward raises, does not return in time, or returns what is
-            not a finite number or None for each sample. It names the reward and the sample.
+        RewardError: on a call, if the reward raises, does not return in time, or does not return a
+            finite number or None for each sample. The message names reward and sample.
     """
 
     def __init__(
@@ -84,7 +84,9 @@ class Guard:
         except AligntuneError:
             raise
         except (Exception, SystemExit) as error:
-            if foreseen(error) is not None:  # out of memory, a full disk: no fault of the function
+            if (
+                foreseen(error) is not None
+            ):  # out of memory or a full disk, not a fault of the function
                 raise
             traceback.print_exc()
             raise self._raised(batch, error) from error
@@ -121,7 +123,7 @@ class Guard:
             value = _number(score)
             if value is None and score is not None:
                 raise self._error(
-                    f"returned {_described(score)}, which is no number, for {batch.shown(index)}"
+                    f"returned {_described(score)}, which is not a number, for {batch.shown(index)}"
                 )
             if value is not None and not math.isfinite(value):
                 raise self._error(f"returned {value} for {batch.shown(index)}")
@@ -129,20 +131,20 @@ class Guard:
         return found
 
     def _raised(self, batch: Batch, error: BaseException) -> RewardError:
-        """The sample that it raises for, by asking one at a time, where that shows it."""
+        """Find the sample that it raises for, by calling it for one at a time."""
         for index, _, again, limit in self._one_by_one(batch):
             if again is not None or limit.over:
                 return self._error(f"raised {_where(again or error)} for {batch.shown(index)}")
         return self._error(f"raised {_where(error)} for {self._first_of(batch)}")
 
     def _too_slow(self, batch: Batch) -> RewardError:
-        """The sample that takes all the time that there is for the whole batch."""
+        """Find the sample that takes longer than the whole batch may take."""
         for index, _, _, limit in self._one_by_one(batch):
             if limit.over:
                 return self._never(batch.shown(index))
         return self._error(
-            f"did not return within {self._timeout:g} s for {len(batch)} samples together, though "
-            "it does for each alone",
+            f"did not return within {self._timeout:g} s for {len(batch)} samples together, but "
+            "did for each sample alone",
             "Raise the reward's timeout, or make the function faster",
         )
 
@@ -152,10 +154,10 @@ class Guard:
             alone = _as_list(returned)
             if alone is not None and len(alone) != 1:
                 return self._error(f"{what}, and {len(alone)} for {batch.shown(index)} alone")
-        return self._error(f"{what}, beginning with {batch.shown(0)}")
+        return self._error(f"{what}, starting with {batch.shown(0)}")
 
     def _one_by_one(self, batch: Batch) -> Iterator[tuple[int, Any, BaseException | None, Limit]]:
-        """Ask for each sample by itself, all of them within the time of one batch."""
+        """Call it for each sample alone, within the time of one batch."""
         left = self._seconds(batch)
         for index in range(len(batch)):
             returned, failed = None, None
@@ -170,15 +172,15 @@ class Guard:
     def _never(self, where: str) -> RewardError:
         return self._error(
             f"did not return within {self._timeout:g} s for {where}",
-            "Mend the function, or raise the reward's timeout",
+            "Fix the function, or raise the reward's timeout",
         )
 
     def _first_of(self, batch: Batch) -> str:
         if len(batch) == 1:
             return batch.shown(0)
-        return f"a batch of {len(batch)} samples, of which the first is {batch.shown(0)}"
+        return f"a batch of {len(batch)} samples, starting with {batch.shown(0)}"
 
-    def _error(self, what: str, remedy: str = "Mend the function") -> RewardError:
+    def _error(self, what: str, remedy: str = "Fix the function") -> RewardError:
         return RewardError(f"the reward {self.__name__} {what}", remedy)
 
 
@@ -187,7 +189,7 @@ async def _awaited(returned: Any) -> Any:
 
 
 def _as_list(returned: Any) -> list[Any] | None:
-    """What a function returned as a list; arrays will do, texts and mappings will not."""
+    """A function's result as a list; arrays are accepted, text and mappings are not."""
     if isinstance(returned, (str, bytes, Mapping)):
         return None
     try:
@@ -197,11 +199,11 @@ def _as_list(returned: Any) -> list[Any] | None:
 
 
 def _number(score: Any) -> float | None:
-    """A number, also one of numpy's or torch's, or None for what is none."""
+    """A number, including numpy's and torch's, or None."""
     if not isinstance(score, numbers.Real) and hasattr(score, "item"):
         try:
             score = score.item()
-        except (ValueError, RuntimeError):  # of more than one element
+        except (ValueError, RuntimeError):  # more than one element
             return None
     try:
         return float(score) if isinstance(score, numbers.Real) else None
@@ -216,11 +218,11 @@ def _described(value: Any) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """An error in one line, with the last line of code that is the function's own."""
-    said = named(error)
+    """An error on one line, with the last line of the function's code."""
+    message = named(error)
     others = ("<", sys.prefix, sys.base_prefix, str(Path(__file__).parents[1]))
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith(others):
             name = frame.filename.removeprefix(os.environ.get(INPUT_ROOT_VARIABLE, ""))
-            return f"{said} ({name}, line {frame.lineno})"
-    return said
+            return f"{message} ({name}, line {frame.lineno})"
+    return message

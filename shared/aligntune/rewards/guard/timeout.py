@@ -10,14 +10,14 @@ from typing import Any, Self
 
 
 class TimeUp(BaseException):
-    """The time of a block is up. Not an Exception, so that nobody's ``except`` takes it."""
+    """The time of a block is up. Not an Exception, so ``except Exception`` does not catch it."""
 
 
 class Limit:
-    """Leave a block when its time is up, and say so in ``over``; ``spent`` is the seconds it took.
+    """Leave a block when its time is up and set ``over``; ``spent`` is the seconds it took.
 
-    Works in the main thread only, and for what returns to the interpreter now and then; elsewhere
-    the block has no limit. A block that must end whatever it does needs :mod:`.watchdog` besides.
+    Works only in the main thread, and only for code that returns to the interpreter now and then.
+    A block that must end in any case needs :mod:`.watchdog` too.
 
     Args:
         seconds: wall-clock time for the block.

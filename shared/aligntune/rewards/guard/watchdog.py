@@ -1,10 +1,10 @@
-"""Ends a process in which a function never returns, not even to the interpreter.
+"""Ends a process in which a function never returns to the interpreter.
 
-An alarm (:mod:`.timeout`) is raised by the interpreter, so native code that never comes back to it,
-or a loop that swallows every exception, goes on for ever; a thread would not help, as the
-interpreter's lock may never be free again. So a process that was forked beforehand tells the error,
-and a timer of the C library ends this one with the error's exit code, which needs no interpreter.
-A signal would not do: process 1 of a container takes none from within.
+The interpreter raises the alarm of :mod:`.timeout`, so the alarm cannot stop native code that never
+returns to it, or a loop that catches every exception. A thread does not help, because the
+interpreter's lock may never be free again. So a process that was forked earlier reports the error,
+and a timer of the C library ends this process with the error's exit code, without the interpreter.
+A signal does not work: process 1 of a container ignores signals from inside.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any, NoReturn
 from aligntune.errors import RewardError
 
 GRACE_SECONDS = 5.0
-"""How much longer than its time a function has, so that an alarm can do it first."""
+"""Extra time for a function, so that the alarm comes first."""
 
 TELLING_SECONDS = 3.0
-"""For the error to be told before this process ends."""
+"""Time to report the error before this process ends."""
 
 PR_SET_PDEATHSIG = 1
 CLOCK_MONOTONIC = 1
@@ -34,12 +34,12 @@ SIGEV_THREAD = 2
 
 
 class Backstop:
-    """See the module.
+    """Ends this process if a block never returns; see the module.
 
     Args:
-        tell: says the error, in the forked process, which must not touch a GPU.
-        grace: seconds beyond a limit until the error is told.
-        telling: seconds from then until this process ends.
+        tell: reports the error, in the forked process, which must not use a GPU.
+        grace: seconds between a limit and the report.
+        telling: seconds between the report and the end of this process.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Backstop:
         reader, self._writer = os.pipe()
         parent = os.getpid()
         with warnings.catch_warnings():
-            # Python warns of threads, whose locks a fork may copy shut; the child needs none.
+            # Python warns that a fork may copy locked locks of threads; the child uses none.
             warnings.simplefilter("ignore", DeprecationWarning)
             child = os.fork()
         if not child:
@@ -63,7 +63,7 @@ class Backstop:
 
     @contextmanager
     def watching(self, seconds: float, error: RewardError) -> Iterator[None]:
-        """Should the block not end in ``seconds`` and some grace, tell ``error`` and end."""
+        """Report ``error`` and exit if the block does not end in ``seconds`` and some grace."""
         limit = seconds + self._grace
         began = time.monotonic()
         self._say({"seconds": limit, "what": error.what, "remedy": error.remedy})
@@ -74,15 +74,17 @@ class Backstop:
             self._end.set(0)
             self._say({})
         if time.monotonic() - began > limit:
-            raise error  # it has been told, so it has to be true
+            raise error  # it has been reported, so it must be raised
 
     def _say(self, words: dict[str, Any]) -> None:
-        with suppress(BrokenPipeError):  # then nobody tells, and the timer still ends it
+        with suppress(
+            BrokenPipeError
+        ):  # then nobody reports, and the timer still ends this process
             os.write(self._writer, json.dumps(words).encode() + b"\n")
 
 
 def _watch(reader: int, parent: int, tell: Callable[[RewardError], None]) -> NoReturn:
-    """The forked process: wait for the end of each block, or tell that there is none."""
+    """The forked process: wait for the end of each block, or report that it does not end."""
     try:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
             signal.signal(number, signal.SIG_IGN)  # it ends with its parent
@@ -132,7 +134,7 @@ class _EndTimer:
             raise OSError(number, f"timer_create: {os.strerror(number)}")
 
     def set(self, seconds: float) -> None:
-        """Start it anew; 0 stops it."""
+        """Restart the timer; 0 stops it."""
         whole = int(seconds)
         parts = (0, 0, whole, int((seconds - whole) * 1e9))
         self._libc.timer_settime(self._timer, 0, ctypes.byref((ctypes.c_long * 4)(*parts)), None)

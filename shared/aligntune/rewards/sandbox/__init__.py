@@ -1,1 +1,1 @@
-"""Running code that a model wrote, confined."""
+"""Run a model's code in confinement."""

@@ -1,14 +1,14 @@
-"""The child that runs one candidate: confines itself for good, then runs what nobody has read.
+"""The child process of one candidate: it confines itself, then runs untrusted code.
 
-Run as a script, by itself: ``python -I child.py`` with its orders, JSON, as standard input.
-It reports on standard output: ``ready`` once it is confined, then its secret and a number for each
-step that ran to its end.
+It runs as a separate script: ``python -I child.py`` with JSON orders on standard input. It reports
+on standard output: ``ready`` once it is confined, then its secret and a number for each step that
+succeeded.
 
-What confines it is the kernel: resource limits (memory, CPU time, open files), and a filter of
-system calls (seccomp, https://docs.kernel.org/userspace-api/seccomp_filter.html) with a list of
-what is allowed. It needs no privilege, so it works for any uid and in any container. Not on the
-list, and so impossible: starting a process or a thread, signalling any process, opening a file for
-writing or changing one in any way, a socket to anywhere, tracing another process.
+The kernel confines it with resource limits (memory, CPU time, open files) and a filter of system
+calls (seccomp, https://docs.kernel.org/userspace-api/seccomp_filter.html) with a list of allowed
+calls. This needs no privilege, so it works for any uid and in any container. The list does not
+contain, and so prevents: starting a process or thread, sending signals to another process, opening
+a file for writing or changing it, sockets to other machines or processes, tracing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SECCOMP_MODE_FILTER = 2
 AUDIT_ARCH_X86_64 = 0xC000003E
 KILL, ALLOW, REFUSE = 0x80000000, 0x7FFF0000, 0x00050000
 LOAD, JUMP_IF_EQUAL, RETURN, AND = 0x20, 0x15, 0x06, 0x54
-"""Of classic BPF: load a word of the call, compare, return a verdict, mask."""
+"""Classic BPF: load a word of the call, compare, return a verdict, mask."""
 
 OPEN_FILES = 64
 
@@ -64,14 +64,14 @@ LOOKS_AT_A_TERMINAL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 SOCK_TYPE, SOCK_STREAM = 0xF, 1
 
 CONDITIONAL = (
-    # name, number, argument, mask, values it may have under the mask, what a refusal says
+    # name, number, argument, mask, allowed values under the mask, error of a refusal
     ("open", 2, 1, WRITING, (0,), errno.EROFS),
     ("openat", 257, 2, WRITING, (0,), errno.EROFS),
     ("fcntl", 72, 1, 0xFFFFFFFF, DUPLICATE_AND_FLAGS, errno.EPERM),
     ("ioctl", 16, 1, 0xFFFFFFFF, LOOKS_AT_A_TERMINAL, errno.ENOTTY),
     ("socketpair", 53, 1, SOCK_TYPE, (SOCK_STREAM,), errno.EPERM),
 )
-"""Calls that it may make with some arguments only."""
+"""System calls that are allowed only with some arguments."""
 
 
 def main() -> None:
@@ -92,13 +92,13 @@ def main() -> None:
 
 
 def run(source: str, steps: list[str], token: str, reports: int) -> None:
-    """Run a candidate and then each step, reporting those that came to their end."""
+    """Run a candidate and then each step, and report the steps that succeed."""
     write = os.write
     module = types.ModuleType("candidate")
     sys.modules["candidate"] = module
     try:
         exec(compile(source, "candidate.py", "exec"), module.__dict__)
-    except BaseException:  # SystemExit too: it ends a candidate, and passes nothing
+    except BaseException:  # SystemExit too, which ends a candidate without passing
         return
     for number, step in enumerate(steps):
         try:
@@ -109,11 +109,11 @@ def run(source: str, steps: list[str], token: str, reports: int) -> None:
 
 
 def confine(parent: int, memory: int, cpu_seconds: int) -> None:
-    """Give up everything that a candidate has no use for; there is no way back.
+    """Give up everything that a candidate does not need, permanently.
 
     Raises:
         OSError: the kernel refuses.
-        RuntimeError: this is no machine that we know the system calls of.
+        RuntimeError: the machine is not x86-64, whose system calls the filter lists.
     """
     libc = ctypes.CDLL(None, use_errno=True)
 
@@ -124,20 +124,22 @@ def confine(parent: int, memory: int, cpu_seconds: int) -> None:
             raise OSError(number, f"prctl {option}: {os.strerror(number)}")
 
     if platform.machine() != "x86_64":
-        raise RuntimeError(f"the code reward is for x86-64, and this is {platform.machine()}")
+        raise RuntimeError(
+            f"the code reward supports x86-64 only, and this machine is {platform.machine()}"
+        )
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        os._exit(1)  # it ended before it could be told of
+        os._exit(1)  # the parent has ended
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("1000")  # whoever else is short of memory, this is what goes first
+            file.write("1000")  # if memory runs out, this process is killed first
     except OSError:
         pass
     limits = {
         resource.RLIMIT_AS: memory,
         resource.RLIMIT_CPU: cpu_seconds,
         resource.RLIMIT_NOFILE: OPEN_FILES,
-        # The filter does not let it write or fork at all; these hold where a kernel's filter fails.
+        # The filter prevents writing and forking; these limits apply if the filter fails.
         resource.RLIMIT_FSIZE: 0,
         resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_CORE: 0,
@@ -155,7 +157,7 @@ def confine(parent: int, memory: int, cpu_seconds: int) -> None:
 
 
 def seccomp_program() -> bytes:
-    """The filter: what is listed is allowed, all else refused, another architecture is the end."""
+    """The filter: allow listed calls, refuse others, kill on another architecture."""
     code: list[bytes] = []
 
     def add(operation: int, value: int, if_so: int = 0, if_not: int = 0) -> None:
@@ -164,13 +166,13 @@ def seccomp_program() -> bytes:
     add(LOAD, 4)  # the architecture
     add(JUMP_IF_EQUAL, AUDIT_ARCH_X86_64, 1, 0)
     add(RETURN, KILL)
-    add(LOAD, 0)  # the number of the call; those of x32 have a bit more and match nothing
+    add(LOAD, 0)  # the number of the call; x32 numbers have an extra bit and match nothing
     for number in map(int, re.findall(r"=(\d+)", ALLOWED)):
         add(JUMP_IF_EQUAL, number, 0, 1)
         add(RETURN, ALLOW)
     for _, number, argument, mask, values, refusal in CONDITIONAL:
         add(JUMP_IF_EQUAL, number, 0, 3 + 2 * len(values))
-        add(LOAD, 16 + 8 * argument)  # its lower half, which is all of an int
+        add(LOAD, 16 + 8 * argument)  # the lower half, which is the whole int
         add(AND, mask)
         for value in values:
             add(JUMP_IF_EQUAL, value, 0, 1)

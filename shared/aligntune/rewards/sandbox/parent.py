@@ -1,8 +1,8 @@
-"""Runs code that nobody has read: each candidate in a child process that can do next to nothing.
+"""Runs untrusted code: each candidate in a confined child process.
 
-What a candidate may do is said in one place, :mod:`.child`. Here is what the parent sees to: no
-environment, no input, an empty folder to be in, a wall-clock limit, an end to everything in the
-child's session, and that only what carries a candidate's secret counts as passed.
+:mod:`.child` defines what a candidate may do. The parent provides an almost empty environment, no
+input, an empty working folder and a wall-clock limit. It kills everything in the child's session,
+and counts only reports with the candidate's secret.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from aligntune.errors import RewardError
 CHILD = Path(__file__).with_name("child.py")
 READY = b"ready\n"
 MOST_OUTPUT = 2**20
-"""Bytes of a child's reports beyond which it is ended."""
+"""The most bytes of reports; a child with more is killed."""
 
 STARTUP_SECONDS = 60.0
-"""For Python to start and confine itself, before a candidate's own time begins."""
+"""Time to start Python and confine it, before a candidate's time starts."""
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""All of it. A candidate has no thread to give, and numpy would start some when imported."""
+"""The whole environment. A candidate cannot start threads, which numpy would do when imported."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Source that is run after a candidate's own, in the same module; a test where it counts."""
+    """Code that runs after a candidate's, in the same module; a test if it ``counts``."""
 
     source: str
     counts: bool
@@ -46,7 +46,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Program:
-    """A candidate's code and what is run after it."""
+    """A candidate's code and the steps after it."""
 
     source: str
     steps: tuple[Step, ...]
@@ -54,19 +54,19 @@ class Program:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one candidate may take: seconds by the clock, and bytes of address space."""
+    """The limits of one candidate: wall-clock seconds, and bytes of address space."""
 
     seconds: float
     memory: int
 
 
 def run(programs: Sequence[Program], limits: Limits, parallel: int | None = None) -> list[int]:
-    """How many of its counting steps each program passed.
+    """The number of tests that each program passed.
 
     Args:
-        programs: run several at once, in no order.
-        limits: for each.
-        parallel: how many at once; None is :func:`at_once`.
+        programs: several run at the same time, in any order.
+        limits: of each program.
+        parallel: programs that run at the same time; None is :func:`at_once`.
 
     Raises:
         RewardError: a child could not be started or confined.
@@ -97,20 +97,23 @@ def run(programs: Sequence[Program], limits: Limits, parallel: int | None = None
 
 
 def at_once() -> int:
-    """Candidates to run at once: one a CPU, divided among the trainers of this machine."""
+    """Candidates to run at the same time: one per CPU, divided among this machine's trainers."""
     trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's
     return max(1, len(os.sched_getaffinity(0)) // trainers)
 
 
 def require_confinement() -> None:
-    """Make sure that candidates can be confined here.
+    """Check that candidates can be confined here.
 
     Raises:
-        RewardError: they cannot, with the reason.
+        RewardError: they cannot be confined, with the reason.
     """
     (passed,) = run([Program("", (Step("assert True", True),))], Limits(STARTUP_SECONDS, 2**29))
     if not passed:
-        raise RewardError("the code reward cannot run a candidate here that does nothing at all")
+        raise RewardError(
+            "the code reward cannot run even an empty candidate here",
+            "Use another reward, or another machine",
+        )
 
 
 @dataclass
@@ -136,7 +139,7 @@ class _Child:
         }
         with _file_of(json.dumps(order).encode()) as orders:
             self.process = subprocess.Popen(
-                # -I: neither the environment nor the current folder say what is imported.
+                # -I: neither the environment nor the current folder affects imports.
                 [sys.executable, "-I", "-B", str(CHILD)],
                 stdin=orders,
                 stdout=subprocess.PIPE,
@@ -158,11 +161,14 @@ class _Child:
         self.ended = not chunk or len(self.output) > MOST_OUTPUT
 
     def finish(self) -> int:
-        """End it, whatever it does, and count what it passed."""
+        """Kill the child, and count the tests that it passed."""
         self.kill()
         if not self.ready:
-            said = self.output.decode(errors="replace").strip() or "it said nothing"
-            raise RewardError(f"code cannot be run confined here: {said.splitlines()[-1]}")
+            output = self.output.decode(errors="replace").strip() or "no output"
+            raise RewardError(
+                f"code cannot be confined here: {output.splitlines()[-1]}",
+                "Use another reward, or another machine",
+            )
         words = {f"{self.token} {number}" for number, step in self._tests()}
         return len(words.intersection(self.output.decode(errors="replace").splitlines()))
 
@@ -178,7 +184,7 @@ class _Child:
 
 @contextmanager
 def _file_of(content: bytes) -> Iterator[int]:
-    """An open file without a name, at its beginning; unlike a pipe it never makes us wait."""
+    """An open temporary file with this content; unlike a pipe, it never blocks."""
     with tempfile.TemporaryFile() as file:
         file.write(content)
         file.seek(0)

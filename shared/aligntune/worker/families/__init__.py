@@ -1,7 +1,7 @@
-"""Families of algorithms: what data becomes, what the trainer is told, what is measured.
+"""Families of algorithms: how rows are encoded, trainer arguments, and what is measured.
 
-One module each, of one shape (:class:`Family`), so that :mod:`aligntune.worker.train` reads the
-same whatever is trained. Free of torch until something is encoded or measured.
+Each family is a module with the same interface (:class:`Family`), so :mod:`aligntune.worker.train`
+does not depend on the algorithm. The modules import torch only when they encode or measure.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run has at hand once its model is loaded.
+    """What a family needs once the model is loaded.
 
     Attributes:
         tokenizer: of the model.
-        max_length: tokens that a sequence may have, None where nothing limits it.
+        max_length: tokens of the longest sequence, None without a limit.
         rewards: guarded reward functions, in the order of ``spec.rewards``.
-        inference: makes the model ready to generate for as long as the context lasts.
+        inference: a context that prepares the model to generate.
         head: how an evaluation computes.
     """
 
@@ -42,25 +42,25 @@ class Setup:
 
 
 class Family(Protocol):
-    """What a module of this package has."""
+    """The interface of a module of this package."""
 
     BEST: tuple[str, bool]
-    """The figure that tells the best checkpoint, and whether more of it is better."""
+    """The figure that selects the best checkpoint, and whether higher is better."""
 
     PREPARED: bool
-    """Whether the trainer is kept from preparing rows, as it would do it over again."""
+    """Whether rows are ready, so that the trainer must not prepare them again."""
 
     def arguments(self, spec: RunSpec, max_length: int | None) -> dict[str, Any]:
-        """The trainer's arguments that only this family has, or has otherwise."""
+        """The trainer's arguments that are specific to this family."""
 
     def encode(self, dataset: Any, setup: Setup, train: bool) -> Tokenized:
-        """Canonical rows as the trainer takes them."""
+        """Encode canonical rows for the trainer."""
 
     def extras(self, setup: Setup) -> dict[str, Any]:
-        """What the trainer's constructor is given beside model, arguments and data."""
+        """Further arguments of the trainer's constructor."""
 
     def measure(self, model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurement:
-        """Evaluate ``model`` on encoded rows; ``frozen`` is the reference, where it is apart."""
+        """Evaluate ``model`` on encoded rows; ``frozen`` is a separate reference model, if any."""
 
 
 def family(row: Algorithm) -> Family:
@@ -69,6 +69,6 @@ def family(row: Algorithm) -> Family:
 
 
 def trainer_classes(row: Algorithm) -> tuple[type[Any], type[Any]]:
-    """An algorithm's trainer and its configuration, as the backend has left them."""
+    """An algorithm's trainer and configuration classes, as patched by the backend."""
     module = import_module(row.module)
     return getattr(module, row.trainer), getattr(module, row.config)

@@ -1,4 +1,4 @@
-"""Feedback: learn from answers that are each good or bad, held to a reference (KTO)."""
+"""Feedback: learn from answers labelled good or bad, relative to a reference (KTO)."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
     """See :class:`~aligntune.worker.families.Family`."""
     return {
         "max_length": None,  # rows are cut already
-        "remove_unused_columns": False,  # rows hold what is used, and their length
-        # The KL term pairs the rows of a batch with each other, so batches are made beforehand.
+        "remove_unused_columns": False,  # rows contain only used columns
+        # The KL term pairs the rows of a batch, so encode() determines the batches.
         "train_sampling_strategy": "sequential",
         "pad_to_multiple_of": None,
         "precompute_ref_log_probs": False,
@@ -38,7 +38,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         "beta": spec.preference.beta,
         "desirable_weight": 1.0,
         "undesirable_weight": 1.0,
-        "disable_dropout": not spec.adapter.dropout,  # it would take the adapter's too
+        "disable_dropout": not spec.adapter.dropout,  # it would disable the adapter's too
         "sync_ref_model": False,
         "activation_offloading": False,
     }
@@ -47,8 +47,8 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
 def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
     """Rows with ``prompt_ids``, ``completion_ids``, ``KL_completion_ids``, ``label``, ``length``.
 
-    ``KL_completion_ids`` is the completion of the row before, in the same batch: the mismatched
-    pairs of which the method estimates its reference point. Training rows are shuffled for that.
+    ``KL_completion_ids`` is the completion of the previous row in the same batch. The method
+    estimates its reference point from these mismatched pairs, so training rows are shuffled.
     """
     tokenizer, limit, training = setup.tokenizer, setup.max_length, setup.spec.training
     require_usable(tokenizer, setup.spec, is_chat(dataset))
@@ -72,12 +72,14 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
     useful = encoded.filter(lambda row: not row["full"], keep_in_memory=True)
     if len(useful) == 0:
         raise DataError(
-            f"no answer begins within {limit} tokens",
-            "Raise training.max_length as far as the model goes",
+            f"no answer starts within {limit} tokens",
+            "Raise training.max_length up to the model's limit",
         )
     if train and len(set(useful["label"])) == 1:
         only = "good" if useful["label"][0] else "bad"
-        raise DataError(f"every answer is labelled {only}", "KTO learns from both kinds")
+        raise DataError(
+            f"every answer is labelled {only}", "Use data with both good and bad answers"
+        )
 
     def rotate(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         answers = batch["completion_ids"]
@@ -92,7 +94,7 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
         useful,
         notes(
             (sum(encoded["cut"]), f"rows are longer than {limit} tokens and were cut"),
-            (sum(encoded["full"]), f"rows have prompts of {limit} tokens or more; left out"),
+            (sum(encoded["full"]), f"rows have prompts of {limit} tokens or more and were skipped"),
         ),
     )
 

@@ -1,4 +1,4 @@
-"""Online: learn from rewards of the policy's own completions (PPO, the GRPO family, RLOO)."""
+"""Online: learn from rewards of the policy's completions (PPO, the GRPO family, RLOO)."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ BEST = ("reward", True)
 PREPARED = False
 SAMPLES = 4
 HEAD_FACTOR = 10
-"""Learning rate of PPO's value head over the policy's, see docs/ppo.md."""
+"""Learning rate of PPO's value head relative to the policy's, see docs/ppo.md."""
 
 
 def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
     """See :class:`~aligntune.worker.families.Family`."""
     rl = spec.rl
     common = {
-        # Completions are counted as they are made.
+        # Completions are counted when they are generated.
         "include_num_input_tokens_seen": "no",
         "train_sampling_strategy": "random",
         "remove_unused_columns": False,
         "max_completion_length": rl.max_completion_length,
-        "max_prompt_length": None,  # prompts that are too long are left out already
+        "max_prompt_length": None,  # prompts that are too long are skipped already
         "temperature": rl.temperature,
         "top_p": rl.top_p,
         "top_k": rl.top_k,
         "reward_weights": [reward.weight for reward in spec.rewards],
-        "disable_dropout": not spec.adapter.dropout,  # it would take the adapter's too
+        "disable_dropout": not spec.adapter.dropout,  # it would disable the adapter's too
     }
     if spec.row.critic:
         return {
             **common,
-            "include_num_input_tokens_seen": "non_padding",  # ours hands them in
+            "include_num_input_tokens_seen": "non_padding",  # our trainer passes them
             **spec.ppo.model_dump(),
-            # A head that begins at 0 has to learn faster than what it sits on.
+            # A head that starts at 0 has to learn faster than the model below it.
             "critic_learning_rate": spec.training.learning_rate
             * (HEAD_FACTOR if spec.ppo.critic == "head" else 1),
             "num_ppo_epochs": rl.num_iterations,
@@ -91,15 +91,15 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
 
 
 def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
-    """Rows with ``prompt`` and the columns for rewards; the trainer asks for the completions."""
+    """Rows with ``prompt`` and the columns for rewards; the trainer generates completions."""
     tokenizer, rl = setup.tokenizer, setup.spec.rl
     require_usable(tokenizer, setup.spec, is_chat(dataset))
     room = None if setup.max_length is None else setup.max_length - rl.max_completion_length
     limit = min((most for most in (rl.max_prompt_length, room) if most is not None), default=None)
     if limit is not None and limit < 1:
         raise DataError(
-            f"a completion of {rl.max_completion_length} tokens leaves no room for a prompt in the "
-            f"{setup.max_length} tokens that a sequence may have",
+            f"a completion of {rl.max_completion_length} tokens leaves no room for a prompt in a "
+            f"sequence of {setup.max_length} tokens",
             "Lower rl.max_completion_length",
         )
     lengths = [len(encode_prompt(tokenizer, prompt)) for prompt in dataset["prompt"]]
@@ -108,14 +108,14 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
     kept = [n for n in range(len(lengths)) if n not in long | empty]
     if not kept:
         raise DataError(
-            f"no prompt fits: each is empty, or longer than {limit} tokens",
+            f"no prompt fits: every prompt is empty, or longer than {limit} tokens",
             "Raise rl.max_prompt_length, or lower rl.max_completion_length so that both fit",
         )
     return Tokenized(
         dataset.select(kept),
         notes(
-            (len(long), f"prompts are longer than {limit} tokens; left out"),
-            (len(empty), "prompts are empty; left out"),
+            (len(long), f"prompts are longer than {limit} tokens and were skipped"),
+            (len(empty), "prompts are empty and were skipped"),
         ),
     )
 
@@ -127,11 +127,10 @@ def extras(setup: Setup) -> dict[str, Any]:
 
 
 def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurement:
-    """One sampled completion a prompt: mean reward, each function's by itself, and KL to the
-    reference (mean of log-ratios over tokens, nats), where there is one.
+    """With one sampled completion per prompt: mean reward, the reward of each function, and KL to
+    the reference (mean of log-ratios over tokens, nats), if there is one.
 
-    The same seed makes the same completions of the same weights, and leaves training's own random
-    state as it was.
+    The same seed and weights give the same completions. Training's random state is unchanged.
     """
     spec, tokenizer = setup.spec, setup.tokenizer
     prompts = [encode_prompt(tokenizer, prompt) for prompt in rows["prompt"]]
@@ -185,7 +184,7 @@ def _kl(
     tokens = sum(map(len, completions))
     spec = setup.spec
     if spec.adapter.path and REFERENCE_ADAPTER not in getattr(model, "peft_config", {}):
-        return None  # of the adapter that was gone on with nothing is left to compare with
+        return None  # no copy of the adapter that training started from is left
     with reference(model, frozen) as base:
         if base is None or not tokens:
             return None
@@ -197,7 +196,7 @@ def _kl(
 
 
 def generate(model: Any, prompts: list[list[int]], setup: Setup, size: int) -> list[list[int]]:
-    """Sample a completion of each prompt, as the trainer does, up to and with its end."""
+    """Sample one completion per prompt, as the trainer does, including its end token."""
     rl = setup.spec.rl
     sampling = {"do_sample": True, "temperature": rl.temperature, "top_p": rl.top_p}
     with setup.head.autocast():

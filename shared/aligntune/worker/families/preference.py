@@ -1,4 +1,4 @@
-"""Preference: learn which of two answers is the better one, held to a reference."""
+"""Preference: learn which of two answers is better, relative to a reference."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ PREPARED = True
 SIDES = ("chosen", "rejected")
 SAMPLES = 4
 CHANGES_LOSS = {"f_divergence_type", "ld_alpha", "loss_weights", "use_weighting"}
-"""Trainer arguments with which the loss is not the one that is measured here."""
+"""Trainer arguments that change the loss, so that it differs from the one measured here."""
 
 
 def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
     """See :class:`~aligntune.worker.families.Family`."""
     return {
         "max_length": None,  # rows are cut already
-        "remove_unused_columns": False,  # rows hold what is used, and their length
+        "remove_unused_columns": False,  # rows contain only used columns
         "truncation_mode": "keep_start",
         "padding_free": False,
         "pad_to_multiple_of": None,
@@ -45,7 +45,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         "label_smoothing": spec.preference.label_smoothing,
         "beta": spec.preference.beta,
         "use_weighting": False,
-        "disable_dropout": not spec.adapter.dropout,  # it would take the adapter's too
+        "disable_dropout": not spec.adapter.dropout,  # it would disable the adapter's too
         "sync_ref_model": False,
         "activation_offloading": False,
     }
@@ -54,7 +54,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
 def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
     """Rows with ``prompt_ids``, ``chosen_ids``, ``rejected_ids`` and ``length``.
 
-    As in TRL, an answer begins where the tokens of the prompt and of prompt plus answer part, at
+    As in TRL, an answer starts where the tokens of the prompt and of prompt plus answer differ, at
     the same token for both answers.
     """
     tokenizer, limit = setup.tokenizer, setup.max_length
@@ -78,15 +78,18 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
     useful = encoded.filter(lambda row: not row["full"] and not row["empty"], keep_in_memory=True)
     if len(useful) == 0:
         raise DataError(
-            "no pair has two answers" + (f" that begin within {limit} tokens" if limit else ""),
-            "Raise training.max_length as far as the model goes, or check the data",
+            "no pair has two answers" + (f" that start within {limit} tokens" if limit else ""),
+            "Raise training.max_length up to the model's limit, or check the data",
         )
     return Tokenized(
         useful.select_columns(["prompt_ids", "chosen_ids", "rejected_ids", "length"]),
         notes(
             (sum(useful["cut"]), f"pairs are longer than {limit} tokens and were cut"),
-            (sum(encoded["full"]), f"pairs have prompts of {limit} tokens or more; left out"),
-            (sum(encoded["empty"]), "pairs have an empty answer; left out"),
+            (
+                sum(encoded["full"]),
+                f"pairs have prompts of {limit} tokens or more and were skipped",
+            ),
+            (sum(encoded["empty"]), "pairs have an empty answer and were skipped"),
         ),
     )
 
@@ -102,10 +105,10 @@ def extras(setup: Setup) -> dict[str, Any]:
 
 
 def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurement:
-    """Accuracy: the share of pairs whose chosen answer has the higher implicit reward, which is
-    beta times the log-ratio of policy to reference; margin: by how much, on average.
+    """Accuracy: the fraction of pairs whose chosen answer has the higher implicit reward (beta
+    times the log-ratio of policy to reference). Margin: the mean difference.
 
-    Without a reference the log-probabilities themselves are compared.
+    Without a reference, log-probabilities are compared.
     """
     size, padding = setup.spec.training.batch_size, setup.tokenizer.pad_token_id
 
@@ -129,7 +132,10 @@ def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurem
         side: [beta * (now - then) for now, then in zip(policy[side], before[side], strict=True)]
         for side in SIDES
     }
-    margins = [one - two for one, two in zip(rewards["chosen"], rewards["rejected"], strict=True)]
+    margins = [
+        chosen - rejected
+        for chosen, rejected in zip(rewards["chosen"], rewards["rejected"], strict=True)
+    ]
     metrics: dict[str, float | int | None] = {
         "accuracy": sum(margin > 0 for margin in margins) / len(margins),
         "margin": sum(margins) / len(margins),

@@ -1,4 +1,4 @@
-"""Reward model: a classifier of one label that scores the better of two answers higher."""
+"""Reward model: a classifier with one label that scores the better of two answers higher."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ PREPARED = False
 def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
     """See :class:`~aligntune.worker.families.Family`."""
     return {
-        "max_length": None,  # what is too long is left out already
-        "remove_unused_columns": False,  # rows hold what is used, and their length
+        "max_length": None,  # rows that are too long are skipped already
+        "remove_unused_columns": False,  # rows contain only used columns
         "pad_to_multiple_of": None,
         "center_rewards_coefficient": None,
-        "disable_dropout": not spec.adapter.dropout,  # it would take the adapter's too
+        "disable_dropout": not spec.adapter.dropout,  # it would disable the adapter's too
         "activation_offloading": False,
         "eos_token": None,
         "pad_token": None,
@@ -37,8 +37,8 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
 
 
 def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
-    """Rows with ``chosen_ids``, ``rejected_ids`` and ``length``; none is cut, as a score is read
-    off the last token.
+    """Rows with ``chosen_ids``, ``rejected_ids`` and ``length``. Rows are never cut, because the
+    score is read from the last token.
     """
     tokenizer, limit = setup.tokenizer, setup.max_length
     require_usable(tokenizer, setup.spec, is_chat(dataset))
@@ -55,10 +55,12 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
     )
     if len(useful) == 0:
         raise DataError(
-            f"no pair fits in {limit} tokens", "Raise training.max_length as far as the model goes"
+            f"no pair fits in {limit} tokens", "Raise training.max_length up to the model's limit"
         )
     left_out = len(encoded) - len(useful)
-    return Tokenized(useful, notes((left_out, f"pairs are longer than {limit} tokens; left out")))
+    return Tokenized(
+        useful, notes((left_out, f"pairs are longer than {limit} tokens and were skipped"))
+    )
 
 
 def extras(setup: Setup) -> dict[str, Any]:
@@ -66,11 +68,15 @@ def extras(setup: Setup) -> dict[str, Any]:
 
 
 def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurement:
-    """Accuracy: the share of pairs whose chosen answer scores higher; margin: by how much."""
+    """Accuracy: the fraction of pairs whose chosen answer scores higher. Margin: by how much."""
     size, padding = setup.spec.training.batch_size, setup.tokenizer.pad_token_id
     with setup.head.autocast():
-        one, two = (scores(model, rows[f"{side}_ids"], size, padding) for side in SIDES)
-    margins = [chosen - rejected for chosen, rejected in zip(one, two, strict=True)]
+        chosen_scores, rejected_scores = (
+            scores(model, rows[f"{side}_ids"], size, padding) for side in SIDES
+        )
+    margins = [
+        chosen - rejected for chosen, rejected in zip(chosen_scores, rejected_scores, strict=True)
+    ]
     samples = tuple(
         {
             **{side: setup.tokenizer.decode(row[f"{side}_ids"]) for side in SIDES},
@@ -89,7 +95,7 @@ def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurem
 
 
 def scores(model: Any, sequences: list[list[int]], size: int, padding: int) -> list[float]:
-    """The classifier's one logit for each sequence of token ids."""
+    """The classifier's logit for each sequence of token ids."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 

@@ -17,7 +17,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
     """See :class:`~aligntune.worker.families.Family`."""
     packing = spec.training.packing
     return {
-        # Rows are cut already, and padding_free takes a length for one that is not kept.
+        # Rows are cut already, and padding_free refuses a maximum length.
         "max_length": None if spec.trainer_args.get("padding_free") and not packing else max_length,
         "packing": packing,
         "packing_strategy": "bfd",
@@ -26,7 +26,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         "pad_to_multiple_of": None,
         "shuffle_dataset": False,
         "dataset_kwargs": None,
-        "completion_only_loss": False,  # labels carry the mask already, see tokenization.py
+        "completion_only_loss": False,  # labels contain the mask already, see inputs/tokenize.py
         "assistant_only_loss": False,
         "loss_type": "nll",
         "activation_offloading": False,
@@ -52,5 +52,5 @@ def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurem
 
 
 def keeps_whole_rows(spec: RunSpec) -> bool:
-    """Whether packing spreads a row that is too long over several sequences."""
+    """Whether packing splits long rows over several sequences."""
     return spec.training.packing and spec.trainer_args.get("packing_strategy", "bfd") != "bfd"

@@ -1,7 +1,7 @@
-"""Fetch, then train: what comes from a hub is brought into the caller's cache first.
+"""Download models and datasets into the caller's cache before training.
 
-A short container with network and token does this, and writes into the record which commit of what
-it brought; training then reads those files with neither network nor token.
+A short container with network and token does this, and records the path and commit of each
+download. Training then reads these files without network or token.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ FOLDERS_TO_SKIP = ("original/*", "onnx/*", "openvino/*", "coreml/*")
 
 
 def fetch(spec: RunSpec, run: RunDir, events: EventWriter, task: Task | None = None) -> None:
-    """Bring every hub id that is read into the cache and record where and at which commit.
+    """Download every hub id that is read into the cache, and record paths and commits.
 
-    What the record says was fetched before, for an earlier attempt or for the run that a task is
-    of, is taken as it was, whatever the branches say by now.
+    Downloads in the record, of an earlier attempt or of the run that a task works on, are used at
+    the same commit, even if the branch has moved.
 
     Raises:
         HubError: the hub cannot be reached, or refuses.
@@ -57,19 +57,19 @@ def fetch(spec: RunSpec, run: RunDir, events: EventWriter, task: Task | None = N
 def fetch_missing(
     spec: RunSpec, run: RunDir, events: EventWriter, task: Task | None = None
 ) -> None:
-    """Fetch what nobody has fetched for this run yet, as in a container that is run by hand."""
+    """Fetch if nothing has been fetched for this run, as in a container started by hand."""
     remote = any(not is_local(name) for _, name, _ in repositories(spec, task))
     if run.record().fetched is None and remote:
         fetch(spec, run, events, task)
 
 
 def at(name: str, revision: str | None) -> str:
-    """A hub id with its revision: one model may be wanted at two of them."""
+    """A hub id with its revision, because a run may need two revisions of a model."""
     return f"{name}@{revision}" if revision else name
 
 
 def fetched(run: RunDir) -> dict[str, Any]:
-    """Where what was fetched for this run lies."""
+    """Paths and commits of the downloads of this run."""
     return run.record().fetched or {}
 
 
@@ -91,7 +91,7 @@ def _fetch_repository(name: str, revision: str | None) -> dict[str, str]:
             files = HfApi().model_info(name, revision=revision).siblings or []
             if any(file.rfilename.endswith(".safetensors") for file in files):
                 skip.append("*.bin")
-        # By the name that was asked for, so that the cache remembers what it meant, for offline.
+        # Use the requested name, so that the cache resolves it later when offline.
         path = snapshot_download(name, revision=revision, ignore_patterns=skip)
     except Exception as error:
         raise hub_error(f"model {name}", revision, error) from error
@@ -119,7 +119,7 @@ def _fetch_dataset(name: str, split: str, spec: RunSpec, commit: str | None) -> 
 def hub_error(
     what: str, revision: str | None, error: Exception, done: str = "fetched"
 ) -> AligntuneError:
-    """The user's words for what a hub said."""
+    """The error for a hub's error, for the user."""
     kind = type(error).__name__
     if (refusal := hub_refusal(kind, what, revision)) is not None:
         return refusal

@@ -1,4 +1,4 @@
-"""Fingerprints of what a run was given, so that a record says whether two runs had the same."""
+"""Fingerprints of a run's inputs, which show whether two runs had the same inputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEAD_BYTES = 2**20
 
 
 def of_rows(dataset: Any) -> str:
-    """SHA-256 of canonical rows, whatever file or format they came from."""
+    """SHA-256 of canonical rows, independent of their file and format."""
     total = sha256()
     for row in dataset:
         total.update(repr(sorted(row.items())).encode())
@@ -31,8 +31,8 @@ def of_file(path: Path) -> str:
 def of_model(folder: Path) -> str:
     """SHA-256 over names, sizes and first mebibyte of a model's files.
 
-    That covers configuration, tokenizer and the headers of the weights, and tells two checkpoints
-    apart in a second; hashing the weights whole would take longer than loading them.
+    This covers configuration, tokenizer and the headers of the weights, and distinguishes two
+    checkpoints within a second. Hashing all weights would take longer than loading them.
     """
     total = sha256()
     for path in sorted(folder.iterdir()):
@@ -44,7 +44,7 @@ def of_model(folder: Path) -> str:
 
 
 def other_inputs(spec: RunSpec, run: RunDir) -> dict[str, Any]:
-    """What else a run reads, by what it is: adapter, chat template, rewards."""
+    """The other inputs of a run: adapter, chat template, rewards."""
     found: dict[str, Any] = {}
     if spec.adapter.path:
         name = spec.adapter.path

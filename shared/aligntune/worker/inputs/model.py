@@ -1,4 +1,4 @@
-"""The device, the tokenizer and the model of a run."""
+"""Locate and load the tokenizer, configuration and model of a run."""
 
 from __future__ import annotations
 
@@ -18,34 +18,39 @@ from aligntune.worker.inputs.fetch import fetched
 
 
 def locate(name: str) -> Path:
-    """Where a local path of the host is here: below ``/in`` in a container, else where it is."""
+    """The path here of a path of the host: below ``/in`` in a container, else the same path."""
     mounted = Path(os.environ.get(INPUT_ROOT_VARIABLE, "/") + name)
     return mounted if mounted.exists() else Path(name)
 
 
 def locate_model(spec: RunSpec, run: RunDir) -> Path:
-    """The model's folder: mounted, or where it was fetched to."""
+    """The model's folder: mounted, or fetched."""
     if is_local(spec.model.name):
         path = locate(spec.model.name)
     else:
         path = Path(fetched(run)["model"]["path"])
     if not (path / "config.json").is_file():
-        raise ModelError(f"no model in {spec.model.name}: there is no config.json")
+        raise ModelError(
+            f"no model in {spec.model.name}: there is no config.json", "Check the path of the model"
+        )
     weights = [file for kind in ("*.safetensors", "*.bin") for file in path.glob(kind)]
     if not weights:
-        raise ModelError(f"{spec.model.name} has no weights (*.safetensors or *.bin)")
+        raise ModelError(
+            f"{spec.model.name} has no weights (*.safetensors or *.bin)",
+            "Save or download the model again",
+        )
     for file in weights:
         if not os.access(file, os.R_OK):
-            # Root in a container has no capabilities, so other users' private files are closed.
+            # All capabilities are dropped, so even root cannot read other users' private files.
             raise ModelError(
-                f"{file.name} of {spec.model.name} may not be read by uid {os.getuid()}",
-                f"chmod a+r {spec.model.name}/{file.name}, or run as its owner",
+                f"uid {os.getuid()} may not read {file.name} of {spec.model.name}",
+                f"Run chmod a+r {spec.model.name}/{file.name}, or train as its owner",
             )
     return path
 
 
 def load_tokenizer(spec: RunSpec, path: Path) -> Any:
-    """The model's tokenizer, padding on the right, with a padding token that is not learned."""
+    """The model's tokenizer, with right padding and a padding token that is not learned."""
     from transformers import AutoTokenizer
 
     try:
@@ -55,7 +60,7 @@ def load_tokenizer(spec: RunSpec, path: Path) -> Any:
     except Exception as error:  # transformers raises a dozen classes for a folder without one
         raise ModelError(
             f"{spec.model.name} has no usable tokenizer: {first_line(error)}",
-            "Save its tokenizer beside the weights",
+            "Save the tokenizer in the model's folder",
         ) from error
     if spec.model.chat_template:
         tokenizer.chat_template = locate(spec.model.chat_template).read_text(encoding="utf-8")
@@ -74,7 +79,7 @@ def load_config(spec: RunSpec, path: Path) -> Any:
     """The model's configuration.
 
     Raises:
-        ModelError: it is of no kind that this stack knows, or a vision model.
+        ModelError: the model type is unknown to this stack, or is a vision model.
     """
     from transformers import AutoConfig
 
@@ -85,24 +90,27 @@ def load_config(spec: RunSpec, path: Path) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"{spec.model.name} cannot be read: {first_line(error)}",
-            "Set model.trust_remote_code=true if its repository carries code you trust"
+            "Set model.trust_remote_code=true if you trust the code in its repository"
             if "trust_remote_code" in str(error)
             else "Check its config.json",
         ) from error
     if hasattr(config, "vision_config"):
-        raise ModelError(f"{config.model_type} is a vision model, which is not supported")
+        raise ModelError(
+            f"{config.model_type} is a vision model, which is not supported",
+            "Use a causal language model",
+        )
     return config
 
 
 def context_length(config: Any) -> int | None:
-    """Tokens the model takes at most; None where it states no limit, as state-space models."""
+    """The model's longest sequence in tokens; None without a limit, as for state-space models."""
     text = config.get_text_config()
     stated = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions"))
     return next((limit for limit in stated if isinstance(limit, int) and limit > 0), None)
 
 
 def row_length(spec: RunSpec, config: Any) -> int | None:
-    """Tokens that rows may have: what is asked for, as far as the model goes; None is no limit."""
+    """The longest row in tokens: as requested, up to the model's limit; None without a limit."""
     limits = (longest_row(spec), context_length(config))
     return min((limit for limit in limits if limit), default=None)
 
@@ -117,10 +125,10 @@ def load_model(
     run: RunDir,
     head: str,
 ) -> Any:
-    """The model, with its adapter if the request has one; ``head`` as in :class:`Backend`.
+    """Load the model, with the adapter of the request; ``head`` as in :class:`Backend`.
 
     Raises:
-        ModelError: it is no causal language model that this stack knows, or its files are broken.
+        ModelError: this stack does not support the model, or its files are damaged.
     """
     import torch
 
@@ -131,14 +139,16 @@ def load_model(
     except torch.OutOfMemoryError:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(f"{spec.model.name} does not load: {first_line(error)}") from error
+        raise ModelError(
+            f"{spec.model.name} does not load: {first_line(error)}", "Check the model's files"
+        ) from error
     if spec.adapter.type != "none":
         model = _with_adapter(spec, model, backend, run, head)
-        if head == "classifier":  # the head is new, and small updates would be lost to rounding
+        if head == "classifier":  # the head is new, and rounding would lose small updates
             for weight in model.parameters():
                 weight.data = weight.data.float() if weight.requires_grad else weight.data
         for shape in model.peft_config.values():
-            # The host's name for the base, so that the adapter loads outside this container.
+            # The host's name of the base, so that the adapter loads outside this container.
             shape.base_model_name_or_path = spec.model.name
             shape.revision = spec.model.revision
     return model
@@ -158,14 +168,15 @@ def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir, head
         made_for = PeftConfig.from_pretrained(str(path)).task_type
         if (head == "classifier") != (made_for == "SEQ_CLS"):
             raise ModelError(
-                f"the adapter {name} is one for {made_for}, and {spec.algorithm} trains another "
+                f"the adapter {name} is for {made_for}, but {spec.algorithm} trains another "
                 "kind of model",
-                "Merge it into its base (peft's merge_and_unload), and name that with --model",
+                "Merge it into its base (peft's merge_and_unload), and train the result",
             )
         return PeftModel.from_pretrained(model, str(path), is_trainable=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
-            f"the adapter {spec.adapter.path} does not fit {spec.model.name}: {first_line(error)}"
+            f"the adapter {spec.adapter.path} does not fit {spec.model.name}: {first_line(error)}",
+            "Use the model that the adapter was trained on",
         ) from error
 
 
@@ -178,17 +189,17 @@ def _dtype(spec: RunSpec, config: Any, device: Device) -> Any:
         return torch.float32
     own = getattr(config, "dtype", None) or torch.float32
     if own in (torch.float16, torch.bfloat16):
-        # Half-precision weights in the half the device computes in; a CPU is slow in fp16.
+        # Half-precision weights use the device's half precision; a CPU is slow in fp16.
         return torch.float16 if device.precision == "fp16" else torch.bfloat16
     return own
 
 
 def require_matching(tokenizer: Any, model: Any, spec: RunSpec) -> None:
-    """Refuse a tokenizer that makes tokens which the model has no embedding for."""
+    """Refuse a tokenizer with tokens that the model has no embedding for."""
     embeddings = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > embeddings:
         raise ModelError(
-            f"wrong tokenizer: it has {len(tokenizer)} tokens, and {spec.model.name} has "
+            f"wrong tokenizer: it has {len(tokenizer)} tokens, but {spec.model.name} has "
             f"{embeddings} embeddings",
-            "Use the tokenizer that the model was made with",
+            "Use the tokenizer that belongs to the model",
         )

@@ -1,4 +1,4 @@
-"""The rewards of a run, loaded and guarded."""
+"""Load the rewards of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aligntune.worker.inputs.tokenize import is_chat
 
 
 def reward_folder(name: str, revision: str | None, run: RunDir) -> Path:
-    """Where a reward model is here."""
+    """The folder of a reward model here."""
     if is_local(name):
         return locate(name)
     return Path(fetched(run)["rewards"][at(name, revision)]["path"])
@@ -37,8 +37,8 @@ def load_rewards(
             if column not in rows.dataset.column_names:
                 there = [name for name in rows.dataset.column_names if name != "prompt"]
                 raise DataError(
-                    f"reward {label} reads a column {column!r}, which {rows.source} does not have; "
-                    f"it has {', '.join(there) or 'none beside the prompt'}",
+                    f"reward {label} reads the column {column!r}, which {rows.source} lacks; "
+                    f"it has: {', '.join(there) or 'only the prompt'}",
                     "Set the reward's args.column, or map one with dataset.columns",
                 )
 

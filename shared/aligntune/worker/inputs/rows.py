@@ -1,4 +1,4 @@
-"""The rows that a run reads."""
+"""Load the rows of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aligntune.worker.inputs.model import locate
 
 
 def load_rows(spec: RunSpec, run: RunDir, chat: bool) -> tuple[Rows, Rows | None]:
-    """Training rows, and evaluation rows where the request has any."""
+    """Training rows, and evaluation rows if the request has any."""
     wanted = spec.dataset
     limit = wanted.max_samples
     source = _source(wanted.name, spec, run, wanted.split)
@@ -25,7 +25,9 @@ def load_rows(spec: RunSpec, run: RunDir, chat: bool) -> tuple[Rows, Rows | None
         return rows, held_out_rows(spec, run, chat)
     if wanted.validation_fraction:
         if len(rows.dataset) < 2:
-            raise SpecError("dataset.validation_fraction needs at least 2 rows")
+            raise SpecError(
+                "dataset.validation_fraction needs at least 2 rows", "Use more rows, or remove it"
+            )
         split_rows = rows.dataset.train_test_split(
             test_size=max(1, round(len(rows.dataset) * wanted.validation_fraction)),
             seed=spec.training.seed,
@@ -39,7 +41,7 @@ def load_rows(spec: RunSpec, run: RunDir, chat: bool) -> tuple[Rows, Rows | None
 
 
 def held_out_rows(spec: RunSpec, run: RunDir, chat: bool, limit: int | None = None) -> Rows:
-    """Rows of a set that is for evaluation alone, the first ``limit`` of them."""
+    """The first ``limit`` rows of a separate evaluation set."""
     held_out = evaluation_set(spec)
     assert held_out is not None
     name, split = held_out

@@ -1,9 +1,9 @@
 """From canonical rows to token ids and labels, the same on every backend.
 
-The trainers get ``input_ids`` and ``labels`` (-100 where a token is not learned), so neither TRL
-nor Unsloth's rewritten data preparation decides anything. The conventions are TRL's: plain text
-and completions end in the end-of-sequence token, a completion begins where the tokens of the
-prompt and of prompt plus completion part.
+The trainers receive ``input_ids`` and ``labels`` (-100 for tokens that are not learned), so they
+prepare no data themselves. The conventions are TRL's: plain text and completions end with the
+end-of-sequence token, and a completion starts where the tokens of the prompt and of prompt plus
+completion differ.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from aligntune.errors import DataError, ModelError
 from aligntune.spec.run_spec import RunSpec
 
 IGNORED = -100
-"""Label of a token that is not learned, as torch's cross entropy has it."""
+"""Label of a token that is not learned, as in torch's cross entropy."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Tokenized:
-    """Rows as token ids, and in words which of them were cut or left out."""
+    """Rows as token ids, and notes about rows that were cut or skipped."""
 
     dataset: Any
     notes: tuple[str, ...] = ()
 
 
 def notes(*counted: tuple[int, str]) -> tuple[str, ...]:
-    """``(3, "rows are cut")`` told as ``3 rows are cut``, and nothing of what there is none."""
+    """Notes such as ``3 rows are cut`` from ``(3, "rows are cut")``; none for a count of 0."""
     return tuple(f"{count} {what}" for count, what in counted if count)
 
 
@@ -42,11 +42,11 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> 
         dataset: canonical rows, see :mod:`aligntune.data.rows`.
         tokenizer: of the model.
         spec: the request, for what is learned.
-        limit: tokens that rows are cut to, None keeps them whole.
+        limit: rows are cut to this many tokens; None keeps them whole.
 
     Raises:
         ModelError: chat data without a chat template, or one that cannot render a row.
-        DataError: no row has anything to learn, or the loss that was asked for does not fit.
+        DataError: no row has a token to learn, or the requested loss does not fit the data.
     """
     encode = _encoder(dataset.column_names, is_chat(dataset), tokenizer, spec)
 
@@ -62,14 +62,14 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> 
         }
 
     encoded = dataset.map(encode_row, remove_columns=dataset.column_names, keep_in_memory=True)
-    # The first label is never predicted, so a row learns only from the second on.
+    # The first token is never predicted, so only later labels count.
     useful = encoded.filter(
         lambda row: any(label != IGNORED for label in row["labels"][1:]), keep_in_memory=True
     )
     if len(useful) == 0:
         raise DataError(
             "no row has a token to learn" + (f" within {limit} tokens" if limit else ""),
-            "Raise training.max_length as far as the model goes, or change what is learned",
+            "Raise training.max_length up to the model's limit, or change what is learned",
         )
     return Tokenized(
         dataset=useful.select_columns(["input_ids", "labels", "length"]),
@@ -77,7 +77,7 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> 
             (sum(encoded["cut"]), f"rows are longer than {limit} tokens and were cut"),
             (
                 len(encoded) - len(useful),
-                "rows have no token left to learn and were left out",
+                "rows have no token left to learn and were skipped",
             ),
         ),
     )
@@ -86,15 +86,13 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> 
 def _encoder(
     columns: list[str], conversational: bool, tokenizer: Any, spec: RunSpec
 ) -> Callable[[Row], tuple[list[int], list[bool]]]:
-    """How a row becomes token ids, and which of them are learned."""
+    """A function that encodes a row: token ids, and whether each is learned."""
     training = spec.training
     chat = conversational or "messages" in columns
     if training.assistant_only_loss and not chat:
-        raise DataError("training.assistant_only_loss needs chat data", "Leave it out")
+        raise DataError("training.assistant_only_loss needs chat data", "Remove it")
     if training.completion_only_loss and "prompt" not in columns:
-        raise DataError(
-            "training.completion_only_loss needs prompt-completion data", "Leave it out"
-        )
+        raise DataError("training.completion_only_loss needs prompt-completion data", "Remove it")
     require_usable(tokenizer, spec, chat)
     if "prompt" in columns:
         whole = training.completion_only_loss is False
@@ -129,7 +127,7 @@ def _prompt_encoder(
 
 
 def encode_prompt(tokenizer: Any, prompt: str | list[dict[str, str]]) -> list[int]:
-    """The tokens that a completion is asked for with: text as it is, a chat up to the answer."""
+    """The tokens to generate a completion from: the text, or the chat up to the answer."""
     if isinstance(prompt, str):
         tokens = tokenizer(prompt)["input_ids"]
     else:
@@ -138,7 +136,7 @@ def encode_prompt(tokenizer: Any, prompt: str | list[dict[str, str]]) -> list[in
 
 
 def encode_answered(tokenizer: Any, prompt: Any, completion: Any) -> list[int]:
-    """The tokens of a prompt with its completion, to the end-of-sequence token."""
+    """The tokens of a prompt with its completion and the end-of-sequence token."""
     if isinstance(prompt, str):
         tokens = tokenizer(prompt + _ended(completion, tokenizer))["input_ids"]
     else:
@@ -146,14 +144,14 @@ def encode_answered(tokenizer: Any, prompt: Any, completion: Any) -> list[int]:
     return list(tokens)
 
 
-def shared(one: list[int], other: list[int]) -> int:
-    """How many tokens two sequences begin with together."""
-    pairs = zip(one, other, strict=False)
+def shared(first: list[int], second: list[int]) -> int:
+    """The number of tokens that two sequences share at the start."""
+    pairs = zip(first, second, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def is_chat(dataset: Any) -> bool:
-    """Whether rows hold messages rather than text."""
+    """Whether rows contain messages and not text."""
     return isinstance(dataset[0].get("prompt"), list)
 
 
@@ -165,13 +163,13 @@ def _chat_encoder(
         from trl.chat_template_utils import get_training_chat_template
 
         try:
-            # None where the tokenizer's own template marks the assistant's turns already.
+            # None if the tokenizer's template already marks the assistant's messages.
             template = get_training_chat_template(tokenizer)
         except ValueError as error:
             raise ModelError(
-                "the chat template does not mark the assistant's turns ({% generation %}), "
+                "the chat template does not mark the assistant's messages ({% generation %}), "
                 "which training.assistant_only_loss needs",
-                "Add the markers to a template and set model.chat_template to it",
+                "Set model.chat_template to a template with the markers",
             ) from error
 
     def encode(row: Row) -> tuple[list[int], list[bool]]:
@@ -197,23 +195,23 @@ def _apply(tokenizer: Any, messages: list[dict[str, str]], **how: Any) -> Any:
     except (jinja2.TemplateError, ValueError) as error:
         roles = ", ".join(message["role"] for message in messages)
         raise ModelError(
-            f"the chat template cannot render a conversation of {roles}: {error}",
-            "Mend the data's roles, or set model.chat_template to a template that takes them",
+            f"the chat template cannot render a conversation with the roles {roles}: {error}",
+            "Fix the roles in the data, or set model.chat_template to a template that takes them",
         ) from error
 
 
 def require_usable(tokenizer: Any, spec: RunSpec, chat: bool) -> None:
-    """Refuse a tokenizer that cannot render the data, or that knows no end.
+    """Refuse a tokenizer that cannot render the data, or has no end-of-sequence token.
 
     Raises:
         ModelError: it has no chat template for chat data, or no end-of-sequence token.
-        DataError: a chat template is given, and the data is text.
+        DataError: model.chat_template is set, but the data is text.
     """
     if spec.model.chat_template and not chat:
-        raise DataError("model.chat_template needs chat data, and this is text", "Leave it out")
+        raise DataError("model.chat_template needs chat data, but the data is text", "Remove it")
     if chat and tokenizer.chat_template is None:
         raise ModelError(
-            f"the tokenizer of {spec.model.name} has no chat template, and the data is chat",
+            f"the tokenizer of {spec.model.name} has no chat template, but the data is chat",
             "Set model.chat_template to a Jinja file, or use an instruct model",
         )
     if not chat and tokenizer.eos_token is None:

@@ -1,4 +1,4 @@
-"""What a worker does with a finished run: evaluate it, ask it, push its model to a hub."""
+"""Run a task on a finished run: evaluate, predict, or push to a hub."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from aligntune.worker.tasks.saved import load_saved
 
 
 def do(spec: RunSpec, run: RunDir, events: EventWriter, task: Task) -> None:
-    """Do ``task`` and leave its result in the record of ``run``.
+    """Run ``task`` and write its result to the record of ``run``.
 
     Args:
-        spec: of the run that the task is of.
-        run: the task's own folder.
-        events: the stream of what happens.
-        task: what to do.
+        spec: the spec of the finished run.
+        run: the task's folder.
+        events: the event stream.
+        task: the task.
 
     Raises:
-        AligntuneError: anything foreseen, by class.
+        AligntuneError: anything expected, by class.
     """
-    StopSignal("it was done")
+    StopSignal("the task was done")
     spec = spec_for(spec, task)
     clock = Clock(events)
     run.update(status="running")

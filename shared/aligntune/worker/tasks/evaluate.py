@@ -1,4 +1,4 @@
-"""Measuring what a run has trained, on its own evaluation rows or on others."""
+"""Evaluate a run's model, on the run's evaluation rows or on others."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from aligntune.worker.tasks.saved import Saved
 
 SAMPLES = 4
 SAMPLE_TOKENS = 64
-"""Rows, and tokens of each, that a model completes for whoever reads its evaluation."""
+"""Number of rows that the model completes as samples, and tokens of each."""
 
 
 def _reference(saved: Saved, spec: RunSpec, run: RunDir) -> Any | None:
-    """What training began with, where it is not the saved model with its adapter switched off."""
+    """The model that training started from, unless it is the saved model without its adapter."""
     if not needs_reference(spec):
         return None
     if spec.adapter.type == "none":
@@ -37,7 +37,7 @@ def _reference(saved: Saved, spec: RunSpec, run: RunDir) -> Any | None:
         length, backend, device = saved.max_length, saved.backend, saved.device
         base = load_model(spec, path, config, length, backend, device, run, "causal")
         return base.to("cuda") if device.cuda else base
-    if spec.adapter.path:  # an adapter that was gone on with: as it was then
+    if spec.adapter.path:  # the adapter that training started from
         name = spec.adapter.path
         path = locate(name) if Path(name).is_absolute() else Path(fetched(run)["adapter"]["path"])
         saved.model.load_adapter(str(path), adapter_name=REFERENCE_ADAPTER)
@@ -59,27 +59,29 @@ def evaluate(
     for note in encoded.notes:
         events("note", message=f"evaluation: {note}")
     frozen = _reference(saved, spec, run)
-    found = kind.measure(saved.model, encoded.dataset, setup, frozen)
-    events("evaluate", **found.metrics)
+    measurement = kind.measure(saved.model, encoded.dataset, setup, frozen)
+    events("evaluate", **measurement.metrics)
     # Rows with labels have an answer, which the model is asked to write itself.
     labelled = "labels" in encoded.dataset.column_names
-    samples = _written(saved, encoded.dataset, spec) if labelled else list(found.samples)
+    samples = list(measurement.samples)
+    if labelled:
+        samples = _complete_rows(saved, encoded.dataset, spec)
     return {
-        "metrics": found.metrics,
+        "metrics": measurement.metrics,
         "samples": samples,
         "rows": len(encoded.dataset),
         "source": rows.source,
     }
 
 
-def _written(saved: Saved, rows: Any, spec: RunSpec) -> list[dict[str, Any]]:
-    """What the model itself writes where a few rows have what it was to learn."""
+def _complete_rows(saved: Saved, rows: Any, spec: RunSpec) -> list[dict[str, Any]]:
+    """The model's completions for a few rows, with the answers of the data."""
     tokenizer = saved.tokenizer
     prompts, answers = [], []
     for row in rows.select(range(min(SAMPLES, len(rows)))):
         ids, labels = row["input_ids"], row["labels"]
         start = next(n for n, label in enumerate(labels) if label != IGNORED)
-        # Of a text that is learned from its first token on, the first half is the prompt.
+        # If the whole text is learned, its first half is the prompt.
         start = start or max(len(ids) // 2, 1)
         prompts.append(ids[:start])
         answers.append(ids[start:])
@@ -95,7 +97,7 @@ def _written(saved: Saved, rows: Any, spec: RunSpec) -> list[dict[str, Any]]:
     )
     texts = zip(prompts, answers, made, strict=True)
     names = ("prompt", "reference", "completion")
-    return [dict(zip(names, tokenizer.batch_decode(one), strict=True)) for one in texts]
+    return [dict(zip(names, tokenizer.batch_decode(ids), strict=True)) for ids in texts]
 
 
 def _rows(saved: Saved, spec: RunSpec, run: RunDir, task: Evaluate) -> Rows:
@@ -105,7 +107,7 @@ def _rows(saved: Saved, spec: RunSpec, run: RunDir, task: Evaluate) -> Rows:
         return held_out_rows(spec, run, chat, limit)
     rows = load_rows(spec, run, chat)[1]  # the part that training left out
     if rows is None:
-        raise DataError("there are no evaluation rows", "Name some with --dataset")
+        raise DataError("there are no evaluation rows", "Set --dataset")
     if limit is None:
         return rows
     first = rows.dataset.select(range(min(limit, len(rows.dataset))))

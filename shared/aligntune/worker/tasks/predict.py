@@ -1,4 +1,4 @@
-"""Asking what a run has trained, or having its reward model score texts."""
+"""Predict with a run's model: complete prompts, or score texts with its reward model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from aligntune.worker.tasks.saved import Saved
 
 
 def predict(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
-    """What the model completes each prompt with, or how it scores each text."""
+    """The model's completion of each prompt, or its score of each text."""
     tokenizer = saved.tokenizer
     chat = tokenizer.chat_template is not None and task.chat is not False
     system = spec.dataset.system_prompt
     if spec.row.head == "classifier":
         return _score(saved, spec, task)
-    prompts = [_said(prompt, chat, system) for prompt in task.prompts]
+    prompts = [_as_trained(prompt, chat, system) for prompt in task.prompts]
     encoded = [encode_prompt(tokenizer, prompt) for prompt in _renderable(prompts, tokenizer)]
     _require_room(encoded, saved.model, task.max_new_tokens)
     sampling: dict[str, Any] = {"do_sample": False}
@@ -53,7 +53,7 @@ def predict(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
 
 
 def _score(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
-    """A reward model's score of each text, which is taken as it is, or whole conversation."""
+    """A reward model's score of each text or conversation."""
     tokenizer = saved.tokenizer
     sequences = [
         encode_answered(tokenizer, "", prompt)
@@ -70,8 +70,8 @@ def _score(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
     }
 
 
-def _said(prompt: Prompt, chat: bool, system: str | None) -> Prompt:
-    """A prompt as training had it: a text is what a user says, after the run's system prompt."""
+def _as_trained(prompt: Prompt, chat: bool, system: str | None) -> Prompt:
+    """A prompt as in training: a text becomes a user's message after the run's system prompt."""
     if isinstance(prompt, str):
         if not chat:
             return prompt
@@ -86,11 +86,14 @@ def _renderable(prompts: Sequence[Prompt], tokenizer: Any) -> Sequence[Prompt]:
             continue
         if tokenizer.chat_template is None:
             raise ModelError(
-                "the prompt is a conversation, and the model has no chat template",
-                "Give it as a text",
+                "the prompt is a conversation, but the model has no chat template",
+                "Pass the prompt as text",
             )
         if not prompt or any({"role", "content"} - message.keys() for message in prompt):
-            raise DataError("a prompt is a list of messages, each with a role and a content")
+            raise DataError(
+                "a message has no role or no content",
+                "Write a conversation as a list of messages, each with role and content",
+            )
     return prompts
 
 
@@ -100,10 +103,10 @@ def _require_room(encoded: list[list[int]], model: Any, wanted: int) -> None:
     limit = context_length(model.config)
     for number, tokens in enumerate(encoded, 1):
         if not tokens:
-            raise DataError(f"prompt {number} is empty")
+            raise DataError(f"prompt {number} is empty", "Remove it")
         if limit is not None and len(tokens) + wanted > limit:
             raise DataError(
-                f"prompt {number} has {len(tokens)} tokens, and with {wanted} new ones more than "
-                f"the {limit} that the model takes",
+                f"prompt {number} has {len(tokens)} tokens; with {wanted} new tokens it exceeds "
+                f"the model's limit of {limit}",
                 "Shorten it, or lower --max-new-tokens",
             )

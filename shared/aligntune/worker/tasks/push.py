@@ -1,4 +1,4 @@
-"""Uploading the model of a run to a hub."""
+"""Upload the model of a run to a hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aligntune.worker.inputs.model import locate
 
 
 def push(task: Push, events: EventWriter) -> dict[str, Any]:
-    """Upload the model's folder in one commit; what the repository has beside it stays."""
+    """Upload the model's folder in one commit; other files in the repository stay."""
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.utils import disable_progress_bars
 
@@ -36,8 +36,8 @@ def push(task: Push, events: EventWriter) -> dict[str, Any]:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
             raise HubError(
-                f"{what}: this token may not write there: {first_line(error)}",
-                "Use a token with write access, and a name of your own or your organisation's",
+                f"{what}: the token has no write access: {first_line(error)}",
+                "Use a token with write access, and a repository of yours or your organisation's",
             ) from error
         raise hub_error(what, None, error, "pushed") from error
     return {"repository": made.repo_id, "url": str(made), "commit": done.oid}

@@ -1,4 +1,4 @@
-"""What a run left, loaded."""
+"""Load the model of a finished run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from aligntune.worker.inputs.model import (
 
 @dataclass(frozen=True)
 class Saved:
-    """What a run left, loaded."""
+    """Load the model of a finished run."""
 
     model: Any
     tokenizer: Any
@@ -34,10 +34,10 @@ class Saved:
 
 
 def load_saved(spec: RunSpec, run: RunDir, task: Task, backend: Backend, device: Device) -> Saved:
-    """The model that a run left: whole, or its adapter on the base that it was trained on."""
+    """Load a run's model: full weights, or its adapter on the base model."""
     folder = locate(str(Path(task.of, "model")))
     if not folder.is_dir():
-        raise ModelError(f"{task.of} has no model")
+        raise ModelError(f"{task.of} has no model", "Resume the run first")
     tokenizer = load_tokenizer(spec, folder)
     head = spec.row.head
     path = folder

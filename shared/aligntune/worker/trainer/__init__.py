@@ -1,1 +1,1 @@
-"""The trainers' arguments, and what is added to every trainer."""
+"""The trainers' arguments, and our additions to every trainer."""

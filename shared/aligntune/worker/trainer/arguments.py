@@ -1,8 +1,8 @@
-"""The trainer's arguments, every one of them explicit.
+"""The trainer's arguments, all of them explicit.
 
 Unsloth changes many of TRL's defaults (learning rate, batch size, optimizer, warm-up, seed, ...),
-so a default left to the backend would make the same spec mean two things. What the user may not set
-is in :mod:`aligntune.spec.trainer_args`.
+so with the backends' defaults the same spec would have two meanings. The arguments that users may
+not set are in :mod:`aligntune.spec.trainer_args`.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ def trainer_arguments(
     evaluates: bool,
     max_length: int | None,
 ) -> dict[str, Any]:
-    """Keyword arguments of the trainer's configuration; it may know only some of them.
+    """Keyword arguments for the trainer's configuration, which may have only some of them.
 
     Args:
         spec: the request.
         kind: the family of its algorithm.
-        device: what training runs on.
+        device: the device that training runs on.
         checkpoints: folder for checkpoints.
         evaluates: whether there are evaluation rows.
-        max_length: tokens that rows are cut to.
+        max_length: rows are cut to this many tokens.
 
     Raises:
-        SpecError: ``trainer_args`` names an argument that is not the user's to set.
+        SpecError: ``trainer_args`` has an argument that users may not set.
     """
     refuse_owned(spec)
     training = spec.training
@@ -49,7 +49,7 @@ def trainer_arguments(
     explicit = {
         "output_dir": str(checkpoints),
         "per_device_train_batch_size": training.batch_size,
-        # TRL wants whole groups, though our evaluation needs none.
+        # TRL requires whole groups here, although our evaluation does not use them.
         "per_device_eval_batch_size": spec.rl.num_generations
         if spec.row.grouped
         else training.batch_size,

@@ -1,4 +1,4 @@
-"""What happens while training, as events; and the stop signal."""
+"""Reports training as events, and reacts to the stop signal."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from aligntune.worker.trainer.checkpointing import CheckpointingWatch
 from aligntune.worker.trainer.losses import Losses
 
 TICK_SECONDS = 0.5
-"""Steps between logged ones are told no more often than this."""
+"""Steps between logged steps are reported no more often than this."""
 
 
-TOLD = (
+REPORTED = (
     "loss",
     "grad_norm",
     "learning_rate",
@@ -29,32 +29,32 @@ TOLD = (
     "total_flos",
     "num_input_tokens_seen",
 )
-"""What every step has under a name of its own."""
+"""Values of a step that are not in its ``figures``."""
 
 
-class NothingLeft(Exception):  # noqa: N818 - it is no error
-    """Raised where a run is gone on with after its last step: the trainer would make one more."""
+class NothingLeft(Exception):  # noqa: N818 - not an error
+    """A run is resumed after its last step; the trainer would train one step more."""
 
 
 class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
-    """Writes steps, evaluations and checkpoints as events, and stops on a signal or a lost loss.
+    """Writes steps, evaluations and checkpoints as events; stops on a signal or a loss of NaN.
 
     Attributes:
         losses: of the whole run; every checkpoint keeps them.
-        train_seconds: spent in training, since it was begun or gone on with.
-        tokens: seen in these seconds.
-        resumed_from: step that training was gone on from, None where it began anew.
+        train_seconds: training time, since the start or the last resume.
+        tokens: tokens seen in this time.
+        resumed_from: the step that training resumed from, None for a new run.
         sizes: numbers of all and of trainable weights.
 
     Args:
-        rounds: a stop waits for a step that is a multiple of this, from which a run can be gone on.
+        rounds: a stop waits for a step that is a multiple of this, so that the run can be resumed.
     """
 
     def __init__(self, events: EventWriter, stop: StopSignal, rounds: int = 1) -> None:
         self._rounds = rounds
         self._events = events
         self._stop = stop
-        self._told = 0.0
+        self._reported = 0.0
         self._mark = (0.0, 0)
         self._speed: float | None = None
         self.losses = Losses()
@@ -71,7 +71,7 @@ class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         return self._watch is not None and self._watch.active
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this, in the form that transformers asks for."""
+        """The state in a checkpoint, in transformers' form."""
         return {"args": {}, "attributes": {"losses": self.losses.state()}}
 
     def on_train_begin(
@@ -103,11 +103,11 @@ class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             control.should_save = True
             control.should_training_stop = True
         if state.global_step >= state.max_steps:
-            control.should_log = True  # so that the last loss told is the last step's
+            control.should_log = True  # so that the last reported loss is that of the last step
         now = time.monotonic()
-        if now - self._told >= TICK_SECONDS:
+        if now - self._reported >= TICK_SECONDS:
             self._measure(state, now)
-            self._told = now
+            self._reported = now
             self._step(state)
 
     def on_log(
@@ -119,7 +119,7 @@ class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         if not math.isfinite(float(logs["loss"])):
             raise TrainingError(
                 f"the loss is {logs['loss']} at step {state.global_step}",
-                "Lower training.learning_rate, or check the data for rows that make no sense",
+                "Lower training.learning_rate, or check the data for bad rows",
             )
         self._measure(state, time.monotonic())
         self._step(
@@ -134,15 +134,15 @@ class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         self, args: Any, state: Any, control: Any, metrics: dict[str, Any] | None = None, **_: Any
     ) -> None:
         if metrics:
-            told = {name.removeprefix("eval_"): value for name, value in metrics.items()}
-            self._events("evaluate", step=state.global_step, **told)
+            figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+            self._events("evaluate", step=state.global_step, **figures)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         path = f"{Path(args.output_dir).name}/checkpoint-{state.global_step}"
         self._events("save", step=state.global_step, path=path)
 
     def _measure(self, state: Any, now: float) -> None:
-        """Tokens a second since the last look, over at least a few tenths of a second."""
+        """Tokens per second since the last measurement, over at least a few tenths of a second."""
         then, tokens = self._mark
         seen = int(state.num_input_tokens_seen)
         if now - then >= TICK_SECONDS / 2 and seen > tokens:
@@ -162,11 +162,11 @@ class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
 
 def _figures(logs: dict[str, Any]) -> dict[str, Any]:
-    """What a trainer logs beside the loss, such as rewards, margins and KL, by its names."""
+    """What a trainer logs besides the loss, such as rewards, margins and KL."""
     figures = {
         name: round(float(value), 6)
         for name, value in logs.items()
-        if name not in TOLD and isinstance(value, int | float) and math.isfinite(value)
+        if name not in REPORTED and isinstance(value, int | float) and math.isfinite(value)
     }
     return {"figures": figures} if figures else {}
 
