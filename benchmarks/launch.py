@@ -1,12 +1,12 @@
-"""What the launcher costs, in medians of interleaved runs.
+"""Measure the launcher's overhead, in medians of interleaved runs.
 
     python benchmarks/launch.py [--runs 7]
 
 Measures `aligntune-run --help`, `status`, `explain`, `--dry-run`, and the time from the command to
 the worker's first event and to the first training step, against the same worker started by a bare
-`docker run` (same image, spec, model and data). What lies between the two is the same program, so
-the difference is the launcher's in both, and steadier in the first. Needs a container engine with
-the trl image (it is built if missing).
+`docker run` (same image, spec, model and data). The program in between is the same, so
+both differences are the launcher's overhead; the first varies less. It needs a container engine
+with the trl image (built if missing).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def prepare(folder: Path) -> list[str]:
-    """A tiny model and data below ``folder``; the words of a run of four steps on them."""
+    """Make a tiny model and data in ``folder``; return the arguments of a four-step run on them."""
     make_models = ["exec", "--backend", "trl", "--yes", "--mount", str(folder)]
     script = [str(REPOSITORY / "tests" / "helpers" / "tiny.py"), str(folder / "models"), "llama"]
     subprocess.run([*PROGRAM, *make_models, "--", "python", *script], check=True, cwd=REPOSITORY)
@@ -67,7 +67,7 @@ def prepare(folder: Path) -> list[str]:
 
 
 def seconds(command: list[str]) -> float:
-    """Wall-clock seconds of a whole process."""
+    """Wall-clock seconds of a process."""
     began = time.monotonic()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - began
@@ -83,7 +83,7 @@ def dry_run(words: list[str]) -> dict[str, Any]:
 def interleave(
     runs: int, first: Callable[[], Times], second: Callable[[], Times]
 ) -> tuple[list[Times], list[Times]]:
-    """Measure two things in turn, after one warm-up of each, so that drift hits both alike."""
+    """Measure two things in turn, after a warm-up of each, so that drift affects both."""
     first()
     second()
     pairs = [(first(), second()) for _ in range(runs)]
@@ -101,7 +101,7 @@ def times_launched(words: list[str]) -> Times:
 
 
 def times_bare(plan: dict[str, Any], folder: Path) -> Times:
-    """The same from a bare `docker run` of the same worker."""
+    """The same for a bare `docker run` of the same worker."""
     with tempfile.TemporaryDirectory() as name:
         run = Path(name)
         spec = {**plan["spec"], "output": None}
@@ -120,14 +120,14 @@ def times_bare(plan: dict[str, Any], folder: Path) -> Times:
 
 
 def since(began: float, run: Path) -> Times:
-    """Seconds until the first event, and until the first step was over."""
+    """Seconds until the first event, and until the end of the first step."""
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     step = next(event for event in events if event["event"] == "step")
     return events[0]["time"] - began, step["time"] - began
 
 
 def show(name: str, values: list[float]) -> None:
-    """One line: the median, and the range it comes from."""
+    """Print one line: the median and the range."""
     print(
         f"{name:45} {statistics.median(values):7.3f} s"
         f"  ({min(values):.3f} to {max(values):.3f}, {len(values)} runs)",

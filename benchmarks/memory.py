@@ -1,13 +1,13 @@
-"""How far the estimate of memory is off: expected and measured peaks of short runs on the CPU.
+"""Check the memory estimate: expected and measured peaks of short runs on the CPU.
 
     python benchmarks/memory.py [--all] [--only TEXT] [--engine docker] [--precision auto]
 
-Three random models of different shapes and vocabularies are trained through `aligntune-run`: in
-full and with LoRA, with and without gradient checkpointing, on rows of two lengths, for a few steps
-with an evaluation and a save. Measured is the worker's highest resident memory less what it held
-after its imports, as its record says. `--all` adds the other families of algorithms. Needs an
-engine with the trl image (it is built if missing), or `--engine process`; 6 GB of memory, and on
-two cores ten minutes.
+It trains three random models of different shapes and vocabularies through `aligntune-run`: in full
+and with LoRA, with and without gradient checkpointing, on rows of two lengths, for a few steps with
+an evaluation and a save. The measured value is the worker's peak resident memory minus what it held
+after its imports, from its record. `--all` adds the other families of algorithms. It needs an
+engine with the trl image (built if missing), or `--engine process`; 6 GB of memory; and ten minutes
+on two cores.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ BATCH = {"16M": 4, "62M": 2, "170M": 1}
 LENGTHS = (256, 1024)
 WORDS = ["the", "cat", "sat", "on", "mat", "a", "dog", "ran", "in", "park"]
 DATA = {"sft": "text", "dpo": "pairs", "reward": "fitting", "kto": "answers"}
-"""By algorithm; all others take prompts."""
+"""Data by algorithm; all others take prompts."""
 
 PROMPT, COMPLETION = 48, 128
 
 
 @dataclass(frozen=True)
 class Case:
-    """One run: its name, and the words of it beside model and data."""
+    """One run: its name, and its arguments besides model and data."""
 
     name: str
     algorithm: str
@@ -66,7 +66,7 @@ class Case:
 
 
 def main() -> None:
-    """Print a line a case, and whether every one is within bounds."""
+    """Print one line per case, and whether all are within bounds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="the other families too")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
@@ -89,7 +89,7 @@ def main() -> None:
 
 
 def supervised() -> list[Case]:
-    """Sizes, full and LoRA, checkpointing on and off, the two lengths in turn."""
+    """Every size, full and LoRA, with and without checkpointing; the two lengths alternate."""
     cases = []
     ways: Iterable[tuple[str, str, bool]] = product(MODELS, ("full", "LoRA"), (False, True))
     for place, (model, way, checkpointing) in enumerate(ways):
@@ -104,7 +104,7 @@ def supervised() -> list[Case]:
 
 
 def others() -> list[Case]:
-    """One or two of each other family."""
+    """One or two cases of each other family."""
     pairs = ("--batch-size", "2", "--max-length", "512")
     lengths = f"rl.max_prompt_length={PROMPT}", f"rl.max_completion_length={COMPLETION}"
     reward = "rewards=[{name: length, args: {target: 100}}]"
@@ -124,7 +124,7 @@ def others() -> list[Case]:
 
 
 def prepare(folder: Path, engine: str) -> None:
-    """Models and data below ``folder``."""
+    """Make models and data in ``folder``."""
     where = ["exec", "--backend", "trl", "--engine", engine, "--yes", "--mount", str(folder)]
     script = ["python", __file__, "--make", str(folder / "models")]
     subprocess.run([*PROGRAM, *where, "--", *script], check=True, cwd=REPOSITORY)
@@ -139,7 +139,7 @@ def prepare(folder: Path, engine: str) -> None:
         "pairs": [
             {"prompt": text(20), "chosen": text(long), "rejected": text(long)} for _ in range(20)
         ],
-        # Reward models are taught nothing that was cut.
+        # Reward models skip rows that would be truncated.
         "fitting": [
             {"prompt": text(20), "chosen": text(400), "rejected": text(400)} for _ in range(20)
         ],
@@ -154,7 +154,7 @@ def prepare(folder: Path, engine: str) -> None:
 
 
 def make_models(folder: Path) -> None:
-    """Random weights; the tokenizer's few words are the first of each vocabulary."""
+    """Make random weights; the tokenizer's few words are the first of each vocabulary."""
     sys.path.insert(0, str(REPOSITORY / "tests" / "helpers"))
     from tiny import make_model, make_tokenizer  # type: ignore[import-not-found]
     from transformers.utils.logging import disable_progress_bar
@@ -167,7 +167,7 @@ def make_models(folder: Path) -> None:
 
 
 def measure(case: Case, folder: Path, engine: str, precision: str) -> float:
-    """Run a case and print its line; how far the estimate is off, as a share of what was measured.
+    """Run a case, print its line, and return the estimate's error relative to the measured value.
 
     Of the measured peak the memory after the worker's imports is taken off.
     """

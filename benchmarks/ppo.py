@@ -1,20 +1,19 @@
-"""Our PPO against TRL's last one, side by side.
+"""Compare our PPO with TRL's last one.
 
     python benchmarks/ppo.py [--seeds 5] [--rate 1e-3] [--kl 1e-3] [--episodes 1600] [--threads 2]
 
-A tiny Llama learns to say one word: the reward is that word's share of a completion. Both sides
-get the same model, prompts, number of episodes and settings, and run in turn, seed by seed, in the
-same environment, which is made below the user's cache folder: TRL 1.12.0 is the last version with a
-PPO (`trl.experimental.ppo`), and ours needs only its torch, transformers and accelerate. A cell is
-the reward of the policy that is left behind, by the same sampling on all sides; the mean reward of
-all rollouts, which tells how soon it was learned; and the seconds of `train()`.
+A tiny Llama learns to say one word: the reward is the fraction of that word in a completion. Both
+sides get the same model, prompts, number of episodes and settings. They run in turn, seed by seed,
+in the same environment, which is made in the user's cache folder. TRL 1.12.0 is the last version
+with a PPO (`trl.experimental.ppo`); ours needs only its torch, transformers and accelerate. A cell
+shows the reward of the final policy, with the same sampling on all sides; the mean reward of all
+rollouts, which shows how soon it learned; and the seconds of `train()`.
 
-Ours has a critic with a body of its own, as TRL's does; the last column is our default, a value
-head on the policy.
+Ours has a critic with its own body, as TRL's does. The last column is our default, a value head on
+the policy.
 
-Padding is forbidden to be sampled on both sides, by a hook on the model's head: TRL takes a sampled
-padding token for the end of a completion. Gradients are clipped on neither, as TRL's PPO never
-does.
+A hook on the model's head prevents sampling of padding on both sides, because TRL treats a sampled
+padding token as the end of a completion. Neither side clips gradients, as TRL's PPO never does.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ PROMPT, COMPLETION, ROWS, BATCH = 4, 16, 256, 64
 
 
 def main() -> None:
-    """Print a line a seed, and the ratios."""
+    """Print one line per seed, and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
@@ -76,7 +75,7 @@ def main() -> None:
 
 
 def environment() -> Path:
-    """The Python of an environment with TRL 1.12.0, made if it is not there."""
+    """The Python of an environment with TRL 1.12.0, created if it does not exist."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "aligntune-benchmarks" / "trl-1.12.0"
     python = folder / "bin" / "python"
@@ -89,7 +88,7 @@ def environment() -> Path:
 
 
 def measure(python: Path, side: str, seed: int, given: argparse.Namespace) -> dict[str, float]:
-    """One training in a process of its own."""
+    """Train once, in a separate process."""
     same = ["rate", "kl", "episodes", "threads"]
     words = [f"--{name}={getattr(given, name)}" for name in same]
     variables = {
@@ -110,7 +109,7 @@ def measure(python: Path, side: str, seed: int, given: argparse.Namespace) -> di
 
 
 def show(side: str, told: list[dict[str, float]], base: list[dict[str, float]]) -> None:
-    """One line: rewards and times, and both against TRL's, seed by seed."""
+    """Print one line: rewards and times, and both compared with TRL's, seed by seed."""
     rewards, means, seconds = ([each[name] for each in told] for name in told[0])
     line = (
         f"{side}: reward {statistics.mean(rewards):.4f} (lowest {min(rewards):.4f}), "
@@ -128,7 +127,7 @@ def show(side: str, told: list[dict[str, float]], base: list[dict[str, float]]) 
 
 
 def run(given: argparse.Namespace) -> dict[str, float]:
-    """Train on one side, and judge the policy it leaves behind."""
+    """Train on one side, and evaluate the final policy."""
     import torch
     from transformers import TrainerCallback
 
@@ -180,7 +179,7 @@ def run(given: argparse.Namespace) -> dict[str, float]:
 
 
 def make_policy(seed: int) -> Any:
-    """A random Llama that never says the padding word."""
+    """A random Llama that never generates padding."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -205,7 +204,7 @@ def make_policy(seed: int) -> Any:
 
 
 def make_tokenizer() -> Any:
-    """One word a token: "w07" is token 7."""
+    """One word per token: "w07" is token 7."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -226,7 +225,7 @@ def make_prompts() -> list[list[int]]:
 
 
 def judge(policy: Any) -> float:
-    """The mean share of the chosen word in 16 completions of every prompt."""
+    """The mean fraction of the chosen word in 16 completions of every prompt."""
     import torch
 
     torch.manual_seed(0)
@@ -279,7 +278,7 @@ def trl_side(policy: Any, common: dict[str, Any], episodes: int, _: str, rewards
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     class Share(torch.nn.Module):  # type: ignore[misc]
-        """Called as a reward model: the share of the chosen word so far, at each position."""
+        """Called as a reward model: the fraction of the chosen word so far, at each position."""
 
         base_model_prefix = "counts"
 

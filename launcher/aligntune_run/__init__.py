@@ -1,4 +1,4 @@
-"""The host program: looks at the machine and the request, chooses an image, trains inside it.
+"""The host program: looks at the machine and the request, chooses an image, and trains inside it.
 
-Imports neither torch nor a trainer, and starts in a blink.
+It imports neither torch nor a trainer, so it starts fast.
 """

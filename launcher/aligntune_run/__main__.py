@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 from aligntune_run.cli.import_guard import name_conflict
-from aligntune_run.cli.stdio import mend_streams
+from aligntune_run.cli.stdio import prepare_streams
 
 
 def main() -> int:
-    """Run the command, if the packages it imports are its own."""
-    mend_streams()
+    """Run the command, unless another distribution owns its packages."""
+    prepare_streams()
     if conflict := name_conflict():
         print(f"error: {conflict}", file=sys.stderr)
         return 1
@@ -19,25 +19,25 @@ def main() -> int:
     except FileNotFoundError:
         from aligntune.errors import OutputError
 
-        gone = OutputError("the current directory has been removed", "Go to one that is there")
-        print(f"error: {gone}", file=sys.stderr)
-        return gone.exit_code
-    _tell_click_its_version()
+        removed = OutputError("the current directory was removed", "Change to another directory")
+        print(f"error: {removed}", file=sys.stderr)
+        return removed.exit_code
+    _set_click_version()
     from aligntune_run.cli.main import main as command
 
     return command()
 
 
-def _tell_click_its_version() -> None:
-    """Set ``click.__version__`` from the name of click's own folder of metadata.
+def _set_click_version() -> None:
+    """Set ``click.__version__`` from the name of click's metadata folder.
 
-    rich-click asks for it on every start, and click, left to itself, then imports
-    ``importlib.metadata`` to find it, which is a sixth of what ``--help`` takes.
+    rich-click reads it on every start. Without this, click imports ``importlib.metadata`` to find
+    it, which takes a sixth of the time of ``--help``.
     """
     import click
 
-    place = Path(click.__file__).parents[1]
-    names = [path.name for path in place.glob("click-*.dist-info")]
+    folder = Path(click.__file__).parents[1]
+    names = [path.name for path in folder.glob("click-*.dist-info")]
     if len(names) == 1:
         vars(click)["__version__"] = names[0].removeprefix("click-").removesuffix(".dist-info")
 

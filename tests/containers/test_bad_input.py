@@ -67,7 +67,7 @@ def refused(
         (["--output", "/usr/local/run"], 5, r"cannot write to /usr/local"),
         (["--gpus", "2"], 8, r"--gpus 2: this machine has [01]\b"),
         (["--image", "nobodys/image:none"], 7, r"nobodys/image:none"),
-        (["--backend", "unsloth", "--strict"], 9, r"--strict: Unsloth cannot be had"),
+        (["--backend", "unsloth", "--strict"], 9, r"--strict: Unsloth is unavailable"),
     ],
 )
 def test_what_is_refused_on_the_host(
@@ -100,7 +100,7 @@ def test_what_is_refused_on_the_host(
             "gspo",
             [*GROUPS, "--backend", "unsloth", "--strict"],
             9,
-            r"--strict: Unsloth cannot be had: Group Sequence .* does not run on Unsloth",
+            r"--strict: Unsloth is unavailable: Group Sequence .* does not run on Unsloth",
         ),
     ],
 )
@@ -150,7 +150,7 @@ def test_gspo_is_trls_whatever_was_asked_for(bench: Bench) -> None:
     ended = bench.train("llama", rows, *GROUPS, "--backend", "unsloth", "--dry-run", algo="gspo")
     assert ended.code == 0, ended.told
     assert "gspo with TRL " in ended.out + ended.err
-    assert "WARNING: Unsloth was asked for and cannot be had: Group Sequence" in ended.err
+    assert "WARNING: Unsloth is unavailable: Group Sequence" in ended.err
 
 
 def test_an_unknown_algorithm_is_named(bench: Bench, good: Path) -> None:
@@ -368,7 +368,7 @@ def test_a_loss_that_is_no_number(bench: Bench, good: Path) -> None:
 
 
 def test_a_run_killed_for_memory(bench: Bench, good: Path) -> None:
-    refused(bench.train("llama", good, "--set=memory=150m"), 10, r"at the very least", before=True)
+    refused(bench.train("llama", good, "--set=memory=150m"), 10, r"it needs at least", before=True)
     ended = bench.train("llama", good, "--set=memory=150m", "--set=fit=warn")
     assert ended.code == 10, ended.told
     assert "out of memory: the run was killed at its limit of 0.1 GiB" in ended.err

@@ -88,10 +88,10 @@ def test_a_killed_run_is_told_and_packed_without_the_token(
     archive = stranger.folder / "data" / "report.tar.gz"
     words = ("doctor", run.path, "--json", "--offline", "--bundle", archive)
     said = {one["check"]: one for one in told(stranger.run(*words))["run"]}
-    assert "nothing is at work in it" in said["run"]["evidence"]
+    assert "nothing is running in it" in said["run"]["evidence"]
     assert left_behind in said["run-container"]["evidence"]
     assert said["run-log"]["evidence"].startswith("no-compiler")
-    assert f"--resume {run.path}" in said["go-on"]["remedy"]
+    assert f"--resume {run.path}" in said["resume"]["remedy"]
     content = gzip.decompress(archive.read_bytes())
     assert b"Failed to find C compiler" in content
     assert TOKEN.encode() not in content

@@ -154,7 +154,7 @@ def test_its_stack_is_that_of_the_image(first: Ended) -> None:
 def test_the_venv_is_made_once(machine: Machine, first: Ended, second: Ended) -> None:
     assert MAKING in first.out
     assert MAKING not in second.out
-    assert second.out.splitlines()[0].endswith("engine process, as asked")
+    assert second.out.splitlines()[0].endswith("engine process, as requested")
     (venv,) = [path for path in machine.venv.parent.iterdir() if path.is_dir()]
     assert venv == machine.venv
 

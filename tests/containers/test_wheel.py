@@ -227,6 +227,6 @@ def test_what_is_left_when_such_a_distribution_is_removed_is_told(
         installed.pip("uninstall", "--yes", "aligntune")
         ended = installed.run("--version")
     assert ended.code == REFUSED, ended.told
-    assert ended.err.startswith("error: aligntune-run's package 'aligntune' is not whole")
+    assert ended.err.startswith("error: aligntune-run's package 'aligntune' is incomplete")
     assert "--force-reinstall" in ended.err
     assert len(ended.err.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""Carrying out a plan in front of somebody: what is told, where to, and by whom it is agreed to."""
+"""Carrying out a plan while showing its progress, and asking the user to agree."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def carry_out(prepared: Prepared, stream: TextIO) -> RunRecord:
-    """Do what was prepared to its end, also where our output cannot be written any more.
+    """Carry out a plan to its end, even if our output can no longer be written.
 
     Args:
         prepared: the plan.
-        stream: where it is told how it goes; warnings go to stderr.
+        stream: where to show progress; warnings go to stderr.
 
     Returns:
-        the record of the run.
+        The record of the run.
     """
     from aligntune_run.cli import output
     from aligntune_run.cli.progress import obtaining, progress
@@ -34,11 +34,11 @@ def carry_out(prepared: Prepared, stream: TextIO) -> RunRecord:
         output.choice(prepared, stream)
     with obtaining(stream) as say:
 
-        def tell(line: str) -> None:
+        def print_line(line: str) -> None:
             with outliving(stream, OSError):
                 say(line)
 
-        prepared = execute.obtain(prepared, tell)
+        prepared = execute.obtain(prepared, print_line)
     with progress(stream) as watch:
 
         def show(event: Event) -> None:
@@ -49,7 +49,7 @@ def carry_out(prepared: Prepared, stream: TextIO) -> RunRecord:
 
 
 def agree(question: str) -> bool:
-    """Ask in a terminal; elsewhere say what is about to happen, as nobody is there to answer."""
+    """Ask in a terminal; elsewhere, nobody can answer, so print what is about to happen."""
     if sys.stdin.isatty() and sys.stderr.isatty():
         return click.confirm(question, default=True, err=True)
     click.echo(question.removesuffix(" Go on?"), err=True)
@@ -57,18 +57,18 @@ def agree(question: str) -> bool:
 
 
 @contextmanager
-def outliving(stream: TextIO, trouble: type[OSError] = BrokenPipeError) -> Iterator[None]:
-    """What is told here on a stream is told no more once its reader has left; that is no error.
+def outliving(stream: TextIO, failure: type[OSError] = BrokenPipeError) -> Iterator[None]:
+    """Stop writing to a stream, without an error, once its reader has left.
 
-    With ``OSError`` for trouble that is so whatever ails the stream, as a log on a full disk.
+    With ``OSError``, this applies to every failure of the stream, such as a log on a full disk.
     """
     try:
         yield
         stream.flush()
-    except trouble:
+    except failure:
         silence(stream)
 
 
 def silence(stream: TextIO) -> None:
-    """Send what is still written nowhere, what is in the stream's buffer included."""
+    """Discard everything written to a stream from now on, and what is in its buffer."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,7 +1,7 @@
-"""Another distribution may own the import name ``aligntune``: it is detected and named.
+"""Detects and names another distribution that owns the import name ``aligntune``.
 
-Nothing of ``aligntune`` is imported here: where the package is another's, to import it would run a
-stranger's code, and to import from it would fail before anything could be said.
+This module imports nothing from ``aligntune``. If the package belongs to another distribution,
+importing it would run that distribution's code, or fail before a message can be shown.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ from pathlib import Path
 NAME = "aligntune"
 DISTRIBUTION = "aligntune-run"
 MARK = f'DISTRIBUTION = "{DISTRIBUTION}"'
-"""A line of our own ``aligntune/__init__.py``."""
+"""A line in our ``aligntune/__init__.py``."""
 
 METADATA = (".dist-info", ".egg-info")
 
 
 def name_conflict() -> str | None:
-    """What is wrong with the package ``aligntune`` here and what to do, or None if it is ours."""
+    """What is wrong with the package ``aligntune`` here, and what to do; None if it is ours."""
     ours, place = _package()
-    if ours and not _is_beside():
+    if ours and not _has_rival():
         return None
     owner = _installed(NAME)
-    owner = owner or ", ".join(_others())
+    owner = owner or ", ".join(_other_owners())
     if not owner and place is None:
         return (
-            f"{DISTRIBUTION}'s package {NAME!r} is not whole, as after another distribution that "
-            f"owned the name was removed. Install {DISTRIBUTION} again: "
+            f"{DISTRIBUTION}'s package {NAME!r} is incomplete, probably because another "
+            f"distribution with this name was removed. Install {DISTRIBUTION} again: "
             f"pip install --force-reinstall {DISTRIBUTION}"
         )
     name = owner.partition(" ")[0]
-    removal = f"pip uninstall {name}, then install" if owner else "Move it away, or install"
+    removal = f"pip uninstall {name}, then install" if owner else "Move it, or install"
     return (
         f"{f'the distribution {owner}' if owner else place} owns the import name {NAME!r}, which "
         f"{DISTRIBUTION} needs. {removal} {DISTRIBUTION} "
-        f"{'again, or ' if owner else ''}in a virtual environment of its own"
+        f"{'again, or ' if owner else ''}in a separate virtual environment"
     )
 
 
 def _package() -> tuple[bool, str | None]:
-    """Whether the package that would be imported is ours, and where it is, if it is whole."""
+    """Whether the package that would be imported is ours, and its path, if it is complete."""
     found = importlib.util.find_spec(NAME)
     if found is None or found.origin is None:
         return False, None
@@ -52,17 +52,16 @@ def _package() -> tuple[bool, str | None]:
         return False, found.origin
 
 
-def _is_beside() -> bool:
-    """Whether a distribution called ``aligntune`` is installed, by its folder's name alone.
+def _has_rival() -> bool:
+    """Whether a distribution called ``aligntune`` is installed, by the name of its metadata folder.
 
-    Every start of the command asks, and importing ``importlib.metadata`` would take longer than
-    all else it does.
+    This runs at every start, and importing ``importlib.metadata`` would take longer than the rest.
     """
     for place in sys.path:
         try:
             names = os.listdir(place or ".")
         except OSError:
-            continue  # an archive, or nothing
+            continue  # an archive, or it does not exist
         if any(name.startswith(f"{NAME}-") and name.endswith(METADATA) for name in names):
             return True
     return False
@@ -77,8 +76,8 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _others() -> list[str]:
-    """Distributions of any name that have installed files of the package."""
+def _other_owners() -> list[str]:
+    """Other distributions that installed files of this package."""
     from importlib import metadata
 
     owners = dict.fromkeys(metadata.packages_distributions().get(NAME, ()))

@@ -1,4 +1,4 @@
-"""What the user is told before and after a run, in words or as JSON."""
+"""What the user sees before and after a run, as text or JSON."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from aligntune_run.selection.rules import gib
 
 
 def choice(prepared: Prepared, stream: TextIO) -> None:
-    """One line for the choice, then every warning where it cannot be missed."""
+    """Print the choice in one line, then every warning where it cannot be missed."""
     plan = prepared.plan
     engine: str = plan.choice.engine
     if engine == "process" and plan.spec.engine == "process":
-        engine += ", as asked"
+        engine += ", as requested"
     elif engine == "process":
         engine += f", as no container engine is reachable: {prepared.host.engine.reason}"
-    what = f"{plan.task.kind} {plan.task.of}" if plan.task else plan.spec.algorithm
-    print(f"{what} with {plan.choice.reason}, engine {engine}", file=stream)
+    job = f"{plan.task.kind} {plan.task.of}" if plan.task else plan.spec.algorithm
+    print(f"{job} with {plan.choice.reason}, engine {engine}", file=stream)
     for warning in plan.choice.warnings:
         rule = "!" * 78
         print(f"{rule}\nWARNING: {warning}\n{rule}", file=sys.stderr)
@@ -38,7 +38,7 @@ def choice(prepared: Prepared, stream: TextIO) -> None:
 
 
 def values(prepared: Prepared) -> dict[str, Any]:
-    """The plan as data, with the exact arguments that would run."""
+    """The plan as data, with the exact arguments it would run with."""
     return {
         "spec": prepared.plan.spec.model_dump(mode="json"),
         "plan": prepared.plan.to_dict(),
@@ -50,26 +50,27 @@ def values(prepared: Prepared) -> dict[str, Any]:
 
 
 def plan(prepared: Prepared, as_json: bool) -> None:
-    """The plan, with the exact arguments that would run."""
-    told = values(prepared)
+    """Print the plan, with the exact arguments it would run with."""
+    data = values(prepared)
     if as_json:
-        json_line(told)
+        json_line(data)
         return
     choice(prepared, sys.stdout)
     verdicts(prepared.plan.choice.verdicts)
-    print(yaml.safe_dump(json.loads(json.dumps(told)), sort_keys=False, allow_unicode=True), end="")
+    print(yaml.safe_dump(json.loads(json.dumps(data)), sort_keys=False, allow_unicode=True), end="")
 
 
-def verdicts(said: Sequence[Verdict]) -> None:
-    """What each rule says, one line a rule, and what to do where it does not pass."""
-    for one in said:
-        print(f"  {one.level}  {one.backend or 'both':8} {one.rule:13} {one.evidence}")
-        if one.remedy:
-            print(f"{'':30}-> {one.remedy}")
+def verdicts(shown: Sequence[Verdict]) -> None:
+    """Print one line per rule, and the remedy if it does not pass."""
+    for verdict in shown:
+        backend = verdict.backend or "both"
+        print(f"  {verdict.level}  {backend:8} {verdict.rule:13} {verdict.evidence}")
+        if verdict.remedy:
+            print(f"{'':30}-> {verdict.remedy}")
 
 
 def explanation(decided: Decided, as_json: bool) -> None:
-    """What a request comes to here, with every rule's verdict."""
+    """Print the outcome of a request, with the verdict of every rule."""
     outcome = decided.outcome
     refusal = outcome.refusal
     if as_json:
@@ -100,14 +101,13 @@ def explanation(decided: Decided, as_json: bool) -> None:
 
 
 def status(found: Status, as_json: bool) -> None:
-    """Which backends can be had here, and what there is to run them on."""
+    """Print which backends are available here, and the hardware to run them on."""
     if as_json:
         json_line(found.to_dict())
         return
     for name, backend in found.backends.items():
-        print(
-            f"{name:8} {'available' if backend['available'] else 'not here'}: {backend['reason']}"
-        )
+        label = "available" if backend["available"] else "unavailable"
+        print(f"{name:8} {label}: {backend['reason']}")
     host = found.host
     for gpu in host.gpus:
         print(f"GPU      {_gpu(gpu)}")
@@ -116,46 +116,46 @@ def status(found: Status, as_json: bool) -> None:
     if host.driver:
         print(f"driver   {host.driver}{f', CUDA {host.driver_cuda}' if host.driver_cuda else ''}")
     engine = host.engine
-    told = f"{engine.kind} {engine.version}" if engine.reachable else f"none: {engine.reason}"
-    print(f"engine   {told}")
+    label = f"{engine.kind} {engine.version}" if engine.reachable else f"none: {engine.reason}"
+    print(f"engine   {label}")
     print(f"machine  {host.cpus} CPUs, {host.memory / 2**30:.1f} GiB")
 
 
 def _memory(needed: Estimate) -> None:
     print(
-        f"memory: {gib(needed.low)} at the least, about {gib(needed.expected)}, "
-        f"{gib(needed.high)} at the most: "
+        f"memory: at least {gib(needed.low)}, about {gib(needed.expected)}, "
+        f"at most {gib(needed.high)}: "
         + ", ".join(f"{name} {gib(size)}" for name, size in needed.parts)
     )
 
 
 def _gpu(gpu: Gpu) -> str:
-    """One GPU in words."""
-    told = [
+    """Describe one GPU."""
+    parts = [
         f"{gpu.index} {gpu.name} ({gpu.uuid})",
         f"compute capability {gpu.capability[0]}.{gpu.capability[1]}",
         f"{gpu.free / 2**30:.1f} of {gpu.memory / 2**30:.1f} GiB free",
     ]
     if gpu.leased:
-        told.append(f"taken by {gpu.leased}")
+        parts.append(f"in use by {gpu.leased}")
     if gpu.users:
-        told.append(f"used by {', '.join(gpu.users)}")
-    return ", ".join(told)
+        parts.append(f"used by {', '.join(gpu.users)}")
+    return ", ".join(parts)
 
 
 def json_line(values: Any) -> None:
-    """JSON for programs, on stdout."""
+    """Print JSON for programs on stdout."""
     print(json.dumps(values, indent=2, ensure_ascii=False, default=str))
 
 
 def summary(record: RunRecord, stream: TextIO) -> None:
-    """What came out, where it is and how to load it."""
+    """Print the result, where it is, and how to load it."""
     result = record.result
     model = f"{record.run_dir}/model"
     losses = f"loss {result['final_loss']:.4f}"
-    found = {name[len("eval_") :]: result[name] for name in result if name.startswith("eval_")}
-    if told := headline(found):
-        losses += f", evaluation {told}"
+    metrics = {name[len("eval_") :]: result[name] for name in result if name.startswith("eval_")}
+    if best := headline(metrics):
+        losses += f", evaluation {best}"
     speed = f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} token/s"
     memory = result["memory"]["peak_gpu"] or result["memory"]["peak"]
     print(
@@ -185,7 +185,7 @@ def _loading(record: RunRecord, model: str) -> str:
 
 
 def evaluation(record: RunRecord, stream: TextIO) -> None:
-    """The figures of an evaluation, and a few of the rows that they are of."""
+    """Print the results of an evaluation, and a few of its rows."""
     result = record.result
     print(f"evaluated {result['rows']} rows of {result['source']}", file=stream)
     for name, value in result["metrics"].items():
@@ -200,16 +200,17 @@ def evaluation(record: RunRecord, stream: TextIO) -> None:
 
 
 def predictions(record: RunRecord, stream: TextIO) -> None:
-    """What a model made of each prompt; the prompts too where there are several."""
-    made = record.result["predictions"]
-    for one in made:
-        if len(made) > 1:
-            print(f"> {one['prompt']}", file=stream)
-        print(one["text"] if "text" in one else f"score {one['score']:.6g}", file=stream)
+    """Print a model's output for each prompt, with the prompts if there are several."""
+    results = record.result["predictions"]
+    for prediction in results:
+        if len(results) > 1:
+            print(f"> {prediction['prompt']}", file=stream)
+        text = prediction["text"] if "text" in prediction else f"score {prediction['score']:.6g}"
+        print(text, file=stream)
 
 
 def pushed(record: RunRecord, stream: TextIO) -> None:
-    """Where a model is now."""
+    """Print where a model was uploaded."""
     result = record.result
     print(f"pushed: {result['url']} at {result['commit'][:12]}", file=stream)
 
@@ -218,7 +219,7 @@ HEADLINE_VERSIONS = ("unsloth", "trl", "transformers", "torch")
 
 
 def images(found: Sequence[Listed], as_json: bool) -> None:
-    """The images on this machine, one line each, or everything about them as JSON."""
+    """Print the images on this machine, one line each, or everything about them as JSON."""
     if as_json:
         json_line([asdict(image) for image in found])
         return
@@ -229,4 +230,4 @@ def images(found: Sequence[Listed], as_json: bool) -> None:
         )
         print(f"{image.ref:38} {size:>8}  {(image.id or '-')[7:19]:12}  {image.state}; {versions}")
     if any(image.stale for image in found):
-        print("`aligntune-run images prune` removes the stale ones")
+        print("To remove the stale images, run `aligntune-run images prune`")

@@ -1,4 +1,4 @@
-"""Progress of a run: a live bar in a terminal, plain lines everywhere else."""
+"""Progress of a run: a live bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from aligntune.record.events import Event, describe
-from aligntune.record.events import progress as told
+from aligntune.record.events import progress as describe_step
 
 
 class PlainProgress:
-    """One line for each event that is worth one."""
+    """Prints one line for each event worth showing."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def watch(self, event: Event) -> None:
         line = describe(event)
-        if line and event["event"] != "error":  # the error is the command's last word
+        if line and event["event"] != "error":  # the command prints the error at the end
             print(line, file=self._stream, flush=True)
 
 
 class LiveProgress:
-    """A bar with step, loss, tokens a second and time left; what is worth keeping scrolls above."""
+    """A bar with step, loss, tokens per second and time left; lasting messages scroll above it."""
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
@@ -54,7 +54,7 @@ class LiveProgress:
             self.bar.update(self._task, description=event["name"].replace("_", " "))
         elif kind == "step":
             if "loss" in event:
-                self._loss = told(event)
+                self._loss = describe_step(event)
             speed = event.get("tokens_per_second")
             rate = f"{speed:,.0f} token/s" if speed else ""
             numbers = f"{event['step']}/{event['max_steps']}  {self._loss}  {rate}"
@@ -68,20 +68,20 @@ class LiveProgress:
 
 @contextmanager
 def obtaining(stream: TextIO) -> Iterator[Callable[[str], None]]:
-    """What tells how an image or venv is made: what is done, without the build's own output.
+    """Yield a function that shows how an image or venv is made, without the build's own output.
 
-    In a terminal the build's newest line shows that it goes on; elsewhere only our own lines stay.
+    In a terminal, the build's newest line shows progress; elsewhere, only our own lines appear.
     """
     if not stream.isatty():
-        yield lambda line: None if _of_build(line) else print(line, file=stream, flush=True)
+        yield lambda line: None if _is_build_output(line) else print(line, file=stream, flush=True)
         return
     from rich.console import Console
 
     console = Console(file=stream, highlight=False)
-    with console.status("obtaining") as status:
+    with console.status("getting the image") as status:
 
         def say(line: str) -> None:
-            if _of_build(line):
+            if _is_build_output(line):
                 status.update(line[: console.width - 4].replace("[", "\\["))
             else:
                 console.print(line, markup=False)
@@ -89,14 +89,14 @@ def obtaining(stream: TextIO) -> Iterator[Callable[[str], None]]:
         yield say
 
 
-def _of_build(line: str) -> bool:
-    """Whether a line is BuildKit's, which numbers its steps (``#7 ...``), or an empty one of it."""
+def _is_build_output(line: str) -> bool:
+    """Whether a line comes from BuildKit, which numbers its steps (``#7 ...``), or is empty."""
     return line.startswith("#") or not line.strip()
 
 
 @contextmanager
 def progress(stream: TextIO) -> Iterator[Callable[[Event], None]]:
-    """What tells events on a stream, in the way that suits it."""
+    """Yield a function that shows events on a stream, live in a terminal."""
     if not stream.isatty():
         yield PlainProgress(stream).watch
         return

@@ -1,4 +1,4 @@
-"""Input and output as the caller left them, made fit to use: no run dies of what it tells."""
+"""Prepares the caller's input and output streams, so that no run fails because of its output."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import os
 import sys
 
 
-def mend_streams() -> None:
-    """Open what is closed to nowhere, and have what the terminal's encoding lacks escaped.
+def prepare_streams() -> None:
+    """Open closed streams on the null device, and escape what the terminal's encoding lacks.
 
-    A closed stream is None to Python, and its number would go to the next file that is opened,
-    into which a worker would then print.
+    Python sets a closed stream to None, and the next opened file would get its number. A worker
+    would then print into that file.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
             os.set_inheritable(number, True)
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):

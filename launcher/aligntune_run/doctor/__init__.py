@@ -1,5 +1,6 @@
-"""Doctor: everything that a run needs of this machine, checked, each with what mends it.
+"""Doctor: checks everything a run needs on this machine, and says how to fix what fails.
 
-``look`` sees what is here, once, as plain data; each check is a small function from that to
-verdicts; ``examine`` puts them together. ``past`` tells of a run, ``bundle`` packs a bug report.
+``look`` collects the facts once, as plain data. Each check is a small function from these facts to
+verdicts, and ``examine`` runs them all. ``report_run`` explains how a run ended, and ``bundle``
+packs a bug report.
 """

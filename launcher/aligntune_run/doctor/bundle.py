@@ -1,4 +1,4 @@
-"""An archive for a bug report: what doctor saw and what a run left, without secrets and data."""
+"""An archive for a bug report: doctor's findings and a run's files, without secrets or data."""
 
 from __future__ import annotations
 
@@ -25,65 +25,65 @@ from aligntune_run.host.caches import home
 from aligntune_run.images import recipes
 
 LIMIT = 2**20
-"""Bytes of the end of a log or of the events that are packed, and of a record at most."""
+"""Bytes packed from the end of a log or of the events, and the maximum size of a record."""
 
 DATA_KEYS = ("samples", "predictions", "prompts", "system_prompt", "completions", "messages")
-"""What holds rows of the user's data, or what a model made of them."""
+"""Keys that hold rows of the user's data, or a model's output for them."""
 
 QUOTING = ("RewardError", "DataError")
-"""Errors of which the words show a sample."""
+"""Errors whose text shows a sample."""
 
 PREFIXES = (
     *("ALIGNTUNE_", "BNB_", "CUDA_", "DOCKER_", "HF_", "LD_", "NCCL_", "NVIDIA_", "OMP_", "PIP_"),
     *("PYTHON", "PYTORCH_", "TOKENIZERS_", "TORCH", "TRANSFORMERS_", "TRITON_", "UNSLOTH_", "UV_"),
     *("XDG_", "TMPDIR", "SSL_CERT_", "REQUESTS_CA_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
 )
-"""Variables that change how a run goes; no others are packed."""
+"""Variables that affect a run; no others are packed."""
 
 README = """\
-A bug report of aligntune-run: what `aligntune-run doctor --bundle` packed.
+A bug report of aligntune-run, packed by `aligntune-run doctor --bundle`.
 
   doctor.json       every check, with its verdict
   host.json         this machine as the command sees it
-  engine.json       what the container engine says of itself, without proxies, mirrors and labels
-  images.json       our images that are here
-  versions.json     the stacks that the locks name
-  environment.json  variables that change how a run goes
-  run/run.json      the record of the run
+  engine.json       what the container engine reports, without proxies, mirrors and labels
+  images.json       our images on this machine
+  versions.json     the versions in the locks
+  environment.json  environment variables that affect a run
+  run/run.json      the run's record
   run/spec.yaml     its spec
   run/events.jsonl  its events, the last 1 MiB
   run/train.log     what the trainer printed, the last 1 MiB
 
-Of these only what was there is packed.
+Files that did not exist are not packed.
 
-Left out: the model, checkpoints and data; samples, predictions, prompts and the system prompt; what
-an error about the data or a reward says, as it may quote them.
+Not packed: the model, checkpoints and data; samples, predictions, prompts and the system prompt;
+the text of errors about the data or a reward, because it can quote them.
 
-Taken out: tokens and keys that are in your environment or look like one, passwords in addresses,
-40-digit hashes outside of model revisions, and your name in paths.
+Removed: tokens and keys that are in your environment or look like one, passwords in addresses,
+40-digit hashes other than model revisions, and your name in paths.
 
-See to it yourself: train.log is the trainer's own output. What your reward functions or a library
-printed of your data is in it. Names of models, datasets and files are not taken out.
+Check before you send it: train.log is the trainer's own output. It contains whatever your reward
+functions or a library printed about your data. Names of models, datasets and files are not removed.
 """
 
 
 def require_new(target: Path) -> None:
-    """Refuse a file that is there, before anything is looked at.
+    """Refuse a file that exists, before any check runs.
 
     Raises:
-        OutputError: it is there.
+        OutputError: it exists.
     """
     if os.path.lexists(target):
-        raise OutputError(f"{target} is there already", "Name another file with --bundle")
+        raise OutputError(f"{target} already exists", "Choose another file with --bundle")
 
 
 def pack(
     target: Path, found: Findings, diagnosis: Diagnosis, run: Path | None = None
 ) -> tuple[tuple[str, int], ...]:
-    """Write the archive, for its owner alone to read; what it holds, by name and size in bytes.
+    """Write the archive, readable only by its owner; return its files by name and size in bytes.
 
     Raises:
-        OutputError: the file is there already, or cannot be written.
+        OutputError: the file already exists, or cannot be written.
     """
     files = contents(found, diagnosis, run)
     try:
@@ -92,19 +92,23 @@ def pack(
         require_new(target)
         raise
     except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror}", "Name another") from error
+        raise OutputError(
+            f"cannot write {target}: {error.strerror}", "Choose another file"
+        ) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
             _write(file, files)
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(target)
-        raise OutputError(f"cannot write {target}: {error.strerror}", "Name another") from error
+        raise OutputError(
+            f"cannot write {target}: {error.strerror}", "Choose another file"
+        ) from error
     return tuple((name, len(content)) for name, content in files.items())
 
 
 def contents(found: Findings, diagnosis: Diagnosis, run: Path | None = None) -> dict[str, bytes]:
-    """What goes into the archive, by name, with everything taken out that must not leave."""
+    """The archive's files, by name, without anything that must not leave this machine."""
     left = RunDir(run.absolute()) if run else None
     read = {} if left is None else _read(left)
     redactor = Redactor(
@@ -127,7 +131,7 @@ def contents(found: Findings, diagnosis: Diagnosis, run: Path | None = None) -> 
 
 
 def _read(run: RunDir) -> dict[str, str]:
-    """The run's own files, as far as they are plain files in its folder; no link is followed."""
+    """The run's files that are regular files in its folder; no link is followed."""
     read = {}
     for path in (run.record_file, run.spec, run.events, run.log):
         text = _end(path)
@@ -137,7 +141,7 @@ def _read(run: RunDir) -> dict[str, str]:
 
 
 def _end(path: Path) -> str | None:
-    """The last :data:`LIMIT` bytes of a plain file, from a whole line on; None for aught else."""
+    """The last :data:`LIMIT` bytes of a regular file, in whole lines; None for anything else."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -149,13 +153,13 @@ def _end(path: Path) -> str | None:
         begin = max(status.st_size - LIMIT, 0)
         file.seek(begin)
         content = file.read(LIMIT)
-    # Half a line may hold the half of a secret that no pattern knows.
+    # Half a line can contain half a secret, which no pattern recognises.
     whole = content.partition(b"\n")[2] if begin else content
     return whole.decode(errors="replace")
 
 
 def _cleaned(name: str, text: str, redactor: Redactor) -> str:
-    """A run's file, without data and secrets; as values where it can be read as such."""
+    """A run's file without data and secrets, parsed into values if possible."""
     try:
         if name == "run.json":
             return _json(redactor.values(_without_data(json.loads(text))))
@@ -163,7 +167,7 @@ def _cleaned(name: str, text: str, redactor: Redactor) -> str:
             values = redactor.values(_without_data(yaml.safe_load(text)))
             return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     except (ValueError, yaml.YAMLError, RecursionError):
-        return f"{LEFT_OUT}: it cannot be read, or is larger than {LIMIT} bytes\n"
+        return f"{LEFT_OUT}: it cannot be read, or it is larger than {LIMIT} bytes\n"
     if name == "events.jsonl":
         return "".join(_event(line, redactor) for line in text.splitlines())
     return redactor.text(text)
@@ -187,7 +191,7 @@ def _without_data(values: Any) -> Any:
 
 
 def _quotes(read: Mapping[str, str]) -> set[str]:
-    """The words of errors that show a sample; they are told in more than one of the files."""
+    """The text of errors that show a sample; it appears in more than one file."""
     found = set()
     for text in (read.get("run.json", ""), *read.get("events.jsonl", "").splitlines()):
         with contextlib.suppress(ValueError, RecursionError):
@@ -201,7 +205,7 @@ def _quotes(read: Mapping[str, str]) -> set[str]:
 
 
 def _token(found: Findings) -> tuple[str, ...]:
-    """The hub token in the caller's file, to be looked for."""
+    """The hub token in the caller's file, to be removed."""
     if found.host.token is None:
         return ()
     try:
@@ -211,7 +215,7 @@ def _token(found: Findings) -> tuple[str, ...]:
 
 
 def _variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Those that change how a run goes; of others that may, as a tracker's key, the name alone."""
+    """Variables that affect a run; for secret ones, such as a tracker's key, only the name."""
     kept = {name: value for name, value in environment.items() if name.upper().startswith(PREFIXES)}
     return dict(sorted(kept.items())) | {
         name: "(set)" for name in sorted(environment) if SECRET_NAME.search(name)
@@ -223,7 +227,7 @@ def _json(values: Any) -> str:
 
 
 def _write(file: Any, files: Mapping[str, bytes]) -> None:
-    """A tar in gzip of which the bytes depend on nothing but what it holds."""
+    """Write a gzipped tar whose bytes depend only on its contents."""
     with (
         gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed,
         tarfile.open(fileobj=packed, mode="w") as archive,

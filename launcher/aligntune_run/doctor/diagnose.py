@@ -1,4 +1,4 @@
-"""Every check on what was found, and what all of them come to."""
+"""All checks on the findings, and their combined result."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from aligntune import __version__
 from aligntune_run.doctor.checks import engine, gpu, machine, network
 from aligntune_run.doctor.checks.base import Checks
 from aligntune_run.doctor.probe import Findings
-from aligntune_run.doctor.run_report import past
+from aligntune_run.doctor.run_report import report_run
 from aligntune_run.plan import Verdict
 
 CHECKS: Checks = {**machine.CHECKS, **engine.CHECKS, **gpu.CHECKS, **network.CHECKS}
-"""Every check of the machine, in the order in which they are told."""
+"""Every check of the machine, in the order of the report."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the checks say.
+    """The verdicts of the checks.
 
     Attributes:
-        checks: of the machine.
-        run: of one run, if one was named.
+        checks: verdicts about the machine.
+        run: verdicts about one run, if one was named.
     """
 
     checks: tuple[Verdict, ...]
@@ -32,32 +32,32 @@ class Diagnosis:
 
     @property
     def exit_code(self) -> int:
-        """That of the first check that fails, else 0; how a run ended is told and not judged."""
-        failing = (one for one in self.checks if not one.passed)
-        return next((CHECKS[one.rule][1].exit_code for one in failing), 0)
+        """The code of the first failing check, or 0. How a run ended does not count."""
+        failures = (verdict for verdict in self.checks if not verdict.passed)
+        return next((CHECKS[verdict.rule][1].exit_code for verdict in failures), 0)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
             "version": __version__,
             "exit_code": self.exit_code,
-            "checks": [_values(one) for one in self.checks],
-            "run": [_values(one) for one in self.run],
+            "checks": [_values(verdict) for verdict in self.checks],
+            "run": [_values(verdict) for verdict in self.run],
         }
 
 
 def examine(found: Findings, run: Path | None = None) -> Diagnosis:
-    """Put every check to what was found.
+    """Run every check on the findings.
 
     Raises:
-        OutputError: ``run`` is named and holds no run.
+        OutputError: ``run`` is not a run directory.
     """
-    told = past(run, found.containers) if run is not None else ()
-    return Diagnosis(checks(found), told)
+    report = report_run(run, found.containers) if run is not None else ()
+    return Diagnosis(checks(found), report)
 
 
 def checks(found: Findings) -> tuple[Verdict, ...]:
-    """What every check of the machine says. Pure."""
+    """The verdicts of every check of the machine. Pure."""
     return tuple(
         replace(verdict, rule=name)
         for name, (check, _) in CHECKS.items()
@@ -65,9 +65,9 @@ def checks(found: Findings) -> tuple[Verdict, ...]:
     )
 
 
-def counted(said: Sequence[Verdict]) -> str:
-    """How many of them pass, warn and fail, in words."""
-    levels = [one.level for one in said]
+def count_levels(verdicts: Sequence[Verdict]) -> str:
+    """How many verdicts pass, warn and fail, as text."""
+    levels = [verdict.level for verdict in verdicts]
     return f"{levels.count('pass')} pass, {levels.count('warn')} warn, {levels.count('fail')} fail"
 
 

@@ -1,4 +1,4 @@
-"""What doctor looks at, beside the host as every run probes it. A failure is a fact, in words."""
+"""What doctor looks at, in addition to the host. A failure becomes a fact, described in text."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NETWORKS = Path("/sys/class/net")
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder that runs write to; ``free`` is in bytes, None where that cannot be told."""
+    """A folder that runs write to; ``free`` is in bytes, None if it is unknown."""
 
     name: str
     path: Path
@@ -45,7 +45,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Container:
-    """A container of ours: ``state`` is the engine's word, as ``running`` or ``exited``."""
+    """One of our containers; ``state`` is the engine's, such as ``running`` or ``exited``."""
 
     name: str
     state: str
@@ -56,33 +56,33 @@ class Container:
 
 @dataclass(frozen=True)
 class Findings:
-    """Everything that a check may look at.
+    """Everything a check can look at.
 
     Attributes:
         host: as every run probes it.
         facts: every backend's ``facts.json``.
-        environment: the caller's; a check shows names of it and no values.
-        python: the version of the Python that this command runs on.
-        no_venv: why no venv can be made for the process engine; empty where one can.
-        modules: the kernel's modules.
-        driver_loaded: whether NVIDIA's kernel module tells its version.
+        environment: the caller's environment; checks show names only, never values.
+        python: the version of the Python that runs this command.
+        no_venv: why no venv can be made for the process engine; empty if one can.
+        modules: the loaded kernel modules.
+        driver_loaded: whether NVIDIA's kernel module reports its version.
         nodes: NVIDIA's device files.
         displays: the vendors of the machine's display devices.
-        available: bytes of memory that nothing uses.
-        swap: bytes.
-        shm: size of ``/dev/shm`` in bytes; None where there is none.
-        folders: those that runs write to.
+        available: free memory in bytes.
+        swap: swap space in bytes.
+        shm: size of ``/dev/shm`` in bytes; None if there is none.
+        folders: the folders that runs write to.
         token_mode: the permissions of the file with the hub token.
-        endpoint: the hub's address, without what one logs in with.
-        hub: why the hub does not answer, empty where it does; None where it was not asked.
-        bundle: the CA bundle that was named, if it is there.
-        no_bundles: variables that name a CA bundle which is not there.
-        no_bridge: the engine's network bridge where it is gone; empty where it is there.
-        no_builder: why no image can be built; empty where one can, or no engine is there.
-        index: whether a package index is configured that builds and venvs then use.
-        listed: our images that the engine has, and those that it lacks.
-        containers: those of ours that the engine has.
-        engine: what the engine says of itself, without what may be private.
+        endpoint: the hub's address, without a login.
+        hub: why the hub does not answer, empty if it does; None if it was not contacted.
+        bundle: the configured CA bundle, if it exists.
+        no_bundles: variables that name a CA bundle that does not exist.
+        no_bridge: the engine's network bridge if it is missing, otherwise empty.
+        no_builder: why no image can be built; empty if one can, or if there is no engine.
+        index: whether a package index is configured for builds and venvs.
+        listed: our images that the engine has, and those that are missing.
+        containers: our containers in the engine.
+        engine: what the engine reports about itself, without private values.
     """
 
     host: Host
@@ -112,29 +112,29 @@ class Findings:
 
 
 def look(environment: Mapping[str, str] = os.environ, network: bool = True) -> Findings:
-    """See what is here; changes nothing.
+    """Collect the facts about this machine, and change nothing.
 
     Args:
-        environment: the caller's.
-        network: whether the hub may be asked whether it is there, which takes 2 s at most.
+        environment: the caller's environment.
+        network: whether to contact the hub, which takes 2 s at most.
 
     Raises:
-        EngineError: the caller has no home to keep caches in.
+        EngineError: the caller has no home folder for caches.
         ImageError: a recipe cannot be read.
     """
     client, reason = connect(environment)
     engine = probe_engine(client, reason)
     listed: tuple[images.Listed, ...] = ()
     containers: tuple[Container, ...] = ()
-    said: dict[str, Any] = {}
+    info: dict[str, Any] = {}
     bridge = ""
     try:
         states = images.states(client)
         if client is not None:
             listed = images.list_images(client)
             containers = our_containers(client)
-            said = _says(client)
-            bridge = "" if engine.rootless else _lost_bridge(client, said)
+            info = _describe_engine(client)
+            bridge = "" if engine.rootless else _lost_bridge(client, info)
     except EngineError as error:
         engine = replace(engine, reachable=False, reason=error.what)
         states = images.states(None)
@@ -173,13 +173,13 @@ def look(environment: Mapping[str, str] = os.environ, network: bool = True) -> F
         index=bool(index_settings(Wheels(), environment)),
         listed=listed,
         containers=containers,
-        engine=said,
+        engine=info,
     )
 
 
 @engine_errors()
 def our_containers(client: DockerClient) -> tuple[Container, ...]:
-    """The containers that carry our labels, running or not.
+    """The containers with our labels, running or not.
 
     Raises:
         EngineError: the engine stopped answering.
@@ -198,16 +198,16 @@ def our_containers(client: DockerClient) -> tuple[Container, ...]:
 
 
 def ask_hub(environment: Mapping[str, str]) -> str | None:
-    """Why the hub does not answer, or an empty string: any answer will do, and no token is sent."""
-    told: list[str] = []
-    # A name that is being looked up heeds no timeout, so the wait for it is our own.
-    asking = threading.Thread(target=lambda: told.append(_asked(environment)), daemon=True)
-    asking.start()
-    asking.join(HUB_SECONDS)
-    return told[0] if told else f"no answer within {HUB_SECONDS:g} s"
+    """Why the hub does not answer, or an empty string. Any answer counts, and no token is sent."""
+    answers: list[str] = []
+    # A DNS lookup ignores the timeout, so we limit the wait ourselves.
+    request = threading.Thread(target=lambda: answers.append(_request(environment)), daemon=True)
+    request.start()
+    request.join(HUB_SECONDS)
+    return answers[0] if answers else f"no answer within {HUB_SECONDS:g} s"
 
 
-def _asked(environment: Mapping[str, str]) -> str:
+def _request(environment: Mapping[str, str]) -> str:
     from http.client import HTTPException
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
@@ -231,22 +231,22 @@ ENGINE_FACTS = (
     *("DockerRootDir", "CDISpecDirs", "DiscoveredDevices", "Containers", "ContainersRunning"),
     *("Images", "LiveRestoreEnabled", "Warnings"),
 )
-"""What of an engine's own facts tells no more than how it works: no proxies, mirrors or labels."""
+"""The engine's facts that only describe how it works: no proxies, mirrors or labels."""
 
 
-def _says(client: DockerClient) -> dict[str, Any]:
+def _describe_engine(client: DockerClient) -> dict[str, Any]:
     with engine_errors():
         info = client.info()
-    told = {name: info[name] for name in ENGINE_FACTS if name in info}
-    return told | {"Runtimes": sorted(info.get("Runtimes") or {})}
+    facts = {name: info[name] for name in ENGINE_FACTS if name in info}
+    return facts | {"Runtimes": sorted(info.get("Runtimes") or {})}
 
 
 @engine_errors()
-def _lost_bridge(client: DockerClient, said: Mapping[str, Any]) -> str:
-    """The bridge that containers reach the network by, if the engine lost it, as by a restart of
-    the machine's networking. One in a virtual machine of its own cannot be seen from here.
+def _lost_bridge(client: DockerClient, info: Mapping[str, Any]) -> str:
+    """The bridge through which containers reach the network, if the engine lost it, for example
+    because networking restarted. The bridge of an engine in a virtual machine is not visible.
     """
-    if not os.path.isdir(said.get("DockerRootDir") or "") or not os.path.isdir(NETWORKS):
+    if not os.path.isdir(info.get("DockerRootDir") or "") or not os.path.isdir(NETWORKS):
         return ""
     for network in client.api.networks(names=["bridge"]):
         name = (network.get("Options") or {}).get("com.docker.network.bridge.name")
@@ -256,7 +256,7 @@ def _lost_bridge(client: DockerClient, said: Mapping[str, Any]) -> str:
 
 
 def _reason(attempt: Callable[[], object]) -> str:
-    """Why something cannot be had; empty where it can."""
+    """Why something is unavailable; empty if it is available."""
     try:
         attempt()
     except (EngineError, ImageError) as error:
@@ -283,7 +283,7 @@ def _size(path: Path) -> int | None:
 
 
 def _memory() -> dict[str, int]:
-    """What ``/proc/meminfo`` tells, in bytes."""
+    """The values of ``/proc/meminfo``, in bytes."""
     words = (line.split() for line in _lines("/proc/meminfo"))
     return {
         one[0].rstrip(":"): int(one[1]) << 10

@@ -1,8 +1,8 @@
-"""Taking secrets and names out of what leaves this machine.
+"""Removes secrets and names from text that leaves this machine.
 
-Three ways at once: the very values of the caller's secrets, wherever they turn up and however they
-are escaped; what looks like a secret; and whatever stands under a name that says it is one. Rather
-too much is taken out than too little. Repeats are bounded, so that the work is too.
+It removes the values of the caller's secrets, wherever they appear and however they are escaped;
+text that looks like a secret; and values whose name says they are secret. It removes too much
+rather than too little. Pattern repeats are bounded, so the work is bounded too.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ SECRET_NAME = re.compile(
     r"|_key\b|^key$|_pat\b|cookie",
     re.IGNORECASE,
 )
-"""A variable's or key's name that says that its value is a secret."""
+"""Names of variables or keys whose value is a secret."""
 
 LEAST = 6
-"""A shorter value is no secret worth the name, and would be found in the middle of words."""
+"""A shorter value is not a real secret, and would match inside ordinary words."""
 
 WORDS = ("true", "false", "enabled", "disabled", "default")
 
@@ -35,7 +35,7 @@ VALUE = (
     r"(?P<value>\\{1,3}[\"'][^\"'\n]{0,500}[\"']|\"(?:[^\"\\\n]|\\.){0,500}\""
     r"|'(?:[^'\\\n]|\\.){0,500}'|[^\s\"',;&}\])]{4,500})"
 )
-"""What stands after a name: quoted, in quotes that a text in quotes escapes, or a word."""
+"""The value after a name: quoted, in escaped quotes, or a word."""
 
 PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), instead)
@@ -56,7 +56,7 @@ PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<!snapshots/)(?<!\w)[0-9a-f]{40}(?!\w)", REMOVED),  # wandb's keys; commits too
     )
 )
-"""What looks like a secret, and what takes its place."""
+"""Text that looks like a secret, and its replacement."""
 
 NAMED = re.compile(
     r"(?i)(?P<name>(?<!eos_)(?<!bos_)(?<!pad_)(?<!unk_)(?<!sep_)(?<!cls_)(?<!mask_)token"
@@ -70,14 +70,14 @@ COMMIT_KEYS = ("commit", "revision")
 
 
 class Redactor:
-    """Takes out what must not leave this machine.
+    """Removes what must not leave this machine.
 
     Args:
-        environment: the caller's; the values of variables that say that they are secret, and what
-            logs in to an address, are taken out wherever they turn up.
-        secrets: further values.
+        environment: the caller's environment. Values of variables with a secret name, and passwords
+            in addresses, are removed everywhere.
+        secrets: other values to remove.
         home: the caller's home, which becomes ``~``, as does the caller's name in other paths.
-        private: texts that are no secrets and are left out all the same.
+        private: texts that are not secret but are left out as well.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Redactor:
         kept = {one for one in known if len(one) >= LEAST and one.lower() not in WORDS}
         instead = {form: REMOVED for one in kept for form in _forms(one)}
         instead |= {form: LEFT_OUT for one in private if one for form in _forms(one)}
-        # The longest first, as one may hold another.
+        # The longest first, because one can contain another.
         self._literal = [(one, instead[one]) for one in sorted(instead, key=len, reverse=True)]
         places = {str(home), os.path.realpath(home)} if home else set()
         self._homes = sorted((one for one in places if len(one) > 1), key=len, reverse=True)
@@ -99,7 +99,7 @@ class Redactor:
         self._name = re.compile(rf"(?<=/){re.escape(name)}(?![\w.-])") if len(name) > 2 else None
 
     def text(self, text: str) -> str:
-        """A text without secrets and without the caller's name in paths."""
+        """The text without secrets and without the caller's name in paths."""
         for literal, instead in self._literal:
             text = text.replace(literal, instead)
         for pattern, instead in PATTERNS:
@@ -111,7 +111,7 @@ class Redactor:
         return self._name.sub("~", text) if self._name else text
 
     def values(self, values: Any, key: str = "") -> Any:
-        """JSON-like values, keys included; what stands under a secret's name is gone."""
+        """JSON-like values with their keys; values with a secret's name are removed."""
         if isinstance(values, Mapping):
             return {
                 self.text(str(name)): self.values(one, str(name)) for name, one in values.items()
@@ -136,7 +136,7 @@ def _secrets(environment: Mapping[str, str]) -> Iterable[str]:
 
 
 def _logins(value: str) -> Iterable[str]:
-    """The passwords of an address, or of several, as they stand and as they are meant."""
+    """The passwords in one or more addresses, both as written and decoded."""
     for word in value.split():
         try:
             password = urlsplit(word).password
@@ -147,7 +147,7 @@ def _logins(value: str) -> Iterable[str]:
 
 
 def _forms(secret: str) -> set[str]:
-    """A text as it stands, and as JSON, an address and Python write it."""
+    """A text as it is, and as JSON, a URL and Python write it."""
     return {
         secret,
         secret.strip(),

@@ -1,1 +1,1 @@
-"""How much memory a training takes. Pure: from the request and the facts of its model."""
+"""Estimates of training memory. Pure: from the request and the model's facts."""

@@ -1,7 +1,7 @@
-"""How much memory a training takes at its peak.
+"""Estimates the peak memory of training.
 
-Pure: from the request and the facts of its model. docs/memory.md has the formulas in words, and how
-far off they were where it was measured.
+Pure: from the request and the model's facts. docs/memory.md explains the formulas and compares
+them with measurements.
 """
 
 from __future__ import annotations
@@ -15,32 +15,31 @@ from aligntune_run.memory.optimizers import PAGED
 from aligntune_run.models.facts import ModelFacts
 
 CPU_IMPORTS = {"trl": 520 * 10**6, "unsloth": 1070 * 10**6}
-"""Bytes of main memory that a backend's worker holds on a CPU once its libraries are imported."""
+"""Bytes of main memory a backend's worker holds on a CPU after its imports."""
 
 GPU_CONTEXT = GIB // 2
-"""Bytes of a GPU that CUDA's own context takes; not measured here."""
+"""Bytes of a GPU for CUDA's own context; not measured here."""
 
 LAZY = 46 * 10**6
-"""Bytes of what is imported and set up later than the rest."""
+"""Bytes of late imports and set-up."""
 
 SLACK = 64 * MIB
-"""Freed memory that glibc keeps at the top of the heap at most, twice its mmap threshold."""
+"""Maximum freed memory glibc keeps at the top of the heap: twice its mmap threshold."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Memory at the peak, in bytes: of the GPU where one trains, else of the worker's process
-    beyond :data:`CPU_IMPORTS`.
+    """Peak memory in bytes: of the GPU, or on a CPU of the worker's process beyond
+    :data:`CPU_IMPORTS`.
 
-    Not in it: reward models and what rewards of one's own hold, the data itself, and files that the
-    system caches. Rows are taken to be as long as the request lets them be; rows that are shorter
-    take less.
+    It does not include reward models, the user's own rewards, the data, and files cached by the
+    system. It assumes that rows are as long as the request allows; shorter rows take less.
 
     Attributes:
-        low: with less than this it surely does not run.
-        expected: what it takes, of ``parts``.
-        high: with this it should run.
-        parts: (name, bytes) of what is there at the peak.
+        low: with less than this, training certainly fails.
+        expected: the expected memory, the sum of ``parts``.
+        high: with this, training should work.
+        parts: (name, bytes) at the peak.
     """
 
     low: int
@@ -52,22 +51,22 @@ class Estimate:
 def estimate(
     spec: RunSpec, model: ModelFacts, backend: str, *, cuda: bool, bf16: bool
 ) -> Estimate | None:
-    """What training takes; None where the model's facts do not suffice.
+    """Estimate the memory of training; None if the model's facts are not sufficient.
 
     Args:
         spec: the request.
-        model: what its model's files say.
+        model: facts from the model's files.
         backend: ``trl`` or ``unsloth``.
         cuda: whether it trains on a GPU.
-        bf16: whether the device computes in bfloat16.
+        bf16: whether the device supports bfloat16.
     """
     work = _work(spec, model, backend, cuda, bf16)
     if work is None:
         return None
     parts = max(_moments(work), key=lambda moment: sum(moment.values()))
-    told = tuple((name, size) for name, size in parts.items() if size)
+    shown = tuple((name, size) for name, size in parts.items() if size)
     expected = sum(parts.values())
-    return Estimate(_least(work), expected, round(expected * (1.4 if cuda else 1.25)), told)
+    return Estimate(_least(work), expected, round(expected * (1.4 if cuda else 1.25)), shown)
 
 
 def _work(spec: RunSpec, model: ModelFacts, backend: str, cuda: bool, bf16: bool) -> Work | None:
@@ -81,7 +80,7 @@ def _work(spec: RunSpec, model: ModelFacts, backend: str, cuda: bool, bf16: bool
 
 
 def _moments(work: Work) -> Iterator[dict[str, int]]:
-    """The moments of a training at which memory may be at its peak, each by its parts."""
+    """The moments of training that can be the peak, each with its parts."""
     state = {
         "weights": work.weights,
         "adapter": 4 * work.adapter,
@@ -99,7 +98,7 @@ def _moments(work: Work) -> Iterator[dict[str, int]]:
         "logits": work.head,
     }
     layer = loss | {"activations": activations + work.recomputed, "logits": 0}
-    # A tied matrix gets a gradient as embedding too, which is made apart and added.
+    # A tied matrix also gets a gradient as embedding, which is computed separately and added.
     twice = work.head_gradient if work.shape.tied else 0
     end = state | {
         "gradients": work.gradients + twice,
@@ -114,10 +113,10 @@ def _moments(work: Work) -> Iterator[dict[str, int]]:
 
 
 def _least(work: Work) -> int:
-    """What is there in any case: no activations, and of an optimizer that is not known nothing, nor
-    gradients, as some take them in while they are made.
+    """The memory needed in any case, without activations. An unknown optimizer counts nothing, and
+    neither do its gradients, because some optimizers consume them as they are computed.
 
-    On a CPU frozen weights are pages of their file, which the system may take away.
+    On a CPU, frozen weights are pages of their file, which the system can drop.
     """
     in_file = not work.cuda and work.adapted and work.quantization == "none"
     held = 4 * work.adapter + (0 if in_file else work.weights)

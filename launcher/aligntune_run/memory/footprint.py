@@ -1,6 +1,6 @@
-"""Bytes that one training holds, part by part, as TRL, transformers and PEFT lay them out.
+"""The memory of training, part by part, as TRL, transformers and PEFT allocate it.
 
-Every number here was read out of these libraries' sources and checked by what autograd keeps, see
+Every number comes from these libraries' sources and was checked against what autograd keeps; see
 docs/memory.md.
 """
 
@@ -18,57 +18,57 @@ GIB = 2**30
 MIB = 2**20
 
 NORMED_QUERIES = ("qwen3", "qwen3_moe", "olmo2", "olmo3", "gemma3", "gemma3_text")
-"""Types with a norm on queries and keys."""
+"""Model types with a norm on queries and keys."""
 
 FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text", "glm4")
-"""Types with norms before and after both blocks of a layer."""
+"""Model types with norms before and after both blocks of a layer."""
 
 COMPOSED_GELU = ("gpt2", "phi", "gptj", "codegen", "gpt_neo", "gpt_bigcode")
-"""Types whose activation is made of single operations, of which autograd keeps each."""
+"""Model types whose activation is made of single operations; autograd keeps each of them."""
 
 EAGER = ("gemma2", "bloom")
-"""Types that have no attention but the plain one, which keeps scores of all pairs of tokens."""
+"""Model types with eager attention only, which keeps the scores of all token pairs."""
 
 CAPPED = ("gemma2",)
-"""Types that put scores through a tanh."""
+"""Model types that apply a tanh to the scores."""
 
 UNGATED = (*COMPOSED_GELU, "gpt_neox", "starcoder2", "opt", "bloom", "falcon", "mpt")
-"""Types with a feed-forward block of two matrices and not three."""
+"""Model types whose feed-forward block has two matrices instead of three."""
 
 TILE_TOKENS, TILE_WORDS = 4096, 32768
-"""Logits that TRL's fused head makes at once (trl/kernels/chunked_logprob.py)."""
+"""Size of a tile of logits in TRL's fused head (trl/kernels/chunked_logprob.py)."""
 
 TILES = 7.25
-"""Float32 copies of a tile that the head's backward holds at once where Triton is not: the logits
-scaled, by temperature, as log-probabilities and probabilities, the gradient with two sums on the
-way, and which word is the target (one byte).
+"""Float32 copies of a tile held by the head's backward pass without Triton: the logits scaled, by
+temperature, as log-probabilities and as probabilities, the gradient with two partial sums, and a
+mask of the target word (one byte).
 """
 
 TILES_IN_PIECES = 3
-"""Tiles more where these are small enough for glibc's heap: of what was freed a new one of the same
-size takes none, as memory that is aligned wants some bytes more.
+"""Additional tiles if they are small enough for glibc's heap. A new tile cannot reuse a freed one
+of the same size, because aligned memory needs a few bytes more.
 """
 
 HEAP_LIMIT = 32 * MIB
-"""Bytes from which on glibc gives memory pages of its own, and so takes them back."""
+"""From this size on, glibc uses separate pages, and returns them when they are freed."""
 
 PIECE = 64 * MIB
-"""Float32 logits that log-probabilities are made of at once (``ROOM`` in token_logprobs.py)."""
+"""Bytes of float32 logits per piece of log-probabilities (``ROOM`` in token_logprobs.py)."""
 
 OFFLOADED_LENGTH = 512
-"""Tokens of the longest row from which on Unsloth moves checkpoints to main memory."""
+"""Unsloth moves checkpoints to main memory if the longest row has at least this many tokens."""
 
 UNKNOWN_LENGTH = 1024
-"""Tokens a row is taken to have where neither the request nor the model sets an end."""
+"""Assumed tokens per row if neither the request nor the model sets a limit."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """One training on one device: the request with what its memory hangs on resolved.
+    """Training on one device: the request, with everything its memory depends on.
 
     Args:
-        cuda: whether it is a GPU.
-        half: whether it computes in half precision (autocast).
+        cuda: whether the device is a GPU.
+        half: whether training uses half precision (autocast).
     """
 
     spec: RunSpec
@@ -79,7 +79,7 @@ class Work:
     cuda: bool
     half: bool
 
-    # What is trained
+    # Trained weights
 
     @property
     def adapted(self) -> bool:
@@ -87,12 +87,12 @@ class Work:
 
     @property
     def quantization(self) -> str:
-        """``none``, ``4bit`` or ``8bit``, as asked for or as the model comes."""
+        """``none``, ``4bit`` or ``8bit``: requested, or already in the model."""
         return "4bit" if self.model.quantized else self.spec.model.quantization
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of a weight that is not quantized, as ``worker/inputs/model.py`` resolves it."""
+        """Bytes per weight that is not quantized, as in ``worker/inputs/model.py``."""
         asked = self.spec.model.dtype
         if asked == "auto":
             own = self.model.dtype if self.adapted else "float32"
@@ -105,12 +105,12 @@ class Work:
 
     @property
     def embedding(self) -> int:
-        """Numbers in one matrix of embeddings, or of outputs."""
+        """Weights in the embedding matrix, or in the output matrix."""
         return self.shape.vocabulary * self.shape.hidden
 
     @property
     def inner(self) -> int:
-        """Numbers in the layers, which are matrices but for a few."""
+        """Weights in the layers, nearly all of them in matrices."""
         matrices = 1 if self.shape.tied else 2
         return max(self.parameters - matrices * self.embedding, 0)
 
@@ -121,7 +121,7 @@ class Work:
 
     @property
     def adapter(self) -> int:
-        """Numbers in the adapter; PEFT holds them in float32."""
+        """Weights in the adapter; PEFT keeps them in float32."""
         if not self.adapted:
             return 0
         targets = self.spec.adapter.targets
@@ -154,7 +154,7 @@ class Work:
 
     @property
     def optimizer(self) -> int:
-        """State of the optimizer; one that is not known is taken for AdamW."""
+        """State of the optimizer; an unknown one counts as AdamW."""
         name = self.spec.training.optimizer
         if name in STATE_BYTES:
             return round(STATE_BYTES[name] * self.trainable)
@@ -162,11 +162,11 @@ class Work:
 
     @property
     def scratch(self) -> int:
-        """What a step of the optimizer makes on the way: a root of all second moments."""
+        """Temporary memory of an optimizer step: the roots of all second moments."""
         whole = self.cuda and self.spec.training.optimizer == "adamw_torch"
         return self.gradients if whole else 0
 
-    # What it reads
+    # Input
 
     @property
     def length(self) -> int:
@@ -180,14 +180,14 @@ class Work:
 
     @property
     def rows(self) -> int:
-        """Sequences that one pass computes on: both answers of a pair together."""
+        """Sequences per pass; both answers of a pair count."""
         return self.spec.training.batch_size * (2 if self.spec.row.pairs else 1)
 
     @property
     def tokens(self) -> int:
         return self.rows * self.length
 
-    # What a pass leaves
+    # Activations
 
     @property
     def checkpointing(self) -> bool:
@@ -198,9 +198,9 @@ class Work:
 
     @property
     def offloads(self) -> bool:
-        """Whether Unsloth moves what checkpointing keeps to main memory.
+        """Whether Unsloth moves the checkpointed states to main memory.
 
-        It does on a GPU, for sequences of 512 tokens or more. PPO's trainer is our own and takes
+        It does so on a GPU, for sequences of 512 tokens or more. PPO's trainer is our own and uses
         transformers' checkpointing.
         """
         own = self.spec.unsloth.get("use_gradient_checkpointing", "unsloth")
@@ -210,7 +210,7 @@ class Work:
 
     @property
     def layer(self) -> int:
-        """Bytes that autograd keeps of one layer, for all tokens."""
+        """Bytes that autograd keeps for one layer, for all tokens."""
         shape, kind = self.shape, self.model.model_type or ""
         queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         size, wide = self.compute_bytes, 4  # norms compute in float32
@@ -235,8 +235,8 @@ class Work:
 
     @property
     def _kept_by_adapter(self) -> int:
-        """Bytes a token and layer: ranks; under dropout every input, dropped, and which it was;
-        under DoRA every output twice."""
+        """Bytes per token and layer: the ranks; with dropout, every input again and its mask; with
+        DoRA, every output twice."""
         shape, adapter = self.shape, self.spec.adapter
         if not self.adapted:
             return 0
@@ -258,22 +258,22 @@ class Work:
 
     @property
     def casts(self) -> int:
-        """Copies in half precision of weights that are not, which the pass back needs too."""
+        """Half-precision copies of other weights, which the backward pass also needs."""
         if not self.half or self.weight_bytes == 2 or self.quantization != "none":
             return 0
         return 2 * self.inner
 
     @property
     def unpacked(self) -> int:
-        """Experts' weights with their adapter added, which PEFT makes for every pass."""
+        """The experts' weights plus their adapter, which PEFT computes for every pass."""
         if not self.adapted or self.shape.experts_per_token == 1:
             return 0
         return self.inner * self.weight_bytes
 
     @property
     def assembled(self) -> int:
-        """What glibc keeps of loading: experts are put together, which files hold one by one, and
-        LLM.int8 is made of whole weights.
+        """Memory glibc keeps after loading: experts are combined from single tensors, and LLM.int8
+        is made from whole weights.
         """
         made = self.shape.experts_per_token > 1 or self.quantization == "8bit"
         return min(self.inner * self.weight_bytes, 4 * HEAP_LIMIT) if made else 0
@@ -287,30 +287,30 @@ class Work:
         if self.offloads:
             return ends + self.mask
         states = self.tokens * self.shape.hidden * self.weight_bytes
-        # Autocast's copies of what is trained are freed with the pass, in pieces that glibc keeps.
+        # Autocast's copies of trained weights are freed with the pass, in pieces that glibc keeps.
         pieces = 0 if self.cuda or self.adapted else self.casts
         return self.shape.layers * states + pieces + ends + self.mask
 
     @property
     def mask(self) -> int:
-        """Which token sees which; packed rows are one long sequence."""
+        """The attention mask; packed rows are one long sequence."""
         if self.spec.training.packing:
             return 5 * self.tokens**2
         return 0 if self.rows == 1 else self.rows * self.length**2
 
     @property
     def recomputed(self) -> int:
-        """Of one layer on the way back: what it keeps, made again, and gradients of the block."""
+        """Memory of one layer in the backward pass: recomputed activations and gradients."""
         shape = self.shape
         slopes = 4 * shape.intermediate * shape.experts_per_token * self.compute_bytes
         again = self.layer + (self.casts + self.unpacked) // shape.layers
         return self.tokens * (slopes + 16 * shape.hidden) + (again if self.checkpointing else 0)
 
-    # What the head makes
+    # Logits
 
     @property
     def head(self) -> int:
-        """Logits and all that the loss makes of them, at their most."""
+        """Logits and the loss's temporary memory, at the maximum."""
         size = self.compute_bytes
         if self.spec.row.head == "classifier":
             return 0
@@ -321,31 +321,30 @@ class Work:
         if self.cuda:
             cast = 0 if self.weight_bytes == size else min(words, TILE_WORDS) * self.shape.hidden
             return buffer * TILE_WORDS + size * cast + 4 * self.tokens * self.shape.hidden
-        predicted = self.tokens - self.rows  # a row's first token is not
+        predicted = self.tokens - self.rows  # a row's first token is not predicted
         tile = min(predicted, TILE_TOKENS) * min(words, TILE_WORDS)
         tiles = TILES + (TILES_IN_PIECES if 4 * tile < HEAP_LIMIT else 0)
         cast = 0 if self.weight_bytes == size else size * min(words, TILE_WORDS)
         return round(tile * (size + 4 * tiles)) + (cast + 4 * self.tokens) * self.shape.hidden
 
     def _whole_logits(self) -> int:
-        """PPO makes log-probabilities of the logits of completions (token_logprobs.py)."""
+        """PPO computes log-probabilities from the logits of completions (token_logprobs.py)."""
         completion = min(self.spec.rl.max_completion_length, self.length)
         logits = self.rows * completion * self.shape.vocabulary
-        copies = 8 if self.compute_bytes == 4 else 2 + 8  # accelerate makes float32 of them
+        copies = 8 if self.compute_bytes == 4 else 2 + 8  # accelerate converts them to float32
         return logits * copies + 2 * min(4 * logits, PIECE)
 
     @property
     def head_gradient(self) -> int:
-        """The output matrix's own, made in float32."""
+        """The gradient of the output matrix, in float32."""
         trained = not self.adapted and self.spec.row.head == "causal"
         return self.embedding * 4 if trained else 0
 
     @property
     def evaluation(self) -> int:
-        """Logits of completions, where log-probabilities are read from them: by Unsloth on a GPU.
+        """Logits of completions if log-probabilities are computed from them: Unsloth on a GPU.
 
-        All else goes through the head that training uses, without its pass back, and takes less
-        than training does.
+        Everything else uses the loss head without a backward pass, and needs less than training.
         """
         data = self.spec.dataset
         read = self.spec.row.reference
@@ -355,18 +354,18 @@ class Work:
         logits = self.spec.training.batch_size * self.length * self.shape.vocabulary
         return logits * self.compute_bytes + 2 * min(4 * logits, PIECE)
 
-    # What else there is
+    # Other models and generation
 
     @property
     def reference(self) -> int:
-        """A frozen copy of all weights; with an adapter the policy is its own."""
+        """A frozen copy of all weights; with an adapter, the policy is its own reference."""
         row = self.spec.row
         free = row.online and not self.spec.rl.beta
         return self.weights if row.reference and not free and not self.adapted else 0
 
     @property
     def critic(self) -> int:
-        """PPO's second model, if it has one, with gradients and optimizer."""
+        """PPO's second model, if any, with gradients and optimizer."""
         if not self.spec.row.critic or self.spec.ppo.critic == "head":
             return 0
         return self.weights + self.gradients + self.optimizer
@@ -377,7 +376,7 @@ class Work:
 
     @property
     def cache(self) -> int:
-        """Keys and values of all completions that are sampled at once."""
+        """Keys and values of all completions sampled at once."""
         if not self.spec.row.online:
             return 0
         training, shape = self.spec.training, self.shape
@@ -385,5 +384,5 @@ class Work:
         if self.spec.row.critic:
             rows = min(64, rows * self.spec.ppo.num_mini_batches)
         keys = 2 * shape.layers * shape.kv_heads * shape.head_dim * self.weight_bytes
-        words = 6 * 4 * shape.vocabulary  # logits and what sampling makes of them
+        words = 6 * 4 * shape.vocabulary  # logits and temporary memory of sampling
         return rows * (self.length * 2 * keys + words)

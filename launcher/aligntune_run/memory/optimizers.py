@@ -1,4 +1,4 @@
-"""What optimizers keep beside the weights that they train, by transformers' names."""
+"""The state of optimizers, by transformers' names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ STATES = {
     **dict.fromkeys(("adagrad", "rmsprop"), 1),
     **dict.fromkeys(("adafactor", "sgd"), 0),
 }
-"""Copies of the trainable weights that an optimizer keeps, by transformers' name."""
+"""Copies of the trainable weights an optimizer keeps, by transformers' name."""
 
 STATE_BYTES = {
     **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "adamw_torch_8bit"), 2.1),
@@ -19,7 +19,7 @@ STATE_BYTES = {
     "paged_adamw_32bit": 8,
     "adamw_torch_4bit": 1.1,
 }
-"""Bytes a trainable weight of those that keep state in a form of their own."""
+"""Bytes per trainable weight, for optimizers with their own form of state."""
 
 PAGED = "paged_"
-"""What the names of optimizers begin with whose state may be moved out of a GPU."""
+"""Name prefix of optimizers whose state can be moved out of a GPU."""

@@ -1,4 +1,4 @@
-"""The smallest changes to a request with which its training fits in memory."""
+"""Finds the smallest changes to a request that make it fit in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aligntune_run.memory.footprint import UNKNOWN_LENGTH
 from aligntune_run.models.facts import ModelFacts
 
 SHORTEST = 128
-"""Tokens below which rows are not made shorter."""
+"""Rows are not shortened below this many tokens."""
 
 
 def changes(
@@ -25,22 +25,22 @@ def changes(
     available: int,
     figure: Literal["expected", "high"] = "expected",
 ) -> tuple[str, ...]:
-    """The smallest changes with which the memory it takes fits, as words to be typed.
+    """The smallest changes that make a request fit in memory, as command-line arguments.
 
-    They are tried in the order of least harm, each on top of those before; of these only what is
-    needed stays.
+    Changes are tried from the least to the most harmful, each added to the previous ones. Then
+    those that are not needed are removed.
 
     Args:
         spec: the request.
-        model: what its model's files say.
+        model: facts from the model's files.
         backend: ``trl`` or ``unsloth``.
         cuda: whether it trains on a GPU.
-        bf16: whether the device computes in bfloat16.
-        available: bytes.
-        figure: which of an estimate is to fit: that which is expected, or the most it may be.
+        bf16: whether the device supports bfloat16.
+        available: the available memory in bytes.
+        figure: the figure of the estimate that must fit.
 
     Returns:
-        All words together, one change each; empty where it fits, nothing is known, or nothing
+        The arguments, one per change. Empty if the request fits, if nothing is known, or if nothing
         helps.
     """
 
@@ -78,7 +78,7 @@ class Change:
 
     @property
     def words(self) -> str:
-        """What to type: as ``--set``, of which the last one counts, whatever else was typed."""
+        """The arguments, as ``--set``: the last one counts, whatever else the command has."""
         return " ".join(
             f"--set {section}.{name}={str(value).lower()}"
             for section, keys in self.keys.items()
@@ -95,7 +95,7 @@ def _with(spec: RunSpec, made: Sequence[Change]) -> RunSpec:
 
 
 def _smaller_batches(spec: RunSpec) -> Iterator[Change]:
-    """Fewer sequences at once, with more batches a step, so that a step learns from as many."""
+    """Fewer sequences at once, with more accumulation, so that a step learns from as many."""
     training = spec.training
     size = training.batch_size
     for smaller in range(size - 1, spec.row.least_batch_size - 1, -1):
@@ -118,7 +118,7 @@ def _four_bits(spec: RunSpec) -> Iterator[Change]:
 
 
 def _shorter(spec: RunSpec) -> Iterator[Change]:
-    """Shorter rows, or completions, halved and halved again."""
+    """Shorter rows or completions, halved repeatedly."""
     if spec.row.online:
         for length in _halves(spec.rl.max_completion_length):
             yield Change({"rl": {"max_completion_length": length}})
@@ -134,7 +134,7 @@ def _shorter_prompts(spec: RunSpec) -> Iterator[Change]:
 
 
 def _fewer_completions(spec: RunSpec) -> Iterator[Change]:
-    """Fewer completions a step, in groups that stay whole: they are all sampled at once."""
+    """Fewer completions per step, in whole groups, because they are all sampled at once."""
     training = spec.training
     group = spec.rl.num_generations if spec.row.grouped else 1
     for fewer in range(training.gradient_accumulation - 1, 0, -1):
@@ -158,4 +158,4 @@ STEPS = (
     _shorter_prompts,
     _fewer_completions,
 )
-"""In the order of least harm."""
+"""From the least to the most harmful."""

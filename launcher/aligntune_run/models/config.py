@@ -1,4 +1,4 @@
-"""The numbers of a decoder as ``config.json`` tells them, each architecture by its own names."""
+"""The sizes of a decoder from ``config.json``, whatever names an architecture uses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 from aligntune.errors import ModelError, shown
 
 CONFIG_BYTES = 2**20
-"""More than any config.json holds; a longer file is no config."""
+"""More than any config.json has; a longer file is not a config."""
 
 LARGEST = 2**31
-"""No width, depth or vocabulary reaches it."""
+"""More than any width, depth or vocabulary."""
 
 NAMES: dict[str, tuple[str, ...]] = {
     "hidden": ("hidden_size", "n_embd", "d_model"),
@@ -43,19 +43,19 @@ TIED = frozenset(
         *("zamba", "zamba2"),
     )
 )
-"""Types whose embedding is also the output matrix unless ``config.json`` says otherwise."""
+"""Model types whose embedding is also the output matrix, unless ``config.json`` says otherwise."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers of a decoder that its size in memory follows from, as in ``config.json``.
+    """The sizes of a decoder that determine its memory, as in ``config.json``.
 
     Attributes:
         hidden: width of the residual stream.
         layers: decoder layers.
-        heads: attention heads; ``kv_heads`` those of keys and values, each ``head_dim`` wide.
-        intermediate: width between the two halves of a feed-forward block; of one expert, where
-            there are experts, of which a token takes ``experts_per_token``.
+        heads: attention heads; ``kv_heads`` are those of keys and values, each ``head_dim`` wide.
+        intermediate: inner width of a feed-forward block, or of one expert; a token uses
+            ``experts_per_token`` experts.
         vocabulary: rows of the embedding.
         tied: whether the output matrix is the embedding itself.
     """
@@ -72,20 +72,20 @@ class Shape:
 
 
 class UnknownShapeError(Exception):
-    """Why ``config.json`` does not tell the shape of a decoder, in words."""
+    """Says why ``config.json`` does not give the shape of a decoder."""
 
 
 def read_object(path: Path, limit: int, values: int | None = None) -> dict[str, Any]:
-    """A small JSON object that somebody else wrote.
+    """Read a small JSON object from an untrusted file.
 
     Args:
-        path: its file.
-        limit: bytes it may have.
-        values: JSON values it may have, where ``limit`` alone would allow too many.
+        path: the file.
+        limit: the maximum size in bytes.
+        values: the maximum number of JSON values, if ``limit`` alone would allow too many.
 
     Raises:
-        FileNotFoundError: there is none.
-        ModelError: it is no regular file, too long, or not such an object.
+        FileNotFoundError: the file does not exist.
+        ModelError: it is not a regular file, is too long, or is not a JSON object.
     """
     try:
         status = os.stat(path)
@@ -103,12 +103,12 @@ def read_object(path: Path, limit: int, values: int | None = None) -> dict[str, 
 def parse_object(
     content: bytes, limit: int, name: str, values: int | None = None
 ) -> dict[str, Any]:
-    """As :func:`read_object`, of bytes that are there; ``name`` is for the message."""
+    """Like :func:`read_object`, for bytes in memory; ``name`` is for the message."""
     if len(content) > limit:
         raise ModelError(
             f"cannot read {name}: it is longer than {limit >> 20} MiB", "Save or download it again"
         )
-    # Every value but the first of a list or an object comes after a comma.
+    # Every value except the first of a list or object follows a comma.
     if values is not None and sum(map(content.count, (b",", b"[", b"{"))) > values:
         raise ModelError(
             f"cannot read {name}: it has more than {values:,} values", "Save or download it again"
@@ -116,7 +116,7 @@ def parse_object(
     try:
         value = json.loads(content.decode())
     except RecursionError:
-        raise ModelError(f"cannot read {name}: it is nested too deep") from None
+        raise ModelError(f"cannot read {name}: it is nested too deeply") from None
     except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
         raise ModelError(f"cannot read {name}: {error}", "Save or download it again") from None
     if not isinstance(value, dict):
@@ -125,16 +125,16 @@ def parse_object(
 
 
 def text_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The part of a configuration that is of the language model."""
+    """The language model's part of a configuration."""
     inner = config.get("text_config")
     return inner if isinstance(inner, dict) else config
 
 
 def number(config: Mapping[str, Any], what: str) -> int | None:
-    """One of :data:`NAMES`; where each layer has its own, the greatest; None if it is not told.
+    """One of :data:`NAMES`, the largest if each layer has its own; None if it is missing.
 
     Raises:
-        UnknownShapeError: what is told can be no such number.
+        UnknownShapeError: the value cannot be such a number.
     """
     for name in NAMES[what]:
         value = config.get(name)
@@ -153,14 +153,14 @@ def shape_of(config: Mapping[str, Any], tied: bool | None = None) -> Shape:
 
     Args:
         config: ``config.json``.
-        tied: what the weights' files say of it, if anybody looked; ``config.json`` goes first.
+        tied: what the weights say, if known; ``config.json`` takes precedence.
 
     Raises:
-        UnknownShapeError: it is no plain decoder, or a number is missing or impossible.
+        UnknownShapeError: it is not a plain decoder, or a number is missing or impossible.
     """
     text = text_part(config)
     if config.get("is_encoder_decoder") is True:
-        raise UnknownShapeError("it is no plain decoder")
+        raise UnknownShapeError("it is not a plain decoder")
 
     def needed(what: str) -> int:
         value = number(text, what)
@@ -185,15 +185,15 @@ def shape_of(config: Mapping[str, Any], tied: bool | None = None) -> Shape:
 
 
 def is_tied(config: Mapping[str, Any], found: bool | None) -> bool:
-    """Whether the output matrix is the embedding: as told, as found, or as is usual."""
+    """Whether the output matrix is the embedding: by config, by weights, or by model type."""
     for part in (text_part(config), config):
-        if isinstance(told := part.get("tie_word_embeddings"), bool):
-            return told
+        if isinstance(tied := part.get("tie_word_embeddings"), bool):
+            return tied
     return found if found is not None else str(config.get("model_type")) in TIED
 
 
 def widths(module: str, shape: Shape) -> tuple[int, int] | None:
-    """Inputs and outputs of a linear layer by its module's name; None for one of no known name."""
+    """Inputs and outputs of a linear layer by its module's name; None for an unknown name."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     known = {
         "q_proj": (shape.hidden, queries),

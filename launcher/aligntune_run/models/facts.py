@@ -1,4 +1,4 @@
-"""What a model's own files say, read without torch: in a folder, in the hub's cache, on the hub."""
+"""Facts from a model's files, read without torch: in a folder, the hub's cache, or on the hub."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ __all__ = ["ModelFacts", "Shape", "read_model"]
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model's own files say; None for what they do not, or where they are not here.
+    """Facts from a model's files; None for what is unknown, or if the files are not here.
 
     Attributes:
         model_type: as in ``config.json``.
-        vision: whether it takes images too.
-        parameters: numbers in its weights' files, tied ones once.
-        dtype: of most of them, in torch's names (``bfloat16``).
-        context: tokens it takes at most.
-        shape: None for a model that is no plain decoder.
+        vision: whether it also takes images.
+        parameters: the number of weights in its files; tied weights count once.
+        dtype: the dtype of most weights, in torch's names (``bfloat16``).
+        context: the maximum number of tokens it takes.
+        shape: None for a model that is not a plain decoder.
         linear: by module name (``q_proj``), the sum of inputs and outputs of its linear layers,
-            embedding and output matrix left out: what an adapter's size follows from.
-        quantized: the method that the weights are quantized by already, as ``gptq``.
-        custom_code: whether its repository carries code of its own (``auto_map``).
-        gated: whether the hub gives it only to those who were granted access.
-        granted: whether the caller's token opens it; None where nobody asked.
-        note: why something is not known, in words.
-        refused: what fetching it would end with, where the hub leaves no doubt.
+            without the embedding and output matrix; this gives an adapter's size.
+        quantized: the method by which the weights are already quantized, such as ``gptq``.
+        custom_code: whether its repository has custom code (``auto_map``).
+        gated: whether the hub requires access to be granted.
+        granted: whether the caller's token has access; None if this was not checked.
+        note: why something is unknown, as text.
+        refused: the error that fetching it would end with, if that is certain.
     """
 
     model_type: str | None = None
@@ -76,10 +76,10 @@ class ModelFacts:
 
 
 def read_model(name: str) -> ModelFacts:
-    """The facts of a local model folder; empty ones for a hub id.
+    """The facts of a local model folder; empty for a hub id.
 
     Raises:
-        ModelError: the folder is not a model, has no weights, or they are not whole.
+        ModelError: the folder is not a model, has no weights, or they are incomplete.
     """
     if not is_local(name):
         return ModelFacts()
@@ -89,7 +89,7 @@ def read_model(name: str) -> ModelFacts:
     if os.path.exists(folder / "adapter_config.json"):
         raise ModelError(
             f"{folder} is an adapter, not a model",
-            "Name its base with --model, and the adapter with --set adapter.path=...",
+            "Use --model for its base model, and --set adapter.path=... for the adapter",
         )
     return read_folder(folder)
 
@@ -98,7 +98,7 @@ def read_folder(folder: Path) -> ModelFacts:
     """The facts of a folder with ``config.json`` and weights.
 
     Raises:
-        ModelError: it has not both, or one of them is broken.
+        ModelError: one of them is missing or broken.
     """
     try:
         config = read_object(folder / "config.json", CONFIG_BYTES)
@@ -106,7 +106,7 @@ def read_folder(folder: Path) -> ModelFacts:
         raise ModelError(f"{folder} is not a model folder: it has no config.json") from None
     known = of_config(config)
     if known.model_type is None:
-        raise ModelError(f"{folder / 'config.json'} names no model_type")
+        raise ModelError(f"{folder / 'config.json'} has no model_type")
     files = find_weights(folder)
     if files[0].suffix == ".safetensors":
         return of_tensors(config, read_headers(files))
@@ -114,13 +114,13 @@ def read_folder(folder: Path) -> ModelFacts:
     bits = BITS.get(known.dtype or "float32")
     if bits is None or known.quantized:
         return with_room(known, size * NUMBERS_PER_BYTE)
-    # What config.json says of their dtype need not be so: at eight bits there are the most.
+    # The dtype in config.json can be wrong; at eight bits, the number of weights is largest.
     known = with_room(known, size)
     return replace(known, parameters=size * 8 // bits, dtype=known.dtype or "float32")
 
 
 def of_config(config: Mapping[str, Any], tied: bool | None = None) -> ModelFacts:
-    """What ``config.json`` alone says; ``tied`` is what the weights say of it."""
+    """The facts of ``config.json`` alone; ``tied`` is what the weights say about that."""
     kind, text = config.get("model_type"), text_part(config)
     shape, context, notes = None, None, []
     try:
@@ -134,11 +134,11 @@ def of_config(config: Mapping[str, Any], tied: bool | None = None) -> ModelFacts
     quantization = config.get("quantization_config") or None
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
     method = shown(method) if isinstance(method, str) and method.strip() else "an unknown method"
-    told = (part.get(name) for part in (text, config) for name in ("dtype", "torch_dtype"))
+    dtypes = (part.get(name) for part in (text, config) for name in ("dtype", "torch_dtype"))
     return ModelFacts(
         model_type=shown(kind) if isinstance(kind, str) and kind.strip() else None,
         vision=config.get("vision_config") is not None,
-        dtype=next((dtype for dtype in told if isinstance(dtype, str) and dtype in BITS), None),
+        dtype=next((dtype for dtype in dtypes if isinstance(dtype, str) and dtype in BITS), None),
         context=context,
         shape=shape,
         quantized=None if quantization is None else method,
@@ -148,10 +148,10 @@ def of_config(config: Mapping[str, Any], tied: bool | None = None) -> ModelFacts
 
 
 def with_room(known: ModelFacts, numbers: int) -> ModelFacts:
-    """Without the shape, where weights of so many numbers at most cannot have it.
+    """Remove the shape if the weights, at most ``numbers`` in total, are too few for it.
 
-    What a layer has is told with room to spare: a quarter of its usual matrices, as architectures
-    differ, and in some only every second layer has any of one kind.
+    The check assumes a quarter of the usual matrices per layer, because architectures differ, and
+    in some only every second layer has a kind of matrix.
     """
     shape = known.shape
     if shape is None:
@@ -160,15 +160,15 @@ def with_room(known: ModelFacts, numbers: int) -> ModelFacts:
     layer = shape.hidden * (attention + shape.intermediate * shape.experts_per_token) // 4
     if shape.vocabulary * shape.hidden + shape.layers * layer <= numbers:
         return known
-    note = "config.json and the weights disagree: these are too small for what it says"
+    note = "config.json and the weights disagree: the weights are too small"
     return replace(known, shape=None, note="; ".join(filter(None, (known.note, note))))
 
 
 def of_tensors(config: Mapping[str, Any], tensors: list[Tensor]) -> ModelFacts:
-    """What ``config.json`` and the headers of the weights say together."""
+    """The facts of ``config.json`` and the headers of the weights together."""
     tied = is_tied(config, not has_output(tensor.name for tensor in tensors))
     known = of_config(config, tied)
-    # Quantized, a number of a file may be 32 of the model's.
+    # If quantized, one number in a file can hold 32 of the model's.
     numbers = sum(prod(tensor.shape) for tensor in tensors)
     known = with_room(known, numbers * 32 if known.quantized else numbers)
     own = only_weights(tensors, tied)
@@ -178,7 +178,7 @@ def of_tensors(config: Mapping[str, Any], tensors: list[Tensor]) -> ModelFacts:
     count = parameters(own, known.shape, known.quantized is not None)
     notes = [known.note] if known.note else []
     if count is None:
-        notes.append(f"how many parameters {known.quantized} has packed is not known")
+        notes.append(f"the number of parameters packed by {known.quantized} is unknown")
     return replace(
         known, parameters=count or None, dtype=main_dtype(own), linear=linear, note="; ".join(notes)
     )

@@ -1,4 +1,4 @@
-"""What a hub model's files say: from the caller's cache, else by a few small requests."""
+"""Facts about a hub model: from the caller's cache, or by a few small requests."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from aligntune_run.models.safetensors import (
 
 INFO_BYTES = 8 * 2**20
 FIRST_BYTES = 2**17
-"""Of a file of weights, which most often hold its whole header."""
+"""First bytes of a weights file, which usually contain its whole header."""
 
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -45,7 +45,7 @@ INDEX = "model.safetensors.index.json"
 def read_hub_model(
     name: str, revision: str | None, cache: Path, environment: Mapping[str, str], token: Path | None
 ) -> ModelFacts:
-    """The facts of a hub model; nothing is raised, whatever a hub or a file of it says.
+    """The facts of a hub model; never raises, whatever the hub or a file says.
 
     Args:
         name: hub id.
@@ -55,30 +55,32 @@ def read_hub_model(
         token: the file with the hub token, if there is one.
 
     Returns:
-        What is known within :data:`~aligntune_run.models.hub_client.HUB_SECONDS`; its ``note`` says
-        why that is not more, its ``refused`` whether fetching would end with an error.
+        The facts known within :data:`~aligntune_run.models.hub_client.HUB_SECONDS`. ``note`` says
+        why some are unknown, and ``refused`` whether fetching would end with an error.
     """
     here, problem = snapshot(cache, name, revision), ""
     if here is not None:
         try:
             return read_folder(here)
-        except ModelError as found_out:
-            problem = found_out.what  # most often not all of it was fetched: the hub knows the rest
+        except ModelError as incomplete:
+            problem = incomplete.what  # usually only part was fetched, and the hub knows the rest
     hub = connect(environment, token)
     if hub is not None:
-        found = _asked(hub, name, revision)
+        found = _ask_hub(hub, name, revision)
         if found.model_type is not None or found.refused is not None or here is None:
             return found
         return replace(_cached(here), note=found.note)
     if here is None:
         error = hub_refusal("OfflineModeIsEnabled", f"model {name}", revision)
         return ModelFacts(note="HF_HUB_OFFLINE is set, and it is not in the cache", refused=error)
-    note = f"HF_HUB_OFFLINE is set, and in the cache model {name} is not whole: {problem}"
-    return replace(_cached(here), note=note, refused=HubError(note, "Go online once"))
+    note = f"HF_HUB_OFFLINE is set, and model {name} is incomplete in the cache: {problem}"
+    return replace(
+        _cached(here), note=note, refused=HubError(note, "Unset HF_HUB_OFFLINE and fetch it once")
+    )
 
 
 def _cached(snapshot: Path) -> ModelFacts:
-    """What ``config.json`` says that alone was fetched."""
+    """The facts of a ``config.json`` that was fetched alone."""
     try:
         return of_config(read_object(snapshot / "config.json", CONFIG_BYTES))
     except (ModelError, FileNotFoundError):
@@ -87,7 +89,7 @@ def _cached(snapshot: Path) -> ModelFacts:
 
 @dataclass(frozen=True)
 class _Info:
-    """What the hub says of a repository; None where it does not."""
+    """The hub's metadata of a repository; None for what is unknown."""
 
     gated: bool = False
     files: frozenset[str] | None = None
@@ -95,7 +97,7 @@ class _Info:
     dtype: str | None = None
 
 
-def _asked(hub: Hub, name: str, revision: str | None) -> ModelFacts:
+def _ask_hub(hub: Hub, name: str, revision: str | None) -> ModelFacts:
     at = revision or "main"
     answers = together(
         {
@@ -128,7 +130,7 @@ def _asked(hub: Hub, name: str, revision: str | None) -> ModelFacts:
         return ModelFacts(gated=info.gated, note=unusable.what, refused=unusable)
     try:
         if not answer.good:
-            raise ModelError(f"the hub answers {answer.status}")
+            raise ModelError(f"the hub answered {answer.status}")
         config = parse_object(answer.body, CONFIG_BYTES, f"the config.json of {name}")
     except ModelError as error:
         return ModelFacts(gated=info.gated, note=error.what)
@@ -137,15 +139,15 @@ def _asked(hub: Hub, name: str, revision: str | None) -> ModelFacts:
 
 
 def _unusable(answer: Answer, info: _Info, name: str) -> AligntuneError | None:
-    """What no fetching would mend: the repository is not of a model with weights."""
+    """The error if the repository is not a model with weights, which fetching cannot fix."""
     files = info.files
     if answer.code == "EntryNotFound":
         if files and "adapter_config.json" in files:
             return ModelError(
                 f"{name} is an adapter, not a model",
-                "Name its base with --model, and the adapter with --set adapter.path=...",
+                "Use --model for its base model, and --set adapter.path=... for the adapter",
             )
-        return ModelError(f"no model in {name}: there is no config.json")
+        return ModelError(f"{name} is not a model: there is no config.json")
     if files and not any(file.endswith((".safetensors", ".bin")) for file in files):
         return ModelError(f"{name} has no weights (*.safetensors or *.bin)")
     return None
@@ -154,7 +156,7 @@ def _unusable(answer: Answer, info: _Info, name: str) -> AligntuneError | None:
 def _with_weights(
     hub: Hub, name: str, revision: str, config: dict[str, Any], info: _Info
 ) -> ModelFacts:
-    """What the weights add to ``config.json``, by the header of their file or their index."""
+    """Add facts about the weights to ``config.json``, from their file's header or their index."""
     known = of_config(config)
     counted = replace(known, parameters=info.parameters, dtype=info.dtype or known.dtype)
     files = info.files
@@ -180,14 +182,14 @@ def _with_weights(
     except OSError as error:
         failed.append(error)
     why = f"the hub was not reached: {reason(failed[0])}" if failed else "it has no safetensors"
-    return replace(counted, note=_notes(known.note, f"its weights are not known: {why}"))
+    return replace(counted, note=_notes(known.note, f"its weights are unknown: {why}"))
 
 
 def _of_header(
     hub: Hub, name: str, revision: str, config: dict[str, Any], first: Answer
 ) -> ModelFacts:
-    called = f"{ONE_FILE} of {name}"
-    length = header_length(first.body, first.size, called)
+    label = f"{ONE_FILE} of {name}"
+    length = header_length(first.body, first.size, label)
     body = first.body
     if len(body) < 8 + length:
         ask = partial(hub.file, name, revision, ONE_FILE, 8 + length, part=True)
@@ -196,17 +198,17 @@ def _of_header(
             raise whole
         body = whole.body
         if len(body) < 8 + length:
-            raise ModelError(f"{called} is cut short")
-    tensors = parse_header(body[8 : 8 + length], first.size, called)
+            raise ModelError(f"{label} is truncated")
+    tensors = parse_header(body[8 : 8 + length], first.size, label)
     if not tensors:
-        raise ModelError(f"{called} has no weights: it holds no tensor")
+        raise ModelError(f"{label} has no weights: it contains no tensors")
     return of_tensors(config, tensors)
 
 
 def _of_index(body: bytes, name: str, config: dict[str, Any], info: _Info) -> ModelFacts:
-    called = f"the index of {name}"
-    index = parse_object(body, INDEX_BYTES, called, MOST_VALUES)
-    names = weight_names(index, called)
+    label = f"the index of {name}"
+    index = parse_object(body, INDEX_BYTES, label, MOST_VALUES)
+    names = weight_names(index, label)
     known = of_config(config, not has_output(names))
     metadata = index.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
@@ -220,23 +222,23 @@ def _of_index(body: bytes, name: str, config: dict[str, Any], info: _Info) -> Mo
     note = known.note
     if known.quantized:
         count = None
-        note = _notes(note, f"how many parameters {known.quantized} has packed is not known")
+        note = _notes(note, f"the number of parameters packed by {known.quantized} is unknown")
     linear = linear_sums_by_name(names, known.shape) if known.shape else ()
     return replace(known, parameters=count, dtype=dtype, linear=linear, note=note)
 
 
 def _info(answer: Answer) -> _Info:
-    """What can be used of a repository's data; nothing where it is not what it should be."""
+    """The usable metadata of a repository; empty if it is not valid."""
     try:
-        told = parse_object(answer.body, INFO_BYTES, "what the hub says") if answer.good else {}
+        data = parse_object(answer.body, INFO_BYTES, "the hub's metadata") if answer.good else {}
     except ModelError:
         return _Info()
-    siblings = told.get("siblings")
+    siblings = data.get("siblings")
     files = None
     if isinstance(siblings, list):
         names = (one.get("rfilename") for one in siblings if isinstance(one, dict))
         files = frozenset(name for name in names if isinstance(name, str))
-    summary = told.get("safetensors")
+    summary = data.get("safetensors")
     summary = summary if isinstance(summary, dict) else {}
     by_dtype = summary.get("parameters")
     counts: Counter[str] = Counter()
@@ -244,7 +246,7 @@ def _info(answer: Answer) -> _Info:
         if dtype in DTYPES and (count := _count(value)):
             counts[DTYPES[dtype][0]] = count
     return _Info(
-        gated=bool(told.get("gated")),
+        gated=bool(data.get("gated")),
         files=files,
         parameters=_count(summary.get("total")),
         dtype=counts.most_common(1)[0][0] if counts else None,
@@ -252,7 +254,7 @@ def _info(answer: Answer) -> _Info:
 
 
 def _count(value: Any) -> int | None:
-    """A number that may be one of parameters or bytes."""
+    """A value that can be a number of parameters or bytes, or None."""
     whole = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 2**60
     return int(value) if whole else None
 

@@ -1,7 +1,7 @@
-"""A few small questions to the model hub, all of them within three seconds.
+"""A few small requests to the model hub, all within three seconds.
 
-The hub's protocol is https://huggingface.co/docs/hub/api, as far as huggingface_hub uses it: the
-code of a refusal is in the header ``X-Error-Code``, and large files are a redirection away.
+The protocol is https://huggingface.co/docs/hub/api, as huggingface_hub uses it: the code of a
+refusal is in the header ``X-Error-Code``, and large files are behind a redirect.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HUB = "https://huggingface.co"
 HUB_SECONDS = 3.0
 CHUNK = 2**16
 COMMIT_BYTES = 256
-"""More than a branch's file in the cache has, which holds the name of a commit."""
+"""More than a branch's file in the cache, which holds a commit hash."""
 
 T = TypeVar("T")
 
@@ -35,21 +35,21 @@ CODES = {
     "RepoNotFound": "RepositoryNotFoundError",
     "RevisionNotFound": "RevisionNotFoundError",
 }
-"""What the hub says -> what huggingface_hub calls it."""
+"""The hub's code -> the name in huggingface_hub."""
 
 BAD_TOKEN = "Invalid credentials in Authorization header"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back.
+    """An answer of the hub.
 
     Attributes:
-        status: of HTTP.
-        code: the hub's own word for a refusal; empty for none.
-        body: its first bytes, no more than were asked for.
-        size: bytes of the whole file, where the server says.
-        message: what the hub says beside the code.
+        status: the HTTP status.
+        code: the hub's code for a refusal; empty if it did not refuse.
+        body: the first bytes, at most as many as requested.
+        size: the size of the whole file in bytes, if the server sends it.
+        message: the hub's message for the code.
     """
 
     status: int
@@ -65,30 +65,32 @@ class Answer:
 
 @dataclass(frozen=True)
 class Hub:
-    """Where the hub is and what opens it; nothing is asked after ``deadline`` (monotonic)."""
+    """The hub's address and token; no request starts after ``deadline`` (monotonic)."""
 
     endpoint: str
     token: str = field(default="", repr=False)
     deadline: float = field(default_factory=lambda: time.monotonic() + HUB_SECONDS)
 
     def info(self, kind: str, name: str, revision: str, limit: int) -> Answer:
-        """A repository's own data, which is public even where its files are gated."""
+        """A repository's metadata, which is public even if its files are gated."""
         return self._get(f"/api/{kind}s/{quote(name)}/revision/{quote(revision, safe='')}", limit)
 
     def access(self, kind: str, name: str) -> Answer:
-        """Whether the caller may read a repository's files."""
+        """Whether the caller can read a repository's files."""
         return self._get(f"/api/{kind}s/{quote(name)}/auth-check", CHUNK)
 
     def file(
         self, name: str, revision: str, path: str, limit: int, *, part: bool = False
     ) -> Answer:
-        """The first ``limit`` bytes of a model's file; ``part`` asks for no more than these."""
+        """The first ``limit`` bytes of a model's file; ``part`` requests only these."""
         address = f"/{quote(name)}/resolve/{quote(revision, safe='')}/{quote(path)}"
         return self._get(address, limit, {"Range": f"bytes=0-{limit - 1}"} if part else {})
 
     def _get(self, path: str, limit: int, headers: Mapping[str, str] | None = None) -> Answer:
         if not _is_address(self.endpoint):
-            raise OSError(f"HF_ENDPOINT is '{shown(self.endpoint)}', which is no http(s) address")
+            raise OSError(
+                f"HF_ENDPOINT is '{shown(self.endpoint)}', which is not an http(s) address"
+            )
         request = Request(self.endpoint + path, headers=dict(headers or {}))
         if self.token:
             request.add_header("Authorization", f"Bearer {self.token}")
@@ -108,7 +110,7 @@ class Hub:
             raise OSError(f"it does not speak HTTP ({type(error).__name__})") from error
 
     def _read(self, answer: Any, limit: int) -> bytes:
-        """At most ``limit`` bytes, however many the server has and however slowly they come."""
+        """At most ``limit`` bytes, however many the server sends and however slowly."""
         found = b""
         while len(found) < limit:
             if time.monotonic() > self.deadline:
@@ -121,7 +123,7 @@ class Hub:
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follows to other hosts without the token, which urllib would show to every one of them."""
+    """Follows redirects to other hosts without the token, which urllib would send to them."""
 
     def redirect_request(
         self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -138,7 +140,7 @@ def _is_address(endpoint: str) -> bool:
     try:
         parts = urlsplit(endpoint)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port or an IPv6 address that is none
+    except ValueError:  # an invalid port or IPv6 address
         return False
 
 
@@ -147,17 +149,17 @@ def _origin(url: str) -> tuple[str, str]:
 
 
 def _size(status: int, headers: Any) -> int | None:
-    told = headers.get("Content-Range") if status == 206 else headers.get("Content-Length")
-    found = re.search(r"(\d{1,18})$", told or "")
+    header = headers.get("Content-Range") if status == 206 else headers.get("Content-Length")
+    found = re.search(r"(\d{1,18})$", header or "")
     return int(found[1]) if found else None
 
 
 def connect(environment: Mapping[str, str], token: Path | None) -> Hub | None:
-    """The caller's hub; None where it is to be left alone (``HF_HUB_OFFLINE``).
+    """The caller's hub; None if it must not be contacted (``HF_HUB_OFFLINE``).
 
     Args:
         environment: for HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN.
-        token: the file with the hub token, if there is one.
+        token: the file with the hub token, if any.
     """
     if environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return None
@@ -165,7 +167,7 @@ def connect(environment: Mapping[str, str], token: Path | None) -> Hub | None:
 
 
 def secret(environment: Mapping[str, str], token: Path | None) -> str:
-    """The caller's token, of the environment or the file; empty for none that can be read."""
+    """The caller's token, from the environment or the file; empty if there is none."""
     if named := environment.get("HF_TOKEN", "").strip():
         return named
     try:
@@ -175,21 +177,21 @@ def secret(environment: Mapping[str, str], token: Path | None) -> str:
 
 
 def refusal(answer: Answer, what: str, revision: str | None) -> HubError | None:
-    """The error that fetching would end with; None where the hub did not refuse, or in doubt."""
+    """The error that fetching would end with; None if the hub did not refuse, or in doubt."""
     if answer.status == 401 and BAD_TOKEN in answer.message:
         return HubError(
             f"{what}: the hub does not know this token",
-            "Log in again with `hf auth login`, or mend HF_TOKEN",
+            "Log in again with `hf auth login`, or fix HF_TOKEN",
         )
     return hub_refusal(CODES.get(answer.code, ""), what, revision)
 
 
 def together(jobs: Mapping[str, Callable[[], T]], deadline: float) -> dict[str, T | OSError]:
-    """Do several things at once; what is not done by ``deadline`` (monotonic) timed out.
+    """Run several jobs at once; a job not done by ``deadline`` (monotonic) timed out.
 
     Args:
-        jobs: by name; of what they raise, OSError and ValueError are told as OSError.
-        deadline: after it nothing is waited for: a thread may hang in the resolver for longer.
+        jobs: by name; if one raises OSError or ValueError, its result is an OSError.
+        deadline: when to stop waiting, because a thread can hang longer in the resolver.
     """
     done: dict[str, T | OSError] = {}
 
@@ -198,7 +200,7 @@ def together(jobs: Mapping[str, Callable[[], T]], deadline: float) -> dict[str, 
             done[name] = job()
         except OSError as error:
             done[name] = error
-        except ValueError as error:  # an address that is none
+        except ValueError as error:  # an invalid address
             done[name] = OSError(str(error))
 
     threads = [
@@ -213,13 +215,13 @@ def together(jobs: Mapping[str, Callable[[], T]], deadline: float) -> dict[str, 
 
 
 def reason(error: OSError) -> str:
-    """What went wrong on the way to the hub, in one line."""
+    """Why the hub was not reached, in one line."""
     inner = getattr(error, "reason", None) or error.strerror or error
     return str(inner).splitlines()[0] if str(inner) else type(error).__name__
 
 
 def snapshot(cache: Path, name: str, revision: str | None, kind: str = "model") -> Path | None:
-    """A repository's folder in the hub's cache, if it was ever fetched at that revision."""
+    """A repository's folder in the hub's cache, if that revision was fetched."""
     wanted = revision or "main"
     if ".." in Path(wanted).parts or Path(wanted).is_absolute():
         return None

@@ -1,7 +1,7 @@
-"""Weights by the headers of their files: names, dtypes and shapes, not one number of them.
+"""Reads the headers of weights files: names, dtypes and shapes, but no weights.
 
 The format is https://huggingface.co/docs/safetensors: eight bytes of length, a JSON object, then
-the numbers. A file of somebody else's is believed nothing that it does not bear out.
+the numbers. Files are untrusted: every claim of a header is checked against the file.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from aligntune.errors import ModelError, shown
 from aligntune_run.models.config import Shape, parse_object, read_object, widths
 
 HEADER_BYTES = 8 * 2**20
-"""Of one file; the largest that are known have some hundred thousand."""
+"""Maximum for one file; the largest known headers have a few hundred thousand bytes."""
 
 HEADERS_BYTES = 32 * 2**20
-"""Of all files of a model; one of a trillion parameters in single experts has 18 million."""
+"""Maximum for all files of a model; one with a trillion parameters has 18 million."""
 
 INDEX_BYTES = 16 * 2**20
 MOST_VALUES = 600_000
-"""Of JSON in a header or an index, each of which takes a hundred bytes of memory: a tensor has
-about nine, and four of them name it in an index."""
+"""Maximum number of JSON values in a header or index. A value takes a hundred bytes of memory; a
+tensor has about nine values in a header, and four in an index."""
 
 MOST_TENSORS = 160_000
 MOST_FILES = 4096
 MOST_DIMENSIONS = 64
-"""As many as torch knows."""
+"""The maximum in torch."""
 
 DTYPES = {
     "F64": ("float64", 64),
@@ -54,27 +54,27 @@ DTYPES = {
     "U8": ("uint8", 8),
     "BOOL": ("bool", 8),
 }
-"""safetensors' name -> torch's, and bits."""
+"""safetensors' name -> torch's name, and bits."""
 
 BITS = dict(DTYPES.values())
 NUMBERS_PER_BYTE = 16
-"""No dtype, known or not, packs more of them."""
+"""No dtype packs more, known or unknown."""
 
 AGAIN = "Save or download it again"
 
 BUFFERS = re.compile(r"\.(attn\.bias|attn\.masked_bias|attention\.bias|inv_freq|position_ids)$")
-"""What older checkpoints hold beside their weights: masks and positions."""
+"""Masks and positions that older checkpoints contain besides their weights."""
 
 NOT_LINEAR = frozenset(("wte", "wpe", "lm_head", "score", "classifier", "output", "gate", "router"))
-"""Modules with matrices that no adapter goes on: embeddings, heads and the routers of experts."""
+"""Modules with matrices that are never adapted: embeddings, heads and expert routers."""
 
 OUTPUT = re.compile(r"(^|\.)(lm_head|embed_out|output)\.weight$")
 EMBEDDING = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in|tok_embeddings)\.weight$")
 EXPERT = re.compile(r"\.experts\.\d+\.")
-"""transformers 5 puts the experts of a layer in one tensor, which is no linear layer."""
+"""transformers 5 puts a layer's experts in one tensor, which is not a linear layer."""
 
 PACKED = (".qweight", ".weight_packed", ".weight")
-"""How quantized matrices end; all else beside them (scales, zeros) is no weight of its own."""
+"""Name endings of quantized matrices; scales and zeros next to them are not weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Tensor:
 
     @property
     def module(self) -> str:
-        """The last word of its module's name, as ``q_proj``."""
+        """The last part of its module's name, such as ``q_proj``."""
         return self.name.split(".")[-2] if "." in self.name else ""
 
 
@@ -95,7 +95,7 @@ def find_weights(folder: Path) -> tuple[Path, ...]:
     """The files that transformers would load: one file before an index, safetensors before .bin.
 
     Raises:
-        ModelError: there are none, or an index names one that is missing or elsewhere.
+        ModelError: there are none, or an index names one that is missing or outside the folder.
     """
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
@@ -108,15 +108,15 @@ def find_weights(folder: Path) -> tuple[Path, ...]:
         if found:
             return tuple(found)
     raise ModelError(
-        f"{folder} has no weights (*.safetensors or *.bin)", "Save or download them there"
+        f"{folder} has no weights (*.safetensors or *.bin)", "Save or download them to this folder"
     )
 
 
 def weight_names(index: dict[str, Any], name: str) -> dict[str, str]:
-    """An index's map from tensor to file, both plain names.
+    """An index's map from tensor to file name.
 
     Raises:
-        ModelError: it has none, or it names a file outside its folder, or one of no weights.
+        ModelError: there is no map, or it names a file that is outside its folder or not weights.
     """
     found = index.get("weight_map")
     if not isinstance(found, dict) or not found:
@@ -131,28 +131,29 @@ def weight_names(index: dict[str, Any], name: str) -> dict[str, str]:
     for file in files:
         if first not in (".safetensors", ".bin") or not file.endswith(first):
             raise ModelError(
-                f"{name} names what are no weights, or of two kinds: '{shown(file)}'", AGAIN
+                f"{name} names a file that is not weights, or mixes kinds: '{shown(file)}'",
+                AGAIN,
             )
     return found
 
 
 def _indexed(index: Path) -> tuple[Path, ...]:
-    told = read_object(index, INDEX_BYTES, MOST_VALUES)
-    files = sorted(set(weight_names(told, str(index)).values()))
+    content = read_object(index, INDEX_BYTES, MOST_VALUES)
+    files = sorted(set(weight_names(content, str(index)).values()))
     for file in files:
         if not os.path.exists(index.parent / file):
             raise ModelError(
-                f"{index.parent} is not whole: {shown(file)} is missing, which {index.name} names",
+                f"{index.parent} is incomplete: {shown(file)} is missing (see {index.name})",
                 "Download the missing file",
             )
     return tuple(index.parent / file for file in files)
 
 
 def file_size(path: Path) -> int:
-    """Bytes of a file of weights.
+    """The size of a weights file in bytes.
 
     Raises:
-        ModelError: it is not there, or no regular file.
+        ModelError: it does not exist, or is not a regular file.
     """
     try:
         status = os.stat(path)
@@ -167,8 +168,8 @@ def read_headers(files: Sequence[Path]) -> list[Tensor]:
     """The tensors of a model's safetensors files.
 
     Raises:
-        ModelError: one is none, or says of itself what cannot be; or all of them hold no tensor,
-            or more than any model has.
+        ModelError: a file is not a safetensors file, or its header is impossible; or the files have
+            no tensors, or more than any model has.
     """
     found: list[Tensor] = []
     left = HEADERS_BYTES
@@ -189,39 +190,39 @@ def read_headers(files: Sequence[Path]) -> list[Tensor]:
         if len(found) > MOST_TENSORS:
             raise ModelError(f"{path.parent} has more than {MOST_TENSORS:,} tensors", AGAIN)
     if not found:
-        raise ModelError(f"{files[0].parent} has no weights: its files hold no tensor", AGAIN)
+        raise ModelError(f"{files[0].parent} has no weights: its files contain no tensors", AGAIN)
     return found
 
 
 def header_length(first: bytes, size: int | None, name: str) -> int:
-    """Bytes of the header of a file of ``size`` bytes that begins with these eight.
+    """The header's length in a file of ``size`` bytes that begins with these eight bytes.
 
     Raises:
         ModelError: it is longer than the file, or than any header.
     """
     length = int.from_bytes(first[:8], "little")
     if len(first) < 8 or (size is not None and length > size - 8):
-        raise ModelError(f"{name} is cut short, or no safetensors file", AGAIN)
+        raise ModelError(f"{name} is truncated, or is not a safetensors file", AGAIN)
     if length > HEADER_BYTES:
         raise ModelError(
-            f"{name} is no safetensors file: its header would have {length:,} bytes", AGAIN
+            f"{name} is not a safetensors file: its header would have {length:,} bytes", AGAIN
         )
     return length
 
 
 def parse_header(header: bytes, size: int | None, name: str) -> list[Tensor]:
-    """The tensors that a header tells of; with the file's ``size``, whether it can hold them.
+    """The tensors of a header, checked against the file's ``size`` if it is known.
 
     Raises:
-        ModelError: it is no such header, or what it says cannot be.
+        ModelError: the header is invalid or impossible.
     """
     room = None if size is None else size - 8 - len(header)
-    told = parse_object(header.rstrip(b" "), HEADER_BYTES, f"the header of {name}", MOST_VALUES)
-    told.pop("__metadata__", None)
-    found = [_tensor(key, value, room, name) for key, value in told.items()]
-    # As safetensors' own library has it: one tensor after the other, up to the end of the file.
+    entries = parse_object(header.rstrip(b" "), HEADER_BYTES, f"the header of {name}", MOST_VALUES)
+    entries.pop("__metadata__", None)
+    found = [_tensor(key, value, room, name) for key, value in entries.items()]
+    # As in safetensors' own library: one tensor after the other, up to the end of the file.
     place = 0
-    for begin, end, key in sorted((*value["data_offsets"], key) for key, value in told.items()):
+    for begin, end, key in sorted((*value["data_offsets"], key) for key, value in entries.items()):
         if begin != place:
             raise _misfit(name, key)
         place = end
@@ -231,7 +232,9 @@ def parse_header(header: bytes, size: int | None, name: str) -> list[Tensor]:
 
 
 def _misfit(name: str, key: str) -> ModelError:
-    return ModelError(f"{name} is broken: its header does not fit its tensor '{shown(key)}'", AGAIN)
+    return ModelError(
+        f"{name} is broken: its header does not match its tensor '{shown(key)}'", AGAIN
+    )
 
 
 def _tensor(key: str, value: Any, room: int | None, name: str) -> Tensor:
@@ -263,7 +266,7 @@ def _sizes(value: Any) -> tuple[int, ...] | None:
 
 
 def only_weights(tensors: Iterable[Tensor], tied: bool) -> list[Tensor]:
-    """Without the buffers, and with a matrix once that is both embedding and output."""
+    """The weights without buffers; a matrix that is both embedding and output appears once."""
     found = [tensor for tensor in tensors if not BUFFERS.search(tensor.name)]
     embeddings = {tensor.shape for tensor in found if EMBEDDING.search(tensor.name)}
     if not tied:
@@ -276,12 +279,12 @@ def only_weights(tensors: Iterable[Tensor], tied: bool) -> list[Tensor]:
 
 
 def has_output(names: Iterable[str]) -> bool:
-    """Whether an output matrix of its own is among the weights."""
+    """Whether the weights include a separate output matrix."""
     return any(OUTPUT.search(name) for name in names)
 
 
 def main_dtype(tensors: Iterable[Tensor]) -> str | None:
-    """The dtype of most numbers."""
+    """The dtype of most weights."""
     count: Counter[str] = Counter()
     for tensor in tensors:
         count[tensor.dtype] += prod(tensor.shape)
@@ -289,7 +292,7 @@ def main_dtype(tensors: Iterable[Tensor]) -> str | None:
 
 
 def linear_sums(tensors: Iterable[Tensor]) -> tuple[tuple[str, int], ...]:
-    """By module name the sums of inputs and outputs of linear layers, as an adapter meets them."""
+    """By module name, the sum of inputs and outputs of the linear layers an adapter uses."""
     found: Counter[str] = Counter()
     for tensor in tensors:
         if len(tensor.shape) == 2 and _is_linear(tensor.name, (".weight",)):
@@ -298,7 +301,7 @@ def linear_sums(tensors: Iterable[Tensor]) -> tuple[tuple[str, int], ...]:
 
 
 def linear_sums_by_name(names: Iterable[str], shape: Shape) -> tuple[tuple[str, int], ...]:
-    """As :func:`linear_sums`, for weights of which names alone are known; common names only."""
+    """Like :func:`linear_sums`, for weights known only by name; common names only."""
     found: Counter[str] = Counter()
     for name in names:
         module = name.split(".")[-2] if "." in name else ""
@@ -314,7 +317,7 @@ def _is_linear(name: str, endings: tuple[str, ...]) -> bool:
 
 
 def parameters(tensors: Sequence[Tensor], shape: Shape | None, quantized: bool) -> int | None:
-    """Numbers in the model, however its files pack them; None where that cannot be told."""
+    """The number of weights, however the files pack them; None if it is unknown."""
     if not quantized:
         return sum(prod(tensor.shape) for tensor in tensors)
     total = 0

@@ -1,1 +1,1 @@
-"""Choosing backend, engine and GPUs. Pure: no clock, network or environment."""
+"""Choosing the backend, engine and GPUs. Pure: no clock, network or environment."""

@@ -1,4 +1,4 @@
-"""What there is to run on here: each backend, and why not. Looks, and changes nothing."""
+"""Which backends are available here, and why one is not. Looks, and changes nothing."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from aligntune_run.host.types import Host
 from aligntune_run.plan import Verdict
 from aligntune_run.selection.select import bare_request, choose
 
-OF_THE_PLACE = ("gpu", "driver", "capability", "image", "storage")
-"""Rules of a backend that look at the machine alone, whatever is asked for."""
+MACHINE_ONLY_RULES = ("gpu", "driver", "capability", "image", "storage")
+"""Rules of a backend that look only at the machine, not at the request."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Every backend's, by name, and the machine that it is of."""
+    """The status of every backend, by name, and the machine it is for."""
 
     backends: dict[str, BackendStatus]
     host: Host
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; of the caller's variables and token only whether there are any."""
+        """JSON-ready, without the values of the caller's variables or token."""
         host = asdict(self.host)
         host["token"] = self.host.token is not None
         host["environment"] = sorted(self.host.environment)
@@ -36,26 +36,26 @@ class Status:
 
 
 def look() -> Status:
-    """See what is here. No backend is imported, no image obtained, no container started."""
+    """Look at this machine. It imports no backend, gets no image and starts no container."""
     client, reason = connect()
     found = images.states(client, "missing")
     host = gpu_leases.marked(probe(probe_engine(client, reason), found), client)
     verdicts = choose(bare_request(), host, None, images.facts()).verdicts
-    return Status({name: _of(name, verdicts) for name in BACKENDS}, host)
+    return Status({name: _status_of(name, verdicts) for name in BACKENDS}, host)
 
 
-def _of(name: str, verdicts: tuple[Verdict, ...]) -> BackendStatus:
-    """A backend can be had where no rule of the machine and none of its own stands in the way."""
-    said = [
-        one
-        for one in verdicts
-        if (not one.backend and one.rule != "lease")
-        or (one.backend == name and one.rule in OF_THE_PLACE)
+def _status_of(name: str, verdicts: tuple[Verdict, ...]) -> BackendStatus:
+    """A backend is available if no rule of the machine and none of its own fails."""
+    relevant = [
+        verdict
+        for verdict in verdicts
+        if (not verdict.backend and verdict.rule != "lease")
+        or (verdict.backend == name and verdict.rule in MACHINE_ONLY_RULES)
     ]
-    missed = [one.evidence for one in said if not one.passed]
-    image = next(one for one in said if one.rule == "image")
+    failures = [verdict.evidence for verdict in relevant if not verdict.passed]
+    image = next(verdict for verdict in relevant if verdict.rule == "image")
     return {
-        "available": not missed,
-        "reason": "; ".join(missed) or image.evidence,
-        "verdicts": [asdict(one) for one in said],
+        "available": not failures,
+        "reason": "; ".join(failures) or image.evidence,
+        "verdicts": [asdict(verdict) for verdict in relevant],
     }

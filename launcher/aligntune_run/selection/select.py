@@ -1,7 +1,7 @@
-"""Choosing: pure, from the request, the host and what the images publish to a Choice.
+"""The choice of a backend: pure, from the request, the host and what the images publish.
 
-``auto`` takes the first backend, fastest first, whose rules all pass; the first failing rule of a
-faster one is the reason given. The rules are in :mod:`aligntune_run.selection.rules`.
+``auto`` picks the first backend, fastest first, whose rules all pass. The first failing rule of a
+faster backend is the reason given. The rules are in :mod:`aligntune_run.selection.rules`.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from aligntune_run.selection.rules import (
     judge,
 )
 
-OF_ITS_OWN = ("algorithm", "gpu", "driver", "capability", "model", "image", "storage")
-"""Rules that say of a backend that it cannot be had; the others say what is wrong in a request."""
+AVAILABILITY_RULES = ("algorithm", "gpu", "driver", "capability", "model", "image", "storage")
+"""Rules that say a backend is unavailable; the others say what is wrong with the request."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a request comes to, and all that was said on the way.
+    """The outcome of a request, with every verdict.
 
     Attributes:
-        verdicts: of every rule: of the machine first, then of each backend, the faster one first.
-        choice: None where nothing can run it.
-        refusal: why nothing can; None where something can.
-        rule: the one that decided; empty where no rule stood in the way of what was wanted most.
-        estimate: of the memory that training takes, with what is chosen or else was wanted most.
+        verdicts: of every rule: the machine first, then each backend, the faster one first.
+        choice: None if nothing can run the request.
+        refusal: why nothing can run it; None if something can.
+        rule: the rule that decided; empty if no rule failed for the first preference.
+        estimate: the memory training needs, with the choice or else the first preference.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -49,10 +49,10 @@ class Outcome:
     estimate: Estimate | None
 
     def require(self) -> Choice:
-        """The choice.
+        """Return the choice.
 
         Raises:
-            AligntuneError: there is none; the class says whose fault it is.
+            AligntuneError: nothing can run the request; the class says why.
         """
         if self.refusal is not None:
             raise self.refusal
@@ -69,16 +69,16 @@ def choose(
     *,
     trains: bool = True,
 ) -> Outcome:
-    """What a request comes to on a host.
+    """Choose what runs a request on a host.
 
     Args:
         spec: the request.
         host: the machine.
-        model: what the model's own files say; unknown fields where they are not here yet. None
-            leaves the model out of it.
+        model: facts from the model's files; fields are unknown if the files are not here yet. None
+            skips the rules about the model.
         facts: by backend, what its image publishes in ``facts.json``.
-        findings: what was seen of the request's own files.
-        trains: whether the request is to train; whether it fits in memory is then judged too.
+        findings: the results of checking the request's own files.
+        trains: whether the request trains; if so, the memory rule applies.
     """
     outcomes = (
         _choose(spec, host, gpus, model, facts, findings, trains)
@@ -99,16 +99,16 @@ def _choose(
     findings: Sequence[Finding],
     trains: bool,
 ) -> Outcome:
-    """What it comes to with these GPUs."""
+    """The outcome with these GPUs."""
     situation = situate(spec, host, gpus)
-    seen = tuple(finding.verdict for finding in findings)
-    said = {"": (*seen, *judge(OF_THE_MACHINE, situation))}
+    checked = tuple(finding.verdict for finding in findings)
+    by_backend = {"": (*checked, *judge(OF_THE_MACHINE, situation))}
     candidates = {
         name: candidate(situation, name, facts[name], model, trains=trains) for name in BACKENDS
     }
-    said |= {name: judge(OF_A_BACKEND, one) for name, one in candidates.items()}
-    failing = {name: _first_failure(verdicts) for name, verdicts in said.items()}
-    verdicts = tuple(verdict for one in said.values() for verdict in one)
+    by_backend |= {name: judge(OF_A_BACKEND, at) for name, at in candidates.items()}
+    failing = {name: _first_failure(verdicts) for name, verdicts in by_backend.items()}
+    verdicts = tuple(verdict for group in by_backend.values() for verdict in group)
     wanted = [spec.backend] if spec.backend != "auto" else list(BACKENDS)
     if spec.backend == "unsloth" and not spec.strict:
         wanted.append("trl")
@@ -118,8 +118,8 @@ def _choose(
         missed = failing[""] or failing[wanted[0] if strict else wanted[-1]]
         assert missed is not None
         estimate = candidates[missed.backend or wanted[0]].estimate
-        found = next((one.error for one in findings if one.error), None)
-        return Outcome(verdicts, None, found or _refusal(spec, missed), missed.rule, estimate)
+        error = next((finding.error for finding in findings if finding.error), None)
+        return Outcome(verdicts, None, error or _refusal(spec, missed), missed.rule, estimate)
     missed = failing[wanted[0]] if wanted[0] != chosen else None
     image, estimate = candidates[chosen].image, candidates[chosen].estimate
     rule = missed.rule if missed else ""
@@ -135,7 +135,7 @@ def _choose(
         lock_hash=image.lock_hash,
         gpus=tuple(gpu.uuid for gpu in situation.gpus),
         reason=_reason(spec, chosen, missed, situation.gpus),
-        warnings=_warnings(spec, chosen, missed, (*said[""], *said[chosen])),
+        warnings=_warnings(spec, chosen, missed, (*by_backend[""], *by_backend[chosen])),
         verdicts=verdicts,
         rule=rule,
         estimate=estimate,
@@ -144,7 +144,7 @@ def _choose(
 
 
 def bare_request(backend: str = "auto", engine: str = "auto", gpus: str = "auto") -> RunSpec:
-    """A request for nothing but a place to run: what can be said before anything is asked for."""
+    """A minimal request, used to judge the machine before there is a real one."""
     return RunSpec.model_validate(
         {
             "algorithm": next(iter(ALGORITHMS)),
@@ -158,14 +158,14 @@ def bare_request(backend: str = "auto", engine: str = "auto", gpus: str = "auto"
 
 
 def situate(spec: RunSpec, host: Host, gpus: tuple[Gpu, ...]) -> Situation:
-    """Where a request would run. Whether it may run there is what the rules say."""
+    """Decide where a request would run; the rules decide whether it can run there."""
     return Situation(spec, host, pick_engine(spec.engine, host), gpus)
 
 
 def candidate(
     at: Situation, backend: str, facts: Facts, model: ModelFacts | None, *, trains: bool = True
 ) -> Candidate:
-    """One backend in one situation, with the image it would run in."""
+    """One backend in one situation, with the image it would use."""
     return Candidate(
         at.spec,
         at.host,
@@ -180,11 +180,10 @@ def candidate(
 
 
 def gpu_options(wanted: str, gpus: Sequence[Gpu]) -> list[tuple[Gpu, ...]]:
-    """The GPUs a run may get, as far as there are any, the best first; ``auto`` is any one of them,
-    or none where there is none.
+    """The sets of GPUs a run could get, the best first; ``auto`` is one GPU, or none without any.
 
-    Of those that may be picked the free ones come first: without a run of ours, without anybody's
-    program, with the most free memory.
+    Free GPUs come first: without one of our runs, without another program, and with the most free
+    memory.
     """
     if wanted == "all":
         return [tuple(gpus)]
@@ -204,7 +203,7 @@ def gpu_options(wanted: str, gpus: Sequence[Gpu]) -> list[tuple[Gpu, ...]]:
 def pick_image(
     images: Sequence[ImageState], backend: str, gpus: Sequence[Gpu]
 ) -> ImageState | None:
-    """A backend's image: with a GPU the CUDA one; without, the small one if it can be had."""
+    """A backend's image: the CUDA one with a GPU; without, the small CPU one if it is available."""
     flavours = ("cuda",) if gpus else ("cpu", "cuda")
     states = [
         state
@@ -216,10 +215,10 @@ def pick_image(
 
 
 def require(verdicts: Sequence[Verdict]) -> None:
-    """Refuse what a rule of the machine forbids.
+    """Raise the first failure of the machine's rules.
 
     Raises:
-        AligntuneError: the first failure; the class says whose fault it is.
+        AligntuneError: a rule failed; the class says why.
     """
     missed = _first_failure(verdicts)
     if missed is not None:
@@ -231,10 +230,10 @@ def _first_failure(verdicts: Sequence[Verdict]) -> Verdict | None:
 
 
 def _refusal(spec: RunSpec, missed: Verdict) -> AligntuneError:
-    if spec.strict and missed.backend == "unsloth" and missed.rule in OF_ITS_OWN:
+    if spec.strict and missed.backend == "unsloth" and missed.rule in AVAILABILITY_RULES:
         return BackendError(
-            f"--strict: {TITLES['unsloth']} cannot be had: {missed.evidence}",
-            "Leave --strict out to fall back to TRL",
+            f"--strict: {TITLES['unsloth']} is unavailable: {missed.evidence}",
+            "Leave out --strict to fall back to TRL",
         )
     return _error(missed)
 
@@ -248,7 +247,7 @@ def _error(missed: Verdict) -> AligntuneError:
 def _reason(spec: RunSpec, chosen: str, missed: Verdict | None, gpus: Sequence[Gpu]) -> str:
     where = f"on {', '.join(gpu.name for gpu in gpus)}" if gpus else "on the CPU"
     if spec.backend == chosen:
-        why = "as asked"
+        why = "as requested"
     elif missed is not None:
         why = f"not {TITLES[missed.backend]}: {missed.evidence}"
     else:
@@ -257,15 +256,15 @@ def _reason(spec: RunSpec, chosen: str, missed: Verdict | None, gpus: Sequence[G
 
 
 def _warnings(
-    spec: RunSpec, chosen: str, missed: Verdict | None, said: Sequence[Verdict]
+    spec: RunSpec, chosen: str, missed: Verdict | None, verdicts: Sequence[Verdict]
 ) -> tuple[str, ...]:
-    """What the user must not miss: a backend that was asked for and not had, and rules' own."""
-    warned = (verdict for verdict in said if verdict.level == "warn")
-    told = [". ".join(filter(None, (one.evidence, one.remedy))) for one in warned]
+    """What the user must not miss: that a requested backend is unavailable, and rules' warnings."""
+    warned = (verdict for verdict in verdicts if verdict.level == "warn")
+    warnings = [". ".join(filter(None, (one.evidence, one.remedy))) for one in warned]
     if missed is not None and spec.backend != "auto":
-        told.insert(
+        warnings.insert(
             0,
-            f"{TITLES[spec.backend]} was asked for and cannot be had: {missed.evidence}. "
+            f"{TITLES[spec.backend]} is unavailable: {missed.evidence}. "
             f"Training with {TITLES[chosen]} instead; --strict makes this an error",
         )
-    return tuple(told)
+    return tuple(warnings)

@@ -189,7 +189,7 @@ def test_an_option_or_choice_that_is_not_there_is_one_line_that_names_it(
         (lambda folder: (folder / "config.json").unlink(), 3, "it has no config.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), 3, "has no weights"),
         (lambda folder: (folder / "config.json").write_text("{"), 3, "cannot read"),
-        (lambda folder: (folder / "config.json").write_text("{}"), 3, "names no model_type"),
+        (lambda folder: (folder / "config.json").write_text("{}"), 3, "has no model_type"),
         (lambda folder: (folder / "adapter_config.json").touch(), 3, "is an adapter, not a model"),
     ],
 )
@@ -299,7 +299,7 @@ def test_in_a_folder_that_is_gone_it_says_so(
     )
     assert (done.returncode, done.stderr) == (
         5,
-        "error: the current directory has been removed. Go to one that is there\n",
+        "error: the current directory was removed. Change to another directory\n",
     )
 
 
@@ -400,10 +400,10 @@ def test_a_backend_that_was_asked_for_and_not_had_is_warned_of_unmissably(
     words = [*needed, "--gpus", "0", "--engine", "process", "--backend", "unsloth", "--dry-run"]
     done = run(*words, environment=environment, folder=tmp_path)
     assert done.returncode == 0
-    assert "WARNING: Unsloth was asked for and cannot be had" in done.stderr
+    assert "WARNING: Unsloth is unavailable" in done.stderr
     strict = run(*words, "--strict", environment=environment, folder=tmp_path)
     assert strict.returncode == 9
-    assert "--strict: Unsloth cannot be had" in strict.stderr
+    assert "--strict: Unsloth is unavailable" in strict.stderr
 
 
 def test_settings_come_from_file_environment_and_command_line_in_this_order(

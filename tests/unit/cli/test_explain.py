@@ -107,4 +107,4 @@ def test_a_gpu_that_a_run_has_is_there_and_not_free(
         status = run("status", environment=one_gpu)
     assert refused.returncode == 8
     assert "is in use by another run" in refused.stderr
-    assert "taken by another run" in status.stdout
+    assert "in use by another run" in status.stdout

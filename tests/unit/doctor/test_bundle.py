@@ -197,7 +197,7 @@ def test_no_file_is_written_over(link: bool, found: Findings, tmp_path: Path) ->
         target.symlink_to(tmp_path / "elsewhere")
     else:
         target.write_text("mine")
-    with pytest.raises(OutputError, match="is there already"):
+    with pytest.raises(OutputError, match="already exists"):
         pack(target, found, Diagnosis(()))
     assert not (tmp_path / "elsewhere").exists()
 

@@ -19,7 +19,7 @@ from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
 from aligntune_run.doctor.diagnose import CHECKS, Diagnosis, checks, examine
 from aligntune_run.doctor.probe import Container, Findings, Folder, ask_hub
-from aligntune_run.doctor.run_report import past
+from aligntune_run.doctor.run_report import report_run
 from aligntune_run.host.types import Engine, Gpu
 from aligntune_run.images import Listed
 
@@ -98,7 +98,7 @@ SITUATIONS: list[tuple[str, str, str, str, Findings]] = [
     (
         "engine-network",
         "fail",
-        "docker0 is gone",
+        "docker0 is missing",
         "restart docker",
         replace(HEALTHY, no_bridge="docker0"),
     ),
@@ -112,25 +112,31 @@ SITUATIONS: list[tuple[str, str, str, str, Findings]] = [
     (
         "images",
         "warn",
-        "trl cpu is not here; it is built",
+        "trl cpu is not here; the first run builds it",
         "images build trl --flavour cpu",
         on_host(images=(image_state("trl", "cpu", "build"),)),
     ),
     (
         "images",
         "warn",
-        "unsloth cuda cannot be had: no wheel",
+        "unsloth cuda is unavailable: no wheel",
         "--find-links",
         on_host(images=(image_state("unsloth", "cuda", None, "no wheel. Use --find-links"),)),
     ),
     (
         "images",
         "fail",
-        "trl cuda cannot be had: no wheel",
+        "trl cuda is unavailable: no wheel",
         "--find-links",
         on_host(images=(image_state("trl", "cuda", None, "no wheel. Use --find-links"),)),
     ),
-    ("stale-images", "warn", "1 images", "images prune", replace(HEALTHY, listed=(STALE,))),
+    (
+        "stale-images",
+        "warn",
+        "1 outdated image is",
+        "images prune",
+        replace(HEALTHY, listed=(STALE,)),
+    ),
     (
         "containers",
         "warn",
@@ -138,7 +144,7 @@ SITUATIONS: list[tuple[str, str, str, str, Findings]] = [
         "aligntune-run --resume /runs/x",
         replace(HEALTHY, containers=(LEFT,)),
     ),
-    ("gpu", "warn", "training is on the CPU", "lspci", CPU),
+    ("gpu", "warn", "training uses the CPU", "lspci", CPU),
     (
         "gpu",
         "warn",
@@ -236,13 +242,13 @@ SITUATIONS: list[tuple[str, str, str, str, Findings]] = [
 ]
 
 
-@pytest.mark.parametrize(("check", "level", "says", "mends", "found"), SITUATIONS)
-def test_what_is_amiss_is_said_with_what_mends_it(
-    check: str, level: str, says: str, mends: str, found: Findings
+@pytest.mark.parametrize(("check", "level", "says", "remedy", "found"), SITUATIONS)
+def test_each_problem_is_reported_with_its_remedy(
+    check: str, level: str, says: str, remedy: str, found: Findings
 ) -> None:
     told = [one for one in checks(found) if one.rule == check and one.level != "pass"]
     assert any(
-        one.level == level and says in one.evidence and mends in one.remedy for one in told
+        one.level == level and says in one.evidence and remedy in one.remedy for one in told
     ), told
 
 
@@ -329,37 +335,37 @@ def test_a_failed_run_is_told_with_its_error_its_known_failure_and_how_to_go_on(
         exit={"code": 12, "oom": False},
     )
     (made.checkpoints / "checkpoint-4").mkdir(parents=True)
-    told = {one.rule: one for one in past(made.path, ())}
+    told = {one.rule: one for one in report_run(made.path, ())}
     assert "failed, exit code 12: TrainingError: the trainer failed: 1" in told["run"].evidence
     assert told["run"].remedy == "See the log"
     assert told["run-log"].evidence.startswith("no-compiler: Triton compiles")
-    assert "newest checkpoint" in told["go-on"].evidence
-    assert told["go-on"].remedy == f"`aligntune-run --resume {made.path}`"
+    assert "newest checkpoint" in told["resume"].evidence
+    assert told["resume"].remedy == f"`aligntune-run --resume {made.path}`"
 
 
 def test_a_finished_run_is_not_searched_for_failures(tmp_path: Path) -> None:
     made = a_run(tmp_path / "x", "CUDA out of memory", status="finished", exit={"code": 0})
-    told = past(made.path, ())
+    told = report_run(made.path, ())
     assert [(one.rule, one.level) for one in told] == [("run", "pass")]
 
 
 def test_a_run_whose_worker_died_without_a_word_is_said_so(tmp_path: Path) -> None:
     made = a_run(tmp_path / "x", status="running")
     made.events.touch()
-    assert "nothing is at work in it" in past(made.path, ())[0].evidence
+    assert "nothing is running in it" in report_run(made.path, ())[0].evidence
 
 
 def test_a_run_that_is_at_work_is_left_alone(tmp_path: Path) -> None:
     made = a_run(tmp_path / "x", "CUDA out of memory", status="running")
     with EventWriter(made.events):
-        told = past(made.path, (replace(LEFT, state="running"),))
+        told = report_run(made.path, (replace(LEFT, state="running"),))
     assert [(one.rule, one.level) for one in told] == [("run", "pass"), ("run-container", "pass")]
     assert "docker logs -f aligntune-x-train-1" in told[1].evidence
 
 
 def test_a_run_s_container_that_was_left_behind_is_to_be_removed(tmp_path: Path) -> None:
     made = a_run(tmp_path / "x", status="running")
-    told = {one.rule: one for one in past(made.path, (LEFT, replace(LEFT, run_id="other")))}
+    told = {one.rule: one for one in report_run(made.path, (LEFT, replace(LEFT, run_id="other")))}
     assert told["run-container"].remedy == "`docker rm -f aligntune-x-train-1`"
 
 
@@ -373,7 +379,7 @@ def test_a_record_that_no_version_writes_is_refused_with_the_key(
     made = RunDir(tmp_path)
     made.record_file.write_text(json.dumps(values))
     with pytest.raises(OutputError, match=rf"run\.json is not a run's record: {key}: "):
-        past(made.path, ())
+        report_run(made.path, ())
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -402,7 +408,7 @@ def test_the_command_says_every_check_and_ends_with_its_code(environment: dict[s
     done = run("doctor", "--offline", environment=environment)
     assert TRACEBACK not in done.stderr
     assert "warn  engine: there is no " in done.stdout
-    assert "pass  hub: https://huggingface.co was not asked" in done.stdout
+    assert "pass  hub: https://huggingface.co was not contacted" in done.stdout
     assert done.stdout.splitlines()[-1].endswith("fail")
 
 
@@ -422,7 +428,7 @@ def test_the_command_refuses_what_is_no_run(environment: dict[str, str], tmp_pat
 
 def test_an_offline_caller_is_not_sent_to_the_hub(environment: dict[str, str]) -> None:
     offline = {**environment, "HF_HUB_OFFLINE": "1"}
-    assert "was not asked" in run("doctor", environment=offline).stdout
+    assert "was not contacted" in run("doctor", environment=offline).stdout
 
 
 def test_the_docs_name_every_check() -> None:

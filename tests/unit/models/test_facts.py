@@ -191,7 +191,7 @@ def test_a_type_has_its_own_default_of_being_tied(config: dict[str, Any], tied: 
         ({"intermediate_size": [64, "x"]}, "intermediate_size is 'x'"),
         ({"head_dim": 2**63}, "head_dim is 9223372036854775808"),
         ({"hidden_size": None}, "no hidden_size"),
-        ({"is_encoder_decoder": True}, "no plain decoder"),
+        ({"is_encoder_decoder": True}, "not a plain decoder"),
     ],
 )
 def test_numbers_that_cannot_be_leave_the_shape_unknown_and_say_so(
@@ -473,7 +473,7 @@ def test_an_index_names_weights_of_one_kind(tmp_path: Path, files: list[str]) ->
     folder = write_model(tmp_path / "model", shards=2)
     named = {f"{number}.weight": file for number, file in enumerate(files)}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
-    refused(folder, "no weights, or of two kinds")
+    refused(folder, "not weights, or mixes kinds")
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "\0", "\x1b\n"])

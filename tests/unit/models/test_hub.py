@@ -125,7 +125,7 @@ def test_a_snapshot_without_weights_is_completed_from_the_hub(
     assert (known.shape, known.parameters) == (read_model(str(model)).shape, None)
     assert "HF_HUB_OFFLINE" in known.note
     assert isinstance(known.refused, HubError)
-    assert "model org/model is not whole" in known.refused.what
+    assert "model org/model is incomplete" in known.refused.what
     assert "has no weights" in known.refused.what
 
 

@@ -207,7 +207,7 @@ def chosen(spec: RunSpec, host: Host, model: ModelFacts) -> Choice:
 
 def test_a_fallback_says_what_was_asked_what_was_missing_and_how_to_forbid_it() -> None:
     (warning,) = chosen(spec_of("backend=unsloth"), CPU_MACHINE, ModelFacts()).warnings
-    assert warning.startswith("Unsloth was asked for and cannot be had: it needs an NVIDIA GPU")
+    assert warning.startswith("Unsloth is unavailable: it needs an NVIDIA GPU")
     assert "TRL instead" in warning
     assert "--strict" in warning
 
@@ -218,7 +218,7 @@ def test_a_fallback_says_what_was_asked_what_was_missing_and_how_to_forbid_it() 
 def test_unsloth_s_verdict_on_a_model_names_the_path_it_takes(model_type: str, path: str) -> None:
     choice = chosen(spec_of(), GPU_MACHINE, ModelFacts(model_type))
     said = next(v for v in choice.verdicts if (v.backend, v.rule) == ("unsloth", "model"))
-    assert said.evidence == f"{model_type} takes Unsloth's {path} path"
+    assert said.evidence == f"{model_type} uses Unsloth's {path} path"
 
 
 def test_a_run_gets_exactly_the_gpus_it_asks_for() -> None:

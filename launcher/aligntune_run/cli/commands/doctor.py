@@ -71,12 +71,12 @@ def doctor(run: Path | None, as_json: bool, bundle: Path | None, offline: bool) 
 
 def show(diagnosis: Diagnosis, stream: TextIO) -> None:
     """Print the checks for people: a table in a terminal, plain lines elsewhere."""
-    from aligntune_run.doctor.diagnose import counted
+    from aligntune_run.doctor.diagnose import count_levels
 
     if diagnosis.run:
         _show_verdicts(diagnosis.run, stream)
     _show_verdicts(diagnosis.checks, stream)
-    print(counted(diagnosis.checks), file=stream)
+    print(count_levels(diagnosis.checks), file=stream)
 
 
 def _show_verdicts(verdicts: Sequence[Verdict], stream: TextIO) -> None:

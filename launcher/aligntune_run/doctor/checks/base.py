@@ -1,4 +1,4 @@
-"""What a check says: how it is, the evidence, and what mends it."""
+"""The results of checks: a level, the evidence and the remedy."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from aligntune_run.doctor.probe import Findings
 from aligntune_run.plan import Verdict
 
 Check = Callable[[Findings], Iterable[Verdict]]
-"""Says nothing where it does not apply."""
+"""A check yields nothing if it does not apply."""
 
 Checks = dict[str, tuple[Check, type[AligntuneError]]]
-"""Name -> check, and the class whose exit code a failure of it has."""
+"""Name -> check, and the error class whose exit code a failure has."""
 
 
 def good(evidence: str) -> Verdict:
@@ -20,12 +20,12 @@ def good(evidence: str) -> Verdict:
 
 
 def warn(evidence: str, remedy: str) -> Verdict:
-    """Something to know; training goes on in spite of it."""
+    """Something to know; training works anyway."""
     return Verdict("", "", "warn", evidence, remedy)
 
 
 def fail(evidence: str, remedy: str) -> Verdict:
-    """Training, or the part of it that the check is about, does not work like this."""
+    """Training, or the part the check is about, does not work."""
     return Verdict("", "", "fail", evidence, remedy)
 
 

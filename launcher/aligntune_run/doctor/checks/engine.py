@@ -1,4 +1,4 @@
-"""Checks of the container engine, of our images in it, and of what was left behind there."""
+"""Checks of the container engine, our images in it, and containers left behind."""
 
 from __future__ import annotations
 
@@ -14,64 +14,64 @@ ALIVE = ("running", "paused", "restarting")
 
 
 def engine(found: Findings) -> Iterator[Verdict]:
-    told = found.host.engine
-    if told.reachable:
-        how = ", rootless" if told.rootless else ""
-        yield good(f"{told.kind} {told.version} at {told.address}{how}")
+    host_engine = found.host.engine
+    if host_engine.reachable:
+        rootless = ", rootless" if host_engine.rootless else ""
+        yield good(f"{host_engine.kind} {host_engine.version} at {host_engine.address}{rootless}")
     elif not found.no_venv:
         yield warn(
-            f"{told.reason}; runs are processes in a venv instead",
-            "Start one to run in images: `sudo systemctl start docker`, and see README",
+            f"{host_engine.reason}; runs are processes in a venv instead",
+            "Start one to run in images: `sudo systemctl start docker`; see the README",
         )
     else:
         yield fail(
-            f"{told.reason}; {found.no_venv.rstrip('.')}",
-            "Start one: `sudo systemctl start docker`, and see README, 'Container engine'",
+            f"{host_engine.reason}; {found.no_venv.rstrip('.')}",
+            "Start one: `sudo systemctl start docker`; see 'Container engine' in the README",
         )
 
 
 def storage(found: Findings) -> Iterator[Verdict]:
-    told = found.host.engine
-    if not told.reachable or told.storage_free is None:
+    host_engine = found.host.engine
+    if not host_engine.reachable or host_engine.storage_free is None:
         return
     wanted = [one.size or 0 for one in found.listed if one.state == "missing"]
-    has = f"{told.root} has {gigabytes(told.storage_free)} free"
+    has = f"{host_engine.root} has {gigabytes(host_engine.storage_free)} free"
     if not wanted:
         yield good(f"{has}, and every image is here")
-    elif told.storage_free < max(wanted):
+    elif host_engine.storage_free < max(wanted):
         yield fail(
-            f"{has}; an image that is not here takes up to {gigabytes(max(wanted))}",
-            "Free some: `aligntune-run images prune`, `docker system prune`",
+            f"{has}; a missing image needs up to {gigabytes(max(wanted))}",
+            "Free some space: `aligntune-run images prune`, `docker system prune`",
         )
-    elif told.storage_free < sum(wanted):
+    elif host_engine.storage_free < sum(wanted):
         yield warn(
-            f"{has}; the images that are not here take up to {gigabytes(sum(wanted))} together",
-            "Free some: `aligntune-run images prune`, `docker system prune`",
+            f"{has}; the missing images need up to {gigabytes(sum(wanted))} together",
+            "Free some space: `aligntune-run images prune`, `docker system prune`",
         )
     else:
-        yield good(f"{has}; images take up to {gigabytes(sum(wanted))} more")
+        yield good(f"{has}; images need up to {gigabytes(sum(wanted))} more")
 
 
 def cgroup_driver(found: Findings) -> Iterator[Verdict]:
-    told = found.host.engine
-    if not told.reachable or not told.cgroup_driver:
+    host_engine = found.host.engine
+    if not host_engine.reachable or not host_engine.cgroup_driver:
         return
-    if told.cgroup_driver == "systemd" and told.gpu_way == "nvidia":
+    if host_engine.cgroup_driver == "systemd" and host_engine.gpu_way == "nvidia":
         yield warn(
             "systemd, with NVIDIA's runtime hook: `systemctl daemon-reload` takes the GPUs away "
-            "from containers that run",
+            "from running containers",
             'Use CDI, or set "exec-opts": ["native.cgroupdriver=cgroupfs"] in '
             "/etc/docker/daemon.json and `sudo systemctl restart docker`",
         )
     else:
-        yield good(told.cgroup_driver)
+        yield good(host_engine.cgroup_driver)
 
 
 def bridge(found: Findings) -> Iterator[Verdict]:
     if found.no_bridge:
         yield fail(
-            f"the engine's network bridge {found.no_bridge} is gone: containers that fetch or "
-            "build do not start",
+            f"the engine's network bridge {found.no_bridge} is missing: containers that fetch or "
+            "build cannot start",
             "`sudo systemctl restart docker`",
         )
 
@@ -80,7 +80,7 @@ def builder(found: Findings) -> Iterator[Verdict]:
     if not found.host.engine.reachable:
         return
     if not found.no_builder:
-        yield good("a docker client with BuildKit is here")
+        yield good("a docker client with BuildKit is available")
         return
     what, _, remedy = found.no_builder.partition(". ")
     missing = any(state.how is None for state in found.host.images)
@@ -88,38 +88,38 @@ def builder(found: Findings) -> Iterator[Verdict]:
 
 
 def images(found: Findings) -> Iterator[Verdict]:
-    """One word for each image; where TRL can be had in no flavour, nothing can be trained."""
+    """One verdict per image; if no flavour of TRL is available, nothing can be trained."""
     states = found.host.images
-    able = {state.backend for state in states if state.how}
+    available = {state.backend for state in states if state.how}
     for state in states:
         name = f"{state.backend} {state.flavour}"
         size = recipe(state.backend, state.flavour).expected_size
-        takes = f", {gigabytes(size)} on disk" if size else ""
+        space = f", {gigabytes(size)} on disk" if size else ""
         command = f"`aligntune-run images build {state.backend} --flavour {state.flavour}`"
         if state.how == "present":
             yield good(f"{name} is here: {state.ref}")
         elif state.how and not found.host.engine.reachable:
-            yield good(f"{name}: a venv is made of its lock")
+            yield good(f"{name}: a venv is made from its lock")
         elif state.how:
-            way = "pulled" if state.how == "pull" else "built"
-            yield warn(f"{name} is not here; it is {way} by the first run{takes}", command)
+            way = "pulls" if state.how == "pull" else "builds"
+            yield warn(f"{name} is not here; the first run {way} it{space}", command)
         else:
             what, _, remedy = state.reason.partition(". ")
-            level = fail if state.backend not in able and state.backend == "trl" else warn
-            yield level(f"{name} cannot be had: {what}", remedy or command)
+            level = fail if state.backend not in available and state.backend == "trl" else warn
+            yield level(f"{name} is unavailable: {what}", remedy or command)
 
 
 def stale(found: Findings) -> Iterator[Verdict]:
     old = [one for one in found.listed if one.stale]
     if old:
         yield warn(
-            f"{len(old)} images of earlier versions are here",
+            f"{len(old)} outdated {'image is' if len(old) == 1 else 'images are'} here",
             "`aligntune-run images prune`",
         )
 
 
 def containers(found: Findings) -> Iterator[Verdict]:
-    """Those that are at work are no fault; those that ended stay only where we were killed."""
+    """Running containers are fine; an ended one stays only if its launcher was killed."""
     for one in found.containers:
         if one.state in ALIVE:
             yield good(f"{one.name} is {one.state}: {one.phase} of {one.run_dir}")

@@ -13,11 +13,11 @@ from aligntune_run.doctor.probe import Findings
 from aligntune_run.plan import Verdict
 
 MEMORY = 4 * 10**9
-"""Less than this is not enough for more than a tiny model: imports alone take 1 GB."""
+"""With less than this, only a tiny model fits: imports alone take 1 GB."""
 
 SHM = 10**9
 CACHE = 10 * 10**9
-"""A model of a few billion parameters, or a venv, fills as much."""
+"""About the size of a model of a few billion parameters, or of a venv."""
 
 
 def platform(found: Findings) -> Iterator[Verdict]:
@@ -34,19 +34,19 @@ def python(found: Findings) -> Iterator[Verdict]:
 
 
 def memory(found: Findings) -> Iterator[Verdict]:
-    told = (
+    evidence = (
         f"{gigabytes(found.host.memory)}, {gigabytes(found.available)} of it available, swap "
         f"{gigabytes(found.swap)}, {found.host.cpus} CPUs"
     )
     if found.available < MEMORY:
-        yield warn(told, "End what uses it: `ps aux --sort=-rss | head` shows what does")
+        yield warn(evidence, "Stop what uses it; `ps aux --sort=-rss | head` lists it")
     else:
-        yield good(told)
+        yield good(evidence)
 
 
 def shm(found: Findings) -> Iterator[Verdict]:
     if found.host.engine.reachable:
-        yield good("containers are given a /dev/shm of half their memory")
+        yield good("containers get a /dev/shm of half their memory")
     elif found.shm is None or found.shm < SHM:
         size = "none" if found.shm is None else gigabytes(found.shm)
         yield warn(f"/dev/shm: {size}", "`sudo mount -o remount,size=8G /dev/shm`")
@@ -56,63 +56,63 @@ def shm(found: Findings) -> Iterator[Verdict]:
 
 def caches(found: Findings) -> Iterator[Verdict]:
     for folder in found.folders:
-        told = f"{folder.name} {folder.path}"
+        label = f"{folder.name} {folder.path}"
         if not folder.writable:
             yield fail(
-                f"{told} cannot be written to",
-                f"`sudo chown -R $USER {folder.path}`, or name another with "
+                f"{label} cannot be written to",
+                f"`sudo chown -R $USER {folder.path}`, or choose another with "
                 + ("ALIGNTUNE_CACHE_DIR" if folder.name == "our cache" else "HF_HOME"),
             )
         elif folder.free is not None and folder.free < CACHE:
             yield warn(
-                f"{told} has {gigabytes(folder.free)} free",
-                "Free some: `hf cache prune`, or name another with HF_HOME",
+                f"{label} has {gigabytes(folder.free)} free",
+                "Free some space: `hf cache prune`, or choose another with HF_HOME",
             )
         else:
             free = "?" if folder.free is None else gigabytes(folder.free)
-            yield good(f"{told}, {free} free")
+            yield good(f"{label}, {free} free")
 
 
 def environment(found: Findings) -> Iterator[Verdict]:
-    given = found.environment
-    said = []
-    if any("cuda" in part.lower() for part in given.get("LD_LIBRARY_PATH", "").split(":")):
-        said.append(
+    values = found.environment
+    warnings = []
+    if any("cuda" in part.lower() for part in values.get("LD_LIBRARY_PATH", "").split(":")):
+        warnings.append(
             warn(
-                "LD_LIBRARY_PATH leads to a CUDA of the machine's, which may be loaded in place of "
-                "torch's own where runs are processes",
+                "LD_LIBRARY_PATH points to this machine's CUDA, which can replace torch's own with "
+                "--engine process",
                 "`unset LD_LIBRARY_PATH`, or use --engine docker",
             )
         )
-    if given.get("LD_PRELOAD"):
-        said.append(
-            warn("LD_PRELOAD changes every program where runs are processes", "`unset LD_PRELOAD`")
+    if values.get("LD_PRELOAD"):
+        warnings.append(
+            warn("LD_PRELOAD changes every program with --engine process", "`unset LD_PRELOAD`")
         )
     ours = {str(Path(module.__file__ or "").parents[1]) for module in (aligntune, aligntune_run)}
-    strange = [part for part in given.get("PYTHONPATH", "").split(":") if part]
-    if any(str(Path(part).absolute()) not in ours for part in strange):
-        said.append(
+    foreign = [part for part in values.get("PYTHONPATH", "").split(":") if part]
+    if any(str(Path(part).absolute()) not in ours for part in foreign):
+        warnings.append(
             warn(
-                "PYTHONPATH may hide packages of this command's by others of the same name",
+                "PYTHONPATH can hide this command's packages behind others of the same name",
                 "`unset PYTHONPATH`",
             )
         )
-    if given.get("BNB_CUDA_VERSION"):
-        said.append(
+    if values.get("BNB_CUDA_VERSION"):
+        warnings.append(
             warn(
-                "BNB_CUDA_VERSION has bitsandbytes take another CUDA than torch's, where runs are "
-                "processes",
+                "BNB_CUDA_VERSION makes bitsandbytes use another CUDA than torch's with --engine "
+                "process",
                 "`unset BNB_CUDA_VERSION`",
             )
         )
-    if given.get("HF_HUB_ENABLE_HF_TRANSFER"):
-        said.append(
+    if values.get("HF_HUB_ENABLE_HF_TRANSFER"):
+        warnings.append(
             warn(
-                "HF_HUB_ENABLE_HF_TRANSFER does nothing any more",
-                "`unset HF_HUB_ENABLE_HF_TRANSFER`; HF_XET_HIGH_PERFORMANCE=1 took its place",
+                "HF_HUB_ENABLE_HF_TRANSFER no longer has any effect",
+                "`unset HF_HUB_ENABLE_HF_TRANSFER`; use HF_XET_HIGH_PERFORMANCE=1 instead",
             )
         )
-    yield from said or [good("no variable that is known to break things")]
+    yield from warnings or [good("no variables known to cause problems")]
 
 
 def settings(found: Findings) -> Iterator[Verdict]:

@@ -1,4 +1,4 @@
-"""Checks of the hub, the token, proxies, certificates and the package index; no value is shown."""
+"""Checks of the hub, the token, proxies, certificates and the package index, without values."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ def hub_token(found: Findings) -> Iterator[Verdict]:
         yield good("a token is in the environment")
     if found.host.token is None:
         if not token(found.environment):
-            yield good("none: public models and data need none; `hf auth login` sets one")
+            yield good("none set; public models and data need none (`hf auth login` sets one)")
     elif (found.token_mode or 0) & OTHERS & ~0o111:
         yield warn(
             f"{found.host.token} can be read by others (mode {found.token_mode:o})",
             f"`chmod 600 {found.host.token}`",
         )
     else:
-        yield good(f"a token is in {found.host.token}, for nobody else to read")
+        yield good(f"a token is in {found.host.token}, and only you can read it")
 
 
 def hub(found: Findings) -> Iterator[Verdict]:
     if found.hub is None:
-        yield good(f"{found.endpoint} was not asked")
+        yield good(f"{found.endpoint} was not contacted")
     elif not found.hub:
         yield good(f"{found.endpoint} answers")
     elif "CERTIFICATE" in found.hub:
         yield warn(
             f"{found.endpoint}: {found.hub}",
-            "Behind a proxy that inspects TLS, `export SSL_CERT_FILE=` its CA bundle",
+            "Behind a proxy that inspects TLS, set SSL_CERT_FILE to its CA bundle",
         )
     else:
         yield warn(
             f"{found.endpoint} does not answer: {found.hub}",
-            "Use local models and data, or see HF_ENDPOINT and the proxies",
+            "Use local models and data, or check HF_ENDPOINT and the proxies",
         )
 
 
@@ -55,21 +55,21 @@ def proxies(found: Findings) -> Iterator[Verdict]:
         if name.lower() in PROXIES and value
     }
     if named:
-        yield good(", ".join(f"{name} by {host}" for name, host in sorted(named.items())))
+        yield good(", ".join(f"{name} through {host}" for name, host in sorted(named.items())))
 
 
 def certificates(found: Findings) -> Iterator[Verdict]:
     for name in found.no_bundles:
-        yield warn(f"{name} names a file that is not there", f"`unset {name}`")
+        yield warn(f"{name} names a file that does not exist", f"`unset {name}`")
     if found.bundle:
         yield good(f"containers and builds trust {found.bundle}")
 
 
 def index(found: Findings) -> Iterator[Verdict]:
     if found.index:
-        yield good("an index of your own is configured, and used by builds and venvs")
+        yield good("builds and venvs use your own index")
     else:
-        yield good("the public one")
+        yield good("builds and venvs use the public index")
 
 
 CHECKS: Checks = {

@@ -1,8 +1,8 @@
-"""The rules by which a backend is chosen: small pure functions from a situation to a verdict.
+"""The rules that choose a backend: small pure functions from a situation to a verdict.
 
-A rule says what it found with its evidence, or None where it does not apply. To add one, write it
-and put it in :data:`OF_THE_MACHINE`, which holds whichever backend is taken, or in
-:data:`OF_A_BACKEND`. Nothing here looks at anything but the situation.
+A rule returns a result with its evidence, or None if it does not apply. To add a rule, write it and
+put it in :data:`OF_THE_MACHINE`, which applies to every backend, or in :data:`OF_A_BACKEND`. Rules
+look only at the situation.
 """
 
 from aligntune_run.selection.rules.backend import OF_A_BACKEND, runs

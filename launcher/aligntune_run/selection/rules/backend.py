@@ -1,4 +1,4 @@
-"""Rules that are judged for each backend."""
+"""Rules about a backend."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from aligntune.algorithms import ALGORITHMS, TITLES
 from aligntune.errors import HardwareError, ImageError, ModelError, OutOfMemoryError, SpecError
 from aligntune.packages import missing, needs
 from aligntune.spec.suggest import nearest
-from aligntune_run.selection.rules.base import Candidate, Rule, Said, either
+from aligntune_run.selection.rules.base import Candidate, Result, Rule, pass_if
 from aligntune_run.selection.rules.memory import NOTHING_FITS, fits
 
 FP8_CAPABILITY = (9, 0)
@@ -21,59 +21,60 @@ QUANTIZERS = {
     "quanto": "optimum-quanto",
     "vptq": "vptq",
 }
-"""How a checkpoint may be quantized already -> the package it takes, which no image has."""
+"""How a checkpoint is already quantized -> the package it needs, which no image has."""
 
 
-def _algorithm(at: Candidate) -> Said:
+def _algorithm(at: Candidate) -> Result:
     row = ALGORITHMS[at.spec.algorithm]
     passed = at.backend in row.backends
-    word = "runs" if passed else "does not run"
-    return either(passed, f"{row.title} {word} on {TITLES[at.backend]}")
+    verb = "runs" if passed else "does not run"
+    return pass_if(passed, f"{row.title} {verb} on {TITLES[at.backend]}")
 
 
-def _gpu(at: Candidate) -> Said | None:
+def _gpu(at: Candidate) -> Result | None:
     if at.backend != "unsloth":
         return None
     if at.gpus:
-        return Said("pass", f"it gets {at.gpus[0].name}")
+        return Result("pass", f"it uses {at.gpus[0].name}")
     why = "--gpus 0" if at.spec.gpus == "0" else at.host.gpu_note
-    return Said("fail", f"it needs an NVIDIA GPU: {why}".removesuffix(": "))
+    return Result("fail", f"it needs an NVIDIA GPU: {why}".removesuffix(": "))
 
 
-def _driver(at: Candidate) -> Said | None:
+def _driver(at: Candidate) -> Result | None:
     if not at.gpus or at.host.driver is None:
         return None
     flavour = at.facts["flavours"]["cuda"]
     least = str(flavour["min_driver"])
     newest = f" (CUDA {at.host.driver_cuda})" if at.host.driver_cuda else ""
-    return either(
+    return pass_if(
         _numbers(at.host.driver) >= _numbers(least),
         f"driver {at.host.driver}{newest}; the image's CUDA {flavour['cuda']} needs {least} "
         "or newer",
     )
 
 
-def _capability(at: Candidate) -> Said | None:
+def _capability(at: Candidate) -> Result | None:
     if not at.gpus:
         return None
     flavour = at.facts["flavours"]["cuda"]
-    least, made_for = str(flavour["min_compute_capability"]), list(flavour["arch_list"])
+    least, architectures = str(flavour["min_compute_capability"]), list(flavour["arch_list"])
     for gpu in at.gpus:
-        told = f"compute capability {gpu.capability[0]}.{gpu.capability[1]}"
+        evidence = f"compute capability {gpu.capability[0]}.{gpu.capability[1]}"
         if gpu.capability < _numbers(least):
-            return Said("fail", f"{told}; needs {least}")
-        if not any(runs(arch, gpu.capability) for arch in made_for):
-            return Said(
+            return Result("fail", f"{evidence}; needs {least}")
+        if not any(runs(arch, gpu.capability) for arch in architectures):
+            return Result(
                 "fail",
-                f"{told}; the image's torch is made for {', '.join(made_for)}",
+                f"{evidence}; the image's torch supports {', '.join(architectures)}",
                 "Use another GPU, or --gpus 0",
             )
-    return Said("pass", f"{told}; needs {least}")
+    return Result("pass", f"{evidence}; needs {least}")
 
 
 def runs(arch: str, capability: tuple[int, int]) -> bool:
-    """Whether code for ``sm_86`` (this major version, this minor one or newer), ``sm_90a`` (exactly
-    this) or ``compute_80`` (compiled anew on anything newer) runs on a GPU.
+    """Whether code for an architecture runs on a GPU: ``sm_86`` on the same major version with the
+    same minor version or newer, ``sm_90a`` on exactly that GPU, and ``compute_80``, which is
+    compiled on the machine, on anything newer.
 
     https://docs.nvidia.com/cuda/cuda-compiler-driver-nvcc/#gpu-feature-list
     """
@@ -86,88 +87,93 @@ def runs(arch: str, capability: tuple[int, int]) -> bool:
     return capability[0] == major and capability[1] >= minor
 
 
-def _model(at: Candidate) -> Said | None:
+def _model(at: Candidate) -> Result | None:
     if at.model is None:
         return None
     kind = at.model.model_type
     if at.model.vision:
-        return Said("fail", f"{kind} is a vision model, which is not supported")
+        return Result("fail", f"{kind} is a vision model, which is not supported")
     if kind is None:
         if at.backend != "unsloth":
-            return None  # TRL takes what transformers takes; the worker says if it does not
+            return None  # TRL supports what transformers supports; if not, the worker says so
         why = f" ({at.model.note})" if at.model.note else ""
-        return Said(
+        return Result(
             "fail",
-            f"what type {at.spec.model.name} is of is not known before it is fetched{why}",
+            f"the type of {at.spec.model.name} is unknown until it is fetched{why}",
             "Use --backend trl",
         )
     if kind not in at.facts["model_types"]:
         if at.backend == "trl" and at.model.custom_code and at.spec.model.trust_remote_code:
-            return Said("pass", f"{kind} is loaded by the code that its repository carries")
+            return Result("pass", f"{kind} is loaded by the code in its repository")
         version = at.facts["versions"]["transformers"]
-        own_code = "; its repository carries code for it" if at.model.custom_code else ""
-        return Said(
+        own_code = "; its repository has code for it" if at.model.custom_code else ""
+        return Result(
             "fail",
-            f"its transformers {version} has no causal {kind!r}{own_code}",
-            "Set model.trust_remote_code=true if you trust that" if own_code else "",
+            f"its transformers {version} has no causal model {kind!r}{own_code}",
+            "Set model.trust_remote_code=true if you trust that code" if own_code else "",
         )
     if at.backend == "unsloth":
         path = "fast" if kind in at.facts["fast_model_types"] else "general"
-        return Said("pass", f"{kind} takes Unsloth's {path} path")
-    return Said("pass", f"{kind} is a causal model that transformers knows")
+        return Result("pass", f"{kind} uses Unsloth's {path} path")
+    return Result("pass", f"transformers supports {kind}")
 
 
-def _quantization(at: Candidate) -> Said | None:
+def _quantization(at: Candidate) -> Result | None:
     wanted = at.spec.model.quantization
     method = at.model.quantized if at.model else None
     if method is None:
-        return None if wanted == "none" else Said("pass", f"{wanted} by bitsandbytes")
+        return None if wanted == "none" else Result("pass", f"{wanted} by bitsandbytes")
     if wanted != "none" and method != "bitsandbytes":
-        return Said("fail", f"its weights are quantized by {method} already, so not to {wanted}")
-    if at.spec.adapter.type == "none":
-        return Said(
+        return Result(
             "fail",
-            f"its weights are quantized by {method}, and such cannot be trained in full",
-            "Train an adapter, as with --lora-rank 16, or take the weights it was made from",
+            f"its weights are already quantized by {method}, so {wanted} is not possible",
+        )
+    if at.spec.adapter.type == "none":
+        return Result(
+            "fail",
+            f"its weights are quantized by {method} and cannot be trained in full",
+            "Train an adapter, e.g. with --lora-rank 16, or use the original weights",
         )
     package = QUANTIZERS.get(method)
     if package and not at.derived:
-        return Said("fail", f"its weights are quantized by {method}, and no image has {package}")
-    return Said("pass", f"its weights are quantized by {method}")
+        return Result("fail", f"its weights are quantized by {method}, and no image has {package}")
+    return Result("pass", f"its weights are quantized by {method}")
 
 
-def _precision(at: Candidate) -> Said:
+def _precision(at: Candidate) -> Result:
     asked = at.spec.training.precision
     bf16 = at.bf16
     other = "fp16" if at.gpus else "fp32"
-    taken = ("bf16" if bf16 else other) if asked == "auto" else asked
+    chosen = ("bf16" if bf16 else other) if asked == "auto" else asked
     where = "this GPU" if at.gpus else "this CPU"
     if asked == "fp16" and not at.gpus:
-        return Said("fail", "fp16 is not for a CPU", "Use training.precision=bf16 or fp32")
+        return Result("fail", "a CPU cannot train in fp16", "Use training.precision=bf16 or fp32")
     if asked == "bf16" and not bf16:
         if at.gpus:
-            return Said("fail", f"{where} does not compute in bf16", "Use training.precision=fp16")
-        return Said("warn", f"{where} computes bf16 slowly", "Use training.precision=fp32")
+            return Result("fail", f"{where} does not support bf16", "Use training.precision=fp16")
+        return Result("warn", f"{where} computes bf16 slowly", "Use training.precision=fp32")
     if at.backend == "unsloth" and at.spec.unsloth.get("load_in_fp8"):
         slow = [gpu for gpu in at.gpus if gpu.capability < FP8_CAPABILITY]
         if slow:
-            return Said("fail", "unsloth.load_in_fp8 needs compute capability 9.0", "Leave it out")
-    return Said("pass", f"{taken} on {where}")
+            return Result(
+                "fail", "unsloth.load_in_fp8 needs compute capability 9.0", "Leave it out"
+            )
+    return Result("pass", f"{chosen} on {where}")
 
 
-def _packages(at: Candidate) -> Said | None:
-    """Values that need a package; a derived image may have more than its facts say."""
+def _packages(at: Candidate) -> Result | None:
+    """Values that need a package. A derived image can contain more than its facts say."""
     if at.derived:
         return None
     need = missing(at.spec, at.backend, at.facts["packages"])
     if need is not None:
-        lacks = f"{need.value} needs the package {need.package}, which the image does not have"
-        return Said("fail", lacks, need.remedy)
+        evidence = f"{need.value} needs the package {need.package}, which the image does not have"
+        return Result("fail", evidence, need.remedy)
     named = ", ".join(need.package for need in needs(at.spec, at.backend))
-    return Said("pass", f"the image has {named}") if named else None
+    return Result("pass", f"the image has {named}") if named else None
 
 
-def _trainer_args(at: Candidate) -> Said | None:
+def _trainer_args(at: Candidate) -> Result | None:
     row = ALGORITHMS[at.spec.algorithm]
     if at.backend not in row.backends:
         return None
@@ -180,15 +186,15 @@ def _trainer_args(at: Candidate) -> Said | None:
     ):
         for name in given:
             if name not in names:
-                return Said(
+                return Result(
                     "fail",
                     f"{key}.{name}: {row.config} has no such argument{nearest(name, names)}",
                 )
     named = ", ".join([*at.spec.trainer_args, *section])
-    return Said("pass", named) if named else None
+    return Result("pass", named) if named else None
 
 
-def _names(at: Candidate) -> Said | None:
+def _names(at: Candidate) -> Result | None:
     training = at.spec.training
     for key, value, table in (
         ("optimizer", training.optimizer, "optimizers"),
@@ -196,30 +202,34 @@ def _names(at: Candidate) -> Said | None:
     ):
         known = list(at.facts[table])
         if value not in known:
-            return Said(
+            return Result(
                 "fail", f"training.{key}: no {value!r} in transformers{nearest(value, known)}"
             )
     return None
 
 
-def _image(at: Candidate) -> Said:
+def _image(at: Candidate) -> Result:
     if at.image is None:
         flavour = "cuda" if at.gpus else "cpu"
         own = at.host.images[0] if at.derived and at.host.images else None
         named = (
-            f"--image {at.spec.image} is of {own.backend} {own.flavour}" if own else "there is none"
+            f"--image {at.spec.image} is for {own.backend} {own.flavour}"
+            if own
+            else "there is none"
         )
-        return Said("fail", f"no {flavour} image of it: {named}")
+        return Result("fail", f"it has no {flavour} image: {named}")
     if at.image.how is None:
-        return Said("fail", at.image.reason)
+        return Result("fail", at.image.reason)
     if not at.in_containers:
-        return Said("pass", f"a venv is made from the {at.image.flavour} lock")
-    how = {"present": "is here", "pull": "is pulled first", "build": "is built first"}[at.image.how]
-    return Said("pass", f"{at.image.ref} {how}")
+        return Result("pass", f"a venv will be made from the {at.image.flavour} lock")
+    how = {"present": "is here", "pull": "will be pulled first", "build": "will be built first"}[
+        at.image.how
+    ]
+    return Result("pass", f"{at.image.ref} {how}")
 
 
-def _storage(at: Candidate) -> Said | None:
-    """Room for an image or a venv that is yet to be had; a build writes its packages twice."""
+def _storage(at: Candidate) -> Result | None:
+    """Disk space for an image or venv that is still missing; a build writes its packages twice."""
     if at.image is None or at.image.how in (None, "present"):
         return None
     free = at.host.engine.storage_free if at.in_containers else at.host.cache_free
@@ -227,8 +237,8 @@ def _storage(at: Candidate) -> Said | None:
     size = at.facts["flavours"].get(at.image.flavour, {}).get("image_size")
     if free is None or not size:
         return None
-    told = f"{free / 1e9:.1f} GB free in {place}, and it takes {size / 1e9:.1f} GB"
-    return either(free > size, told)
+    evidence = f"{free / 1e9:.1f} GB free in {place}, and it needs {size / 1e9:.1f} GB"
+    return pass_if(free > size, evidence)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -236,18 +246,18 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 OF_A_BACKEND: dict[str, Rule] = {
-    "algorithm": Rule(_algorithm, SpecError, "The README's table says what runs where"),
+    "algorithm": Rule(_algorithm, SpecError, "See the table of algorithms in the README"),
     "gpu": Rule(_gpu, HardwareError, "Use --backend trl"),
     "driver": Rule(_driver, HardwareError, "Update the NVIDIA driver, or use --gpus 0"),
     "capability": Rule(_capability, HardwareError, "Use a newer GPU, or --gpus 0"),
     "model": Rule(_model, ModelError, "Use a causal language model"),
-    "quantization": Rule(_quantization, ModelError, "Use the weights that it was made from"),
+    "quantization": Rule(_quantization, ModelError, "Use the original weights"),
     "precision": Rule(_precision, SpecError, "Set training.precision=auto"),
     "packages": Rule(_packages, SpecError, "Leave it out"),
-    "trainer_args": Rule(_trainer_args, SpecError, "Mend the name or leave it out"),
-    "names": Rule(_names, SpecError, "Mend the name or leave it out"),
+    "trainer_args": Rule(_trainer_args, SpecError, "Fix the name, or leave it out"),
+    "names": Rule(_names, SpecError, "Fix the name, or leave it out"),
     "memory": Rule(fits, OutOfMemoryError, NOTHING_FITS),
     "image": Rule(_image, ImageError, "See `aligntune-run images list`"),
-    "storage": Rule(_storage, ImageError, "Free some: `docker system df` shows what takes it"),
+    "storage": Rule(_storage, ImageError, "Free some space: `docker system df` shows what uses it"),
 }
-"""Name -> rule that is judged for each backend."""
+"""Name -> rule that applies to each backend."""

@@ -1,4 +1,4 @@
-"""What a rule may look at, and what it says."""
+"""The inputs and results of rules."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ BF16_CAPABILITY = (8, 0)
 
 @dataclass(frozen=True)
 class Situation:
-    """What a rule of the machine may look at.
+    """The input of a rule about the machine.
 
     Attributes:
-        engine: what would carry the request out.
-        gpus: what it would get.
+        engine: the engine that would run the request.
+        gpus: the GPUs it would get.
     """
 
     spec: RunSpec
@@ -43,11 +43,11 @@ class Situation:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate(Situation):
-    """What a rule of a backend may look at: the situation, and this backend in one flavour.
+    """The input of a rule about a backend: the situation, and this backend in one flavour.
 
     Attributes:
-        model: what is known of it; None where none is loaded.
-        trains: whether the request is to train, or does something with what was trained.
+        model: facts about the model; None if no model is loaded.
+        trains: whether the request trains, or uses a model that was trained.
     """
 
     backend: str
@@ -58,26 +58,26 @@ class Candidate(Situation):
 
     @property
     def bf16(self) -> bool:
-        """Whether what it computes on has bfloat16."""
+        """Whether the device supports bfloat16."""
         if self.gpus:
             return all(gpu.capability >= BF16_CAPABILITY for gpu in self.gpus)
         return self.host.bf16
 
     @cached_property
     def estimate(self) -> Estimate | None:
-        """The memory that training takes."""
+        """The memory training needs."""
         if not self.trains or self.model is None:
             return None
         return estimate(self.spec, self.model, self.backend, cuda=bool(self.gpus), bf16=self.bf16)
 
     @property
     def derived(self) -> bool:
-        """Whether the image is the user's own, which may have more in it than its facts say."""
+        """Whether the image is the user's own, which can contain more than its facts say."""
         return self.spec.image is not None
 
 
-class Said(NamedTuple):
-    """What a rule found; ``remedy`` where it knows a better one than :data:`Rule.remedy`."""
+class Result(NamedTuple):
+    """The result of a rule; its ``remedy`` overrides :data:`Rule.remedy`."""
 
     level: Literal["pass", "warn", "fail"]
     evidence: str
@@ -85,24 +85,24 @@ class Said(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """One rule; where its failure ends a run, the error's class and what to do."""
+    """One rule, with the error class and the remedy for when it fails."""
 
-    judge: Callable[[Any], Said | None]
+    judge: Callable[[Any], Result | None]
     kind: type[AligntuneError]
     remedy: str
 
 
 def judge(rules: Mapping[str, Rule], at: Situation) -> tuple[Verdict, ...]:
-    """Every rule's verdict on one situation, in their order."""
+    """The verdict of every rule on one situation, in order."""
     backend = at.backend if isinstance(at, Candidate) else ""
-    said = []
+    verdicts = []
     for name, rule in rules.items():
-        found = rule.judge(at)
-        if found is not None:
-            remedy = "" if found.level == "pass" else found.remedy or rule.remedy
-            said.append(Verdict(name, backend, found.level, found.evidence, remedy))
-    return tuple(said)
+        result = rule.judge(at)
+        if result is not None:
+            remedy = "" if result.level == "pass" else result.remedy or rule.remedy
+            verdicts.append(Verdict(name, backend, result.level, result.evidence, remedy))
+    return tuple(verdicts)
 
 
-def either(passed: bool, evidence: str, remedy: str = "") -> Said:
-    return Said("pass" if passed else "fail", evidence, remedy)
+def pass_if(passed: bool, evidence: str, remedy: str = "") -> Result:
+    return Result("pass" if passed else "fail", evidence, remedy)

@@ -1,4 +1,4 @@
-"""The rule of memory: whether a training fits, and with what changes it would."""
+"""The memory rule: whether training fits, and which changes make it fit."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from aligntune_run.host.resources import memory_limit
 from aligntune_run.memory.estimate import CPU_IMPORTS, Estimate
 from aligntune_run.memory.suggest import changes
 from aligntune_run.models.facts import ModelFacts
-from aligntune_run.selection.rules.base import Candidate, Said
+from aligntune_run.selection.rules.base import Candidate, Result
 
-NOTHING_FITS = "Use a smaller model or another machine; --set fit=warn tries all the same"
+NOTHING_FITS = "Use a smaller model or another machine; --set fit=warn runs it anyway"
 
-NOTHING_SURER = "No change of the request makes it sure"
+NOTHING_SURER = "No change to the request makes it certain to fit"
 
 
-def fits(at: Candidate) -> Said | None:
+def fits(at: Candidate) -> Result | None:
     if not at.trains or at.model is None:
         return None
     needed = at.estimate
     if needed is None:
         why = f": {at.model.note}" if at.model.note else ""
-        return Said("pass", f"how much it takes is not known before the model is here{why}")
+        return Result("pass", f"the memory it needs is unknown until the model is here{why}")
     available, where = _available(at)
-    told = f"it takes about {gib(needed.expected)}, and {gib(available)} {where}"
+    evidence = f"it needs about {gib(needed.expected)}, and {gib(available)} {where}"
     if needed.high <= available:
-        return Said("pass", told)
+        return Result("pass", evidence)
     remedy = _remedy(at, needed, available)
     if needed.low <= available:
-        return Said("warn", f"{told}: it may run out of memory", remedy)
-    told = f"it takes {gib(needed.low)} at the very least, and {gib(available)} {where}"
+        return Result("warn", f"{evidence}: it may run out of memory", remedy)
+    evidence = f"it needs at least {gib(needed.low)}, and {gib(available)} {where}"
     if at.spec.fit == "warn":
-        return Said("warn", told, remedy)
-    return Said("fail", told, remedy)
+        return Result("warn", evidence, remedy)
+    return Result("fail", evidence, remedy)
 
 
 def _remedy(at: Candidate, needed: Estimate, available: int) -> str:
-    """Changes with which it surely fits, or else those with which it is expected to."""
+    """The changes with which it certainly fits, or else those with which it probably fits."""
     figures: tuple[tuple[Literal["high", "expected"], str], ...] = (
         ("high", "Fits with"),
         ("expected", "May fit with"),
     )
-    for figure, words in figures:
+    for figure, label in figures:
         found = changes(
             at.spec,
             at.model or ModelFacts(),
@@ -52,19 +52,19 @@ def _remedy(at: Candidate, needed: Estimate, available: int) -> str:
             figure=figure,
         )
         if found:
-            return f"{words} {' '.join(found)}"
+            return f"{label} {' '.join(found)}"
     return NOTHING_SURER if needed.expected <= available else NOTHING_FITS
 
 
 def _available(at: Candidate) -> tuple[int, str]:
-    """Bytes that training may take, and where they are, in words."""
+    """The bytes training can use, and where they are, in words."""
     if at.gpus:
         least = min(at.gpus, key=lambda gpu: gpu.free)
         return least.free, f"are free on {least.name}"
     limit = min(memory_limit(at.spec.memory, at.host.memory_usable), at.host.memory_usable)
-    return max(limit - CPU_IMPORTS[at.backend], 0), "are there for it"
+    return max(limit - CPU_IMPORTS[at.backend], 0), "are available"
 
 
 def gib(size: int) -> str:
-    """Bytes in words."""
+    """A size in GiB, for people."""
     return f"{size / 2**30:.1f} GiB"
