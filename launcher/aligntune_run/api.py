@@ -16,7 +16,7 @@ from aligntune.tasks import Task
 from aligntune_run.cli import output
 from aligntune_run.cli.console import agree, carry_out
 from aligntune_run.planning import tasks
-from aligntune_run.planning.decide import Obtaining, Prepared, decide
+from aligntune_run.planning.planner import Obtaining, Prepared, inspect
 from aligntune_run.planning.prepare import prepare, prepare_resume
 from aligntune_run.selection import availability
 
@@ -49,8 +49,8 @@ class HostRunner:
 
     def select(self, spec: RunSpec, model: bool) -> Selection:
         """See :class:`~aligntune.api.runner.Runner`."""
-        decided = decide(spec, _obtaining(), spec.model.name if model else None)
-        choice = decided.outcome.require()
+        planner = inspect(spec, _obtaining(), spec.model.name if model else None)
+        choice = planner.outcome.require()
         return {
             "backend": choice.backend,
             "reason": choice.reason,

@@ -16,7 +16,7 @@ from aligntune.spec.trainer_args import refuse_owned
 from aligntune_run.engines.registry import find_engine
 from aligntune_run.host.resources import memory_limit
 from aligntune_run.plan import Plan, hub_ids
-from aligntune_run.planning.decide import Decided, Obtaining, Prepared, decide
+from aligntune_run.planning.planner import Obtaining, Planner, Prepared, inspect
 
 
 def prepare(settings: Settings, obtaining: Obtaining) -> Prepared:
@@ -33,13 +33,13 @@ def prepare(settings: Settings, obtaining: Obtaining) -> Prepared:
     return _prepare(settings, obtaining, run, run_id, attempt=1)
 
 
-def consider(spec: RunSpec, obtaining: Obtaining) -> Decided:
+def consider(spec: RunSpec, obtaining: Obtaining) -> Planner:
     """What a request would come to, as :func:`prepare` would decide; a refusal is an outcome.
 
     Raises:
         AligntuneError: the request is at odds with itself, or its run directory is there already.
     """
-    return _decide(spec, obtaining, _new_run(spec)[1])
+    return _inspect(spec, obtaining, _new_run(spec)[1])
 
 
 def _new_run(spec: RunSpec) -> tuple[str, RunDir]:
@@ -49,10 +49,10 @@ def _new_run(spec: RunSpec) -> tuple[str, RunDir]:
     return run_id, run
 
 
-def _decide(spec: RunSpec, obtaining: Obtaining, run: RunDir) -> Decided:
+def _inspect(spec: RunSpec, obtaining: Obtaining, run: RunDir) -> Planner:
     refuse_owned(spec)
     check(spec.rewards)
-    return decide(spec, obtaining, spec.model.name, run.path)
+    return inspect(spec, obtaining, spec.model.name, run.path)
 
 
 def prepare_resume(path: Path, obtaining: Obtaining) -> Prepared:
@@ -113,15 +113,15 @@ def _prepare(
     settings: Settings, obtaining: Obtaining, run: RunDir, run_id: str, attempt: int
 ) -> Prepared:
     spec = settings.spec
-    decided = _decide(spec, obtaining, run)
+    planner = _inspect(spec, obtaining, run)
     plan = Plan(
         run_id=run_id,
         run_dir=str(run.path),
         attempt=attempt,
         spec=spec,
         origins=settings.origins,
-        choice=decided.outcome.require(),
-        memory=memory_limit(spec.memory, decided.host.memory_usable),
+        choice=planner.outcome.require(),
+        memory=memory_limit(spec.memory, planner.inspection.host.memory_usable),
         fetch=hub_ids(spec),
     )
-    return decided.prepared(plan)
+    return Prepared(plan, planner)

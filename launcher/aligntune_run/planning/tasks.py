@@ -27,7 +27,7 @@ from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.tasks import Job, Push, Task, job, repositories
 from aligntune_run.host.resources import memory_limit
 from aligntune_run.plan import Plan, hub_ids
-from aligntune_run.planning.decide import Decided, Obtaining, Prepared, decide
+from aligntune_run.planning.planner import Obtaining, Planner, Prepared, inspect
 from aligntune_run.planning.preflight import require_writable
 
 
@@ -56,9 +56,9 @@ def prepare(
     before = _before(wanted)
     changes = {name: value for name, value in (("gpus", gpus), ("engine", engine)) if value}
     spec = wanted.spec.model_copy(update={**before, **changes})
-    decided, warnings = _decide(wanted, spec, set(changes), obtaining)
+    planner, warnings = _inspect(wanted, spec, set(changes), obtaining)
     require_writable(run.path)
-    choice = decided.outcome.require()
+    choice = planner.outcome.require()
     if not isinstance(task, Push):  # which no backend and no GPU has a part in
         warnings += choice.warnings
     plan = Plan(
@@ -67,14 +67,14 @@ def prepare(
         spec=spec,
         origins={},
         choice=replace(choice, warnings=tuple(warnings)),
-        memory=memory_limit(spec.memory, decided.host.memory_usable),
+        memory=memory_limit(spec.memory, planner.inspection.host.memory_usable),
         fetch=hub_ids(spec, wanted.task),
         task=wanted.task,
         inputs=(str(Path(task.of, "model")),),
         fetched=wanted.record.fetched,
     )
     _require_inputs(plan)
-    return decided.prepared(plan)
+    return Prepared(plan, planner)
 
 
 def _before(wanted: Job) -> dict[str, Any]:
@@ -87,9 +87,9 @@ def _before(wanted: Job) -> dict[str, Any]:
     return {**same, "strict": "backend" in same}
 
 
-def _decide(
+def _inspect(
     wanted: Job, spec: RunSpec, said: set[str], obtaining: Obtaining
-) -> tuple[Decided, list[str]]:
+) -> tuple[Planner, list[str]]:
     """What will do it, and what the user must not miss about that."""
     model = _loaded(wanted)
     of = wanted.task.of
@@ -97,13 +97,13 @@ def _decide(
         obtaining = replace(obtaining, wait=True)  # it gets no GPU: whoever has them is no matter
     warnings = []
     try:
-        decided = decide(spec, obtaining, model)
-        choice = decided.outcome.require()
+        planner = inspect(spec, obtaining, model)
+        choice = planner.outcome.require()
     except (BackendError, EngineError, HardwareError, ImageError) as error:
         free = {"backend": "auto", "engine": "auto", "gpus": "auto", "strict": False}
         changed = {name: value for name, value in free.items() if name not in said}
-        decided = decide(spec.model_copy(update=changed), obtaining, model)
-        choice = decided.outcome.require()
+        planner = inspect(spec.model_copy(update=changed), obtaining, model)
+        choice = planner.outcome.require()
         warnings.append(
             f"what {of} was trained with cannot be had: {error.what.removeprefix('--strict: ')}. "
             f"{TITLES[choice.backend]} takes its place"
@@ -115,7 +115,7 @@ def _decide(
             f"{of} was trained on another lock ({lock[:12]}) than {TITLES[choice.backend]} "
             f"{choice.flavour} has now ({choice.lock_hash[:12]}): figures may differ a little"
         )
-    return decided, warnings
+    return planner, warnings
 
 
 def _loaded(wanted: Job) -> str | None:

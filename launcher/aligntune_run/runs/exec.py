@@ -29,7 +29,7 @@ from aligntune_run.host.docker_info import probe_engine
 from aligntune_run.host.probe import probe
 from aligntune_run.host.resources import memory_limit
 from aligntune_run.host.types import Host
-from aligntune_run.planning.decide import Obtaining
+from aligntune_run.planning.planner import Obtaining
 from aligntune_run.selection.rules import OF_THE_MACHINE, judge
 from aligntune_run.selection.select import bare_request, gpu_options, pick_image, require, situate
 from aligntune_run.subprocesses import passthrough

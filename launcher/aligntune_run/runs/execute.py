@@ -15,7 +15,7 @@ from aligntune.tasks import TASK_FILE
 from aligntune_run.engines.base import Engine, Exit, Say, Worker
 from aligntune_run.known_failures.explain import explained, tail
 from aligntune_run.plan import Plan
-from aligntune_run.planning.decide import Prepared
+from aligntune_run.planning.planner import Prepared
 from aligntune_run.runs.launch import start
 from aligntune_run.runs.outcome import ending_fields, find_failure, record_exit
 from aligntune_run.runs.signals import Interrupt

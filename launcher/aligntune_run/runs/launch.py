@@ -19,7 +19,7 @@ from aligntune_run.plan import ONLINE, Plan
 from aligntune_run.runs.signals import Interrupt
 
 if TYPE_CHECKING:
-    from aligntune_run.planning.decide import Prepared
+    from aligntune_run.planning.planner import Prepared
 
 AGAIN = "Fix that, and try again"
 
@@ -70,7 +70,7 @@ def start(
             try:
                 plan = _on_free_gpus(prepared)
             except HardwareError as error:
-                if not prepared.wait:
+                if not prepared.planner.waits:
                     raise
                 problem = error.what
             else:
@@ -122,12 +122,12 @@ def _on_free_gpus(prepared: Prepared) -> Plan:
     Raises:
         HardwareError: there are none, or other GPUs would make another run of it.
     """
-    plan, host = prepared.plan, prepared.look()
+    plan, host = prepared.plan, prepared.planner.look_again()
     taken = [gpu for gpu in _gpus(host, plan) if gpu.leased]
     if not taken:
         return plan
     try:
-        now = prepared.choose(host)
+        now = prepared.planner.choose_on(host)
     except AligntuneError as error:  # as of a GPU that is free and too small
         raise gpu_leases.in_use(taken) from error
     before = plan.choice

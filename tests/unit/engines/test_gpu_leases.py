@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from tests.helpers.hosts import make_host
-from tests.helpers.scripted_engine import ScriptedEngine, finish, prepared
+from tests.helpers.scripted_engine import ScriptedEngine, ScriptedPlanner, finish, prepared
 
 from aligntune import contract
 from aligntune.errors import AligntuneError, EngineError, HardwareError, StoppedError
@@ -30,7 +30,7 @@ from aligntune_run.engines.local.engine import ProcessEngine
 from aligntune_run.engines.local.worker import ProcessWorker
 from aligntune_run.host.types import Gpu, Host
 from aligntune_run.plan import Choice
-from aligntune_run.planning.decide import Prepared
+from aligntune_run.planning.planner import Prepared
 from aligntune_run.runs import launch
 from aligntune_run.runs.exec import Environment, run_program
 from aligntune_run.runs.execute import execute
@@ -391,18 +391,24 @@ def picking(host: Host) -> Choice:
     return Choice("trl", "cuda", "docker", None, "f00", (free[0].uuid,), free[0].uuid, (), ())
 
 
-def on_gpus(tmp_path: Path, wait: bool = False, choose: Any = picking) -> Prepared:
+def on_gpus(
+    tmp_path: Path,
+    wait: bool = False,
+    choose: Any = picking,
+    engine: Any = None,
+    look: Any = None,
+) -> Prepared:
     """A run that was given the first GPU."""
     made = prepared(tmp_path / "run", train=finish)
     machine = host(tmp_path)
-    return replace(
-        made,
-        plan=replace(made.plan, choice=picking(machine)),
-        host=machine,
-        look=lambda: marked(machine, None),
+    planner = ScriptedPlanner(
+        machine,
+        engine or made.engine,
         choose=choose,
-        wait=wait,
+        look=look or (lambda: marked(machine, None)),
+        waits=wait,
     )
+    return Prepared(replace(made.plan, choice=picking(machine)), planner)
 
 
 TRY_TO_LOCK = """
@@ -431,9 +437,7 @@ class TestStarting:
             seen.append(held(tmp_path))
             return finish(worker)
 
-        record = execute(
-            replace(on_gpus(tmp_path), engine=ScriptedEngine({"train": script})), quiet
-        )
+        record = execute(on_gpus(tmp_path, engine=ScriptedEngine({"train": script})), quiet)
         assert seen == [["id (script)", None]]
         assert held(tmp_path) == [None, None]
         assert record.choice.gpus == ["GPU-aaaa"]
@@ -446,7 +450,7 @@ class TestStarting:
                 given.append(plan.choice.gpus)
                 return super().commands(plan)
 
-        mine = replace(on_gpus(tmp_path), engine=Engine({"train": finish}))
+        mine = on_gpus(tmp_path, engine=Engine({"train": finish}))
         with Lease.take([FIRST]):
             record = execute(mine, quiet)
         assert given == [("GPU-aaaa",), ("GPU-bbbb",)]
@@ -465,7 +469,6 @@ class TestStarting:
     def test_it_can_wait_and_says_for_whom_once(self, tmp_path: Path) -> None:
         lease = Lease.take([FIRST, SECOND])
         lease.sign("theirs (pid 4711)")
-        waiting = on_gpus(tmp_path, wait=True)
         looks: list[int] = []
         told: list[Event] = []
 
@@ -473,9 +476,9 @@ class TestStarting:
             looks.append(1)
             if len(looks) == 3:
                 lease.end()
-            return waiting.look()
+            return marked(host(tmp_path), None)
 
-        assert execute(replace(waiting, look=look), told.append).status == "finished"
+        assert execute(on_gpus(tmp_path, wait=True, look=look), told.append).status == "finished"
         notes = [event["message"] for event in told if event["event"] == "note"]
         assert len(notes) == 1
         assert "theirs (pid 4711)" in notes[0]
@@ -506,7 +509,7 @@ class TestStarting:
                 raise EngineError("no")
 
         with pytest.raises(AligntuneError, match="no"):
-            execute(replace(on_gpus(tmp_path), engine=Refusing({"train": finish})), quiet)
+            execute(on_gpus(tmp_path, engine=Refusing({"train": finish})), quiet)
         assert held(tmp_path) == [None, None]
 
     def test_a_run_on_the_cpu_leases_nothing(self, tmp_path: Path, place: Path) -> None:

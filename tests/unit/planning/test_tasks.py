@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.helpers.checkpoints import write_safetensors
+from tests.helpers.scripted_engine import ScriptedPlanner
 
 from aligntune.errors import BackendError, DataError, ModelError, OutputError, SpecError
 from aligntune.record.run_dir import RunDir
@@ -35,7 +36,7 @@ from aligntune_run.engines.local.engine import ProcessEngine
 from aligntune_run.host.types import Engine, Host
 from aligntune_run.plan import Choice, Image, Plan, hub_ids
 from aligntune_run.planning import tasks
-from aligntune_run.planning.decide import Decided, Obtaining
+from aligntune_run.planning.planner import Obtaining, Planner
 from aligntune_run.selection.select import Outcome
 
 ROOT = Path(__file__).parents[3]
@@ -274,7 +275,7 @@ def test_a_process_does_a_task_with_the_same_words(host: Host, tmp_path: Path) -
 
 
 class Machine:
-    """What :func:`aligntune_run.planning.decide.decide` finds, by the request."""
+    """What :func:`aligntune_run.planning.planner.inspect` decides, by the request."""
 
     def __init__(self, host: Host, lock: str = "f00", lacks: tuple[str, ...] = ()) -> None:
         self.host, self.lock, self.lacks = host, lock, lacks
@@ -282,7 +283,7 @@ class Machine:
         self.models: list[str | None] = []
         self.waits: list[bool] = []
 
-    def __call__(self, spec: RunSpec, obtaining: Obtaining, model: str | None) -> Decided:
+    def __call__(self, spec: RunSpec, obtaining: Obtaining, model: str | None) -> Planner:
         self.asked.append(spec)
         self.models.append(model)
         self.waits.append(obtaining.wait)
@@ -291,20 +292,13 @@ class Machine:
         engine: Any = None
         chosen = choice(self.lock)
         outcome = Outcome((), chosen, None, "", None)
-        return Decided(
-            outcome,
-            self.host,
-            None,
-            engine=lambda kind: engine,
-            look=lambda: self.host,
-            choose=lambda host: chosen,
-        )
+        return ScriptedPlanner(self.host, engine, choose=lambda _: chosen, outcome=outcome)
 
 
 def prepared(
     task: Task, machine: Machine, monkeypatch: pytest.MonkeyPatch, **how: str
 ) -> tuple[Plan, RunSpec]:
-    monkeypatch.setattr(tasks, "decide", machine)
+    monkeypatch.setattr(tasks, "inspect", machine)
     return tasks.prepare(task, Obtaining(), **how).plan, machine.asked[-1]
 
 

@@ -35,7 +35,7 @@ def execute(
     for the variables with a hub token.
     """
     from aligntune_run.cli.progress import obtaining
-    from aligntune_run.planning.decide import Obtaining
+    from aligntune_run.planning.planner import Obtaining
     from aligntune_run.runs.exec import obtain, run_program
 
     how = Obtaining(find_links, agree if not yes else lambda question: True)

@@ -28,10 +28,10 @@ def explain(
     Takes what a run takes. Ends with the code that the run would be refused with, else with 0.
     """
     from aligntune_run.cli import output
-    from aligntune_run.planning.decide import Obtaining
+    from aligntune_run.planning.planner import Obtaining
     from aligntune_run.planning.prepare import consider
 
-    decided = consider(settings(config, flags, assignments).spec, Obtaining(find_links))
+    planner = consider(settings(config, flags, assignments).spec, Obtaining(find_links))
     with outliving(sys.stdout):
-        output.explanation(decided, as_json)
-    decided.outcome.require()
+        output.explanation(planner, as_json)
+    planner.outcome.require()

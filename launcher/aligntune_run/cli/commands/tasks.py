@@ -151,7 +151,7 @@ def _do(
     """Do a task and tell its result; ``quiet`` leaves stdout to the result alone."""
     from aligntune_run.cli import output
     from aligntune_run.planning import tasks
-    from aligntune_run.planning.decide import Obtaining
+    from aligntune_run.planning.planner import Obtaining
 
     obtaining = Obtaining(find_links, agree if not yes else lambda question: True, wait)
     prepared = tasks.prepare(task, obtaining, gpus=gpus, engine=engine)
