@@ -1,4 +1,4 @@
-"""The launcher as the Python API's runner: what the command does, for a program or a notebook."""
+"""The launcher as the runner of the Python API: it does what the command does."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from aligntune_run.selection import availability
 
 
 class HostRunner:
-    """Runs in the chosen image, or in a venv where there is no engine.
+    """Runs in the chosen image, or in a venv if no container engine is reachable.
 
-    Progress is printed as by the command. Warnings stand there too, and are Python warnings.
+    Progress is printed as the command prints it. Warnings are also Python warnings.
     """
 
     def plan(self, settings: Settings) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class HostRunner:
             "backend": choice.backend,
             "reason": choice.reason,
             "warnings": list(choice.warnings),
-            "verdicts": [asdict(one) for one in choice.verdicts],
+            "verdicts": [asdict(verdict) for verdict in choice.verdicts],
         }
 
 

@@ -96,14 +96,14 @@ class Planner:
         self.outcome = self._decide(inspection.host)
         held = any(gpu.leased for gpu in inspection.host.gpus)
         if self.waits and self.outcome.choice is None and held:
-            self.outcome = self._decide(gpu_leases.released(inspection.host))
+            self.outcome = self._decide(gpu_leases.without_leases(inspection.host))
 
     def look_again(self) -> Host:
         """The host with its GPUs as they are now, and the runs that hold them."""
         host = self.inspection.host
         now = {gpu.uuid: gpu for gpu in probe_gpus().found} if host.gpus else {}
         gpus = tuple(now.get(gpu.uuid, gpu) for gpu in host.gpus)
-        return gpu_leases.marked(replace(host, gpus=gpus), self._lease_client)
+        return gpu_leases.mark_leased(replace(host, gpus=gpus), self._lease_client)
 
     def choose_on(self, host: Host) -> Choice:
         """What is chosen for the same request on the host as it is now.
@@ -164,7 +164,7 @@ def inspect(
     known, findings = _inputs(spec, host, model, run_dir)
     # A process must not take a GPU that a container holds, so the engine is asked even then.
     lease_client = client if contained or not host.gpus else connect()[0]
-    inspection = Inspection(gpu_leases.marked(host, lease_client), known, findings)
+    inspection = Inspection(gpu_leases.mark_leased(host, lease_client), known, findings)
     return Planner(
         spec,
         inspection,

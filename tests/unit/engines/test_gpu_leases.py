@@ -25,7 +25,7 @@ from aligntune.record.events import Event
 from aligntune.record.run_dir import RunDir
 from aligntune_run.engines import gpu_leases
 from aligntune_run.engines.base import Command
-from aligntune_run.engines.gpu_leases import Lease, choosing, marked
+from aligntune_run.engines.gpu_leases import Lease, choosing, mark_leased
 from aligntune_run.engines.local.engine import ProcessEngine
 from aligntune_run.engines.local.worker import ProcessWorker
 from aligntune_run.host.types import Gpu, Host
@@ -92,7 +92,7 @@ def host(tmp_path: Path, *gpus: Gpu) -> Host:
 
 
 def held(tmp_path: Path, client: Any = None) -> list[str | None]:
-    return [gpu.leased for gpu in marked(host(tmp_path), client).gpus]
+    return [gpu.leased for gpu in mark_leased(host(tmp_path), client).gpus]
 
 
 def until(holds: Callable[[], bool], seconds: float = 10) -> None:
@@ -348,7 +348,7 @@ class TestContainers:
 
     def test_where_no_gpu_is_there_no_engine_is_asked(self, tmp_path: Path) -> None:
         nothing = make_host(tmp_path)
-        assert marked(nothing, SimpleNamespace()) is nothing
+        assert mark_leased(nothing, SimpleNamespace()) is nothing
 
 
 def choose_gpus(wanted: str, host: Host) -> list[str]:
@@ -360,7 +360,7 @@ def choose_gpus(wanted: str, host: Host) -> list[str]:
 
 
 class TestChoosing:
-    """With what :func:`~aligntune_run.engines.gpu_leases.marked` tells, what is free is chosen."""
+    """With :func:`~aligntune_run.engines.gpu_leases.mark_leased`, a free GPU is chosen."""
 
     @pytest.mark.parametrize("wanted", ["auto", "1", "GPU-bbbb"])
     def test_a_gpu_that_a_run_has_is_passed_over(self, tmp_path: Path, wanted: str) -> None:
@@ -380,7 +380,7 @@ class TestChoosing:
 
     def test_released_is_how_it_will_be(self, tmp_path: Path) -> None:
         machine = host(tmp_path, replace(FIRST, leased="a-run"), SECOND)
-        assert gpu_leases.released(machine) == host(tmp_path)
+        assert gpu_leases.without_leases(machine) == host(tmp_path)
 
 
 def picking(host: Host) -> Choice:
@@ -405,7 +405,7 @@ def on_gpus(
         machine,
         engine or made.engine,
         choose=choose,
-        look=look or (lambda: marked(machine, None)),
+        look=look or (lambda: mark_leased(machine, None)),
         waits=wait,
     )
     return Prepared(replace(made.plan, choice=picking(machine)), planner)
@@ -476,7 +476,7 @@ class TestStarting:
             looks.append(1)
             if len(looks) == 3:
                 lease.end()
-            return marked(host(tmp_path), None)
+            return mark_leased(host(tmp_path), None)
 
         assert execute(on_gpus(tmp_path, wait=True, look=look), told.append).status == "finished"
         notes = [event["message"] for event in told if event["event"] == "note"]

@@ -334,8 +334,8 @@ def test_where_that_cannot_be_had_something_else_is_chosen_with_a_warning(
     plan, asked = prepared(task, machine, monkeypatch)
     assert (asked.backend, asked.strict) == ("auto", False)
     (warning,) = plan.choice.warnings
-    assert "was trained with cannot be had: unsloth cannot be had: no GPU" in warning
-    assert "TRL takes its place" in warning
+    assert "is unavailable: unsloth cannot be had: no GPU" in warning
+    assert "TRL is used instead" in warning
 
 
 def test_another_lock_than_the_run_had_is_said(
@@ -344,7 +344,9 @@ def test_another_lock_than_the_run_had_is_said(
     run = finished(tmp_path, spec_of(), plan=before())
     task = Predict(of=str(run.path), prompts=("p",))
     plan, _ = prepared(task, Machine(host, lock="ba5"), monkeypatch)
-    assert "was trained on another lock (f00) than TRL cpu has now (ba5)" in plan.choice.warnings[0]
+    assert (
+        "was trained with another lock (f00) than TRL cpu has now (ba5)" in plan.choice.warnings[0]
+    )
 
 
 def test_a_run_of_no_launcher_is_worked_on_as_its_spec_says(
@@ -368,10 +370,10 @@ def test_what_is_gone_and_needed_is_named(
     run = finished(tmp_path, spec_of(model=gone, dataset=rows), plan=before())
     machine = Machine(host)
     prepared(Predict(of=str(run.path), prompts=("p",)), machine, monkeypatch)
-    with pytest.raises(DataError, match="gone is gone, which the run was made with"):
+    with pytest.raises(DataError, match="gone no longer exists, and the run needs it again"):
         prepared(Evaluate(of=str(run.path)), machine, monkeypatch)
     base = finished(tmp_path / "lora", spec_of(model=gone, adapter=LORA), plan=before())
-    with pytest.raises(ModelError, match="gone is gone"):
+    with pytest.raises(ModelError, match="gone no longer exists"):
         prepared(Predict(of=str(base.path), prompts=("p",)), machine, monkeypatch)
 
 
