@@ -1,4 +1,4 @@
-"""The launcher as the Python API's runner: what the command does, for a program or a notebook."""
+"""The launcher as the runner of the Python API: it does what the command does."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from aligntune.tasks import Task
 from aligntune_run.cli import output
 from aligntune_run.cli.console import agree, carry_out
 from aligntune_run.planning import tasks
-from aligntune_run.planning.decide import Obtaining, Prepared, decide
+from aligntune_run.planning.planner import Obtaining, Prepared, inspect
 from aligntune_run.planning.prepare import prepare, prepare_resume
 from aligntune_run.selection import availability
 
 
 class HostRunner:
-    """Runs in the chosen image, or in a venv where there is no engine.
+    """Runs in the chosen image, or in a venv if no container engine is reachable.
 
-    Progress is printed as by the command. Warnings stand there too, and are Python warnings.
+    Progress is printed as the command prints it. Warnings are also Python warnings.
     """
 
     def plan(self, settings: Settings) -> dict[str, Any]:
@@ -49,13 +49,13 @@ class HostRunner:
 
     def select(self, spec: RunSpec, model: bool) -> Selection:
         """See :class:`~aligntune.api.runner.Runner`."""
-        decided = decide(spec, _obtaining(), spec.model.name if model else None)
-        choice = decided.outcome.require()
+        planner = inspect(spec, _obtaining(), spec.model.name if model else None)
+        choice = planner.outcome.require()
         return {
             "backend": choice.backend,
             "reason": choice.reason,
             "warnings": list(choice.warnings),
-            "verdicts": [asdict(one) for one in choice.verdicts],
+            "verdicts": [asdict(verdict) for verdict in choice.verdicts],
         }
 
 

@@ -1,4 +1,4 @@
-"""Plan: everything that will be done, as plain data. What ``--dry-run`` prints is what runs."""
+"""Plan: everything that will be done, as plain data; ``--dry-run`` prints it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from aligntune.tasks import Task, repositories
 from aligntune_run.memory.estimate import Estimate
 
 Phase = Literal["fetch", "train", "evaluate", "predict", "push"]
-"""What one container or process does; fetching and pushing have the network and the token."""
+"""What one container or process does."""
 
 ONLINE: tuple[Phase, ...] = ("fetch", "push")
+"""Phases that get the network and the hub token, and no GPU."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one rule says, and the evidence for it.
+    """What one rule says of a request, with its evidence.
 
     Attributes:
-        backend: the one that it is said of; empty for what holds whichever is chosen.
-        level: ``warn`` is told and does not stand in the way.
+        backend: the backend that was judged; empty if the rule judges the machine.
+        level: ``warn`` is shown and does not prevent the run.
         remedy: what to do about a failure or a warning.
     """
 
@@ -43,7 +44,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Image:
-    """The image that a run takes; ``id`` is its digest, None while it has yet to be obtained."""
+    """The image of a run; ``id`` is its digest, None until it has been obtained."""
 
     ref: str
     id: str | None
@@ -58,11 +59,11 @@ class Choice:
     Attributes:
         engine: a name in :data:`aligntune_run.engines.registry.ENGINES`.
         reason: one line for the user: the choice and the rule that decided.
-        warnings: what the user must not miss, such as a backend that was asked for and not had.
-        gpus: UUIDs of the GPUs that training gets; empty trains on the CPU.
-        image: None in the process engine, which makes a venv from the lock instead.
-        rule: the one that decided; empty where none stood in the way of what was wanted most.
-        estimate: of the memory that training takes; None where that is not known.
+        warnings: what the user must not miss, such as a requested backend that is unavailable.
+        gpus: UUIDs of the GPUs that training gets; empty to train on the CPU.
+        image: None for the process engine, which makes a venv from the image's lock instead.
+        rule: the rule that decided; empty if no rule failed.
+        estimate: of the memory that training takes; None if it is unknown.
     """
 
     backend: str
@@ -80,16 +81,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """One run, decided.
+    """One run: everything that was decided about it.
 
     Attributes:
-        origins: dotted key -> where its value came from; defaults are left out.
+        origins: dotted key -> where its value came from; defaults are not listed.
         memory: the container's limit in bytes.
         fetch: hub ids that are fetched before training, as ``model gpt2`` or ``dataset a/b``.
-        attempt: one more each time the run is gone on with.
-        task: what is done with a finished run; None trains a new one.
-        inputs: further local files and folders that are read, beside those of the spec.
-        fetched: what was fetched for the run that a task is of, and where to.
+        attempt: 1 for a new run; each resume adds 1.
+        task: what is done with a finished run; None to train.
+        inputs: local files and folders that are read besides those of the spec.
+        fetched: what was fetched for the run that a task belongs to, and its paths.
     """
 
     run_id: str
@@ -106,7 +107,7 @@ class Plan:
 
     @property
     def phases(self) -> tuple[Phase, ...]:
-        """What is started, in order."""
+        """The phases, in order."""
         last: Phase = self.task.kind if self.task else "train"
         return ("fetch", last) if self.fetch else (last,)
 
@@ -121,9 +122,9 @@ class Plan:
         return tuple(dict.fromkeys([*named, *self.inputs]))
 
     @property
-    def again(self) -> str:
-        """What the user can do where it was stopped."""
-        return "Try again" if self.task else f"Go on with: aligntune-run --resume {self.run_dir}"
+    def next_step(self) -> str:
+        """What the user can do after it was stopped."""
+        return "Try again" if self.task else f"Resume with: aligntune-run --resume {self.run_dir}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without what a record holds beside the plan: spec, task and ``fetched``."""
@@ -160,7 +161,7 @@ def _adapter() -> TypeAdapter[Plan]:
 
 
 def hub_ids(spec: RunSpec, task: Task | None = None) -> tuple[str, ...]:
-    """What a run, or a task of one, needs from a hub, as ``model gpt2`` or ``dataset a/b``."""
+    """What a run or a task needs from a hub, as ``model gpt2`` or ``dataset a/b``."""
     read = repositories(spec, task)
     wanted = (f"{kind} {name}" for kind, name, _ in read if not is_local(name))
     return tuple(dict.fromkeys(wanted))
@@ -168,14 +169,14 @@ def hub_ids(spec: RunSpec, task: Task | None = None) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check of a request's inputs.
 
     Attributes:
         rule: ``model_files``, ``adapter``, ``chat_template``, ``rewards``, ``data``,
             ``evaluation_data``, ``credentials``, ``output`` or ``disk``.
-        level: ``warn`` is for what may still go well.
-        evidence: what was seen, in words.
-        error: what a failure ends a run with; None where it is none.
+        level: ``warn`` if the run may still succeed.
+        evidence: what was seen.
+        error: the error of a failure; None for ``pass`` and ``warn``.
     """
 
     rule: str

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from tests.helpers.scripted_engine import ScriptedPlanner
 
 from aligntune import contract
 from aligntune.errors import EngineError, HardwareError, ImageError, OutputError, TrainingError
@@ -36,7 +37,7 @@ from aligntune_run.host.docker_client import connect
 from aligntune_run.host.docker_info import probe_engine
 from aligntune_run.host.types import Host
 from aligntune_run.plan import Choice, Image, Phase, Plan, hub_ids
-from aligntune_run.planning.decide import Prepared
+from aligntune_run.planning.planner import Prepared
 from aligntune_run.runs.execute import attach, execute
 
 TOKEN = "hf_thisIsNobodysToken"
@@ -418,9 +419,9 @@ def test_a_worker_whose_launcher_is_killed_is_followed_to_its_end_by_another(ben
     (bench.run_dir / "script").write_text(work)
     launcher = os.fork()
     if launcher == 0:
-        made = Prepared(plan, bench.host, bench.engine, lambda: bench.host, lambda _: plan.choice)
+        planner = ScriptedPlanner(bench.host, bench.engine, choose=lambda _: plan.choice)
         with contextlib.suppress(BaseException):
-            execute(made, lambda event: None)
+            execute(Prepared(plan, planner), lambda event: None)
         os._exit(1)
     bench.seen("ready")
     os.kill(launcher, signal.SIGKILL)
@@ -490,7 +491,7 @@ def test_a_running_container_is_found_by_its_run(bench: Bench) -> None:
 
 def test_a_second_container_of_the_same_phase_is_refused(bench: Bench) -> None:
     worker = bench.start("sleep 60")
-    with pytest.raises(EngineError, match="there already is a container"):
+    with pytest.raises(EngineError, match=r"container .* already exists"):
         bench.engine.submit(bench.command("train"), print)
     assert bench.containers() == [worker.name], "the first one must survive"
     worker.kill()
@@ -508,7 +509,7 @@ def test_an_input_that_has_gone_is_an_error_and_not_an_empty_folder(bench: Bench
     command = bench.command("train")
     dataset = bench.folder / "inputs" / "d.jsonl"
     dataset.unlink()
-    with pytest.raises(EngineError, match=rf"sees no {dataset}"):
+    with pytest.raises(EngineError, match=rf"does not see {dataset}"):
         bench.engine.submit(command, print)
     assert not dataset.exists()
     assert bench.containers() == []
@@ -516,7 +517,7 @@ def test_an_input_that_has_gone_is_an_error_and_not_an_empty_folder(bench: Bench
 
 def test_an_image_that_has_gone_is_an_error(bench: Bench) -> None:
     bench.image = "sha256:" + "0" * 64
-    with pytest.raises(ImageError, match="is gone"):
+    with pytest.raises(ImageError, match="was removed"):
         bench.engine.submit(bench.command("train"), print)
 
 

@@ -11,11 +11,12 @@ from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.layers import Layer
 from aligntune.spec.resolve import resolve
-from aligntune_run.engines.base import Command, Exit, WorkerStatus
+from aligntune_run.engines.base import Command, Engine, Exit, WorkerStatus
 from aligntune_run.host.types import Engine as EngineFacts
 from aligntune_run.host.types import Host
 from aligntune_run.plan import Choice, Plan
-from aligntune_run.planning.decide import Prepared
+from aligntune_run.planning.planner import Inspection, Planner, Prepared
+from aligntune_run.selection.select import Outcome
 
 Script = Callable[["ScriptedWorker"], Exit]
 
@@ -75,6 +76,36 @@ class ScriptedEngine:
         return ""
 
 
+class ScriptedPlanner(Planner):
+    """A planner whose host, engine and choice are given."""
+
+    def __init__(
+        self,
+        host: Host,
+        engine: Engine,
+        *,
+        choose: Callable[[Host], Choice],
+        look: Callable[[], Host] | None = None,
+        waits: bool = False,
+        outcome: Outcome | None = None,
+    ) -> None:
+        self.inspection = Inspection(host)
+        self.waits = waits
+        self.outcome = outcome or Outcome((), None, None, "", None)
+        self.look = look or (lambda: host)
+        self.choose = choose
+        self.given = engine
+
+    def look_again(self) -> Host:
+        return self.look()
+
+    def choose_on(self, host: Host) -> Choice:
+        return self.choose(host)
+
+    def engine(self, name: str) -> Engine:
+        return self.given
+
+
 def prepared(folder: Path, resumed: bool = False, **scripts: Script) -> Prepared:
     values = {"algorithm": "sft", "model": "m", "dataset": "d", "output": str(folder)}
     choice = Choice("trl", "cpu", "docker", None, "", (), "TRL", (), ())
@@ -100,7 +131,7 @@ def prepared(folder: Path, resumed: bool = False, **scripts: Script) -> Prepared
         environment={},
     )
     plan = replace(plan, attempt=2 if resumed else 1)
-    return Prepared(plan, host, ScriptedEngine(scripts), lambda: host, lambda host: choice)
+    return Prepared(plan, ScriptedPlanner(host, ScriptedEngine(scripts), choose=lambda _: choice))
 
 
 def finish(worker: ScriptedWorker) -> Exit:

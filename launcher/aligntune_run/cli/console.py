@@ -13,7 +13,7 @@ import rich_click as click
 if TYPE_CHECKING:
     from aligntune.record.events import Event
     from aligntune.record.schema import RunRecord
-    from aligntune_run.planning.decide import Prepared
+    from aligntune_run.planning.planner import Prepared
 
 
 def carry_out(prepared: Prepared, stream: TextIO) -> RunRecord:

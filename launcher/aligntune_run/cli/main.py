@@ -36,7 +36,7 @@ from aligntune_run.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from aligntune_run.planning.decide import Prepared
+    from aligntune_run.planning.planner import Prepared
 
 PROGRAM = "aligntune-run"
 
@@ -116,7 +116,7 @@ def cli(
         click.echo(context.get_help())
         return
     from aligntune_run.cli import output
-    from aligntune_run.planning.decide import Obtaining
+    from aligntune_run.planning.planner import Obtaining
     from aligntune_run.planning.prepare import prepare, prepare_resume
 
     obtaining = Obtaining(find_links, agree if not yes else lambda question: True, wait)

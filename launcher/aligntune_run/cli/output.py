@@ -16,7 +16,7 @@ from aligntune_run.host.types import Gpu
 from aligntune_run.images import Listed
 from aligntune_run.memory.estimate import Estimate
 from aligntune_run.plan import Verdict
-from aligntune_run.planning.decide import Decided, Prepared
+from aligntune_run.planning.planner import Planner, Prepared
 from aligntune_run.selection.availability import Status
 from aligntune_run.selection.rules import gib
 
@@ -69,9 +69,9 @@ def verdicts(shown: Sequence[Verdict]) -> None:
             print(f"{'':30}-> {verdict.remedy}")
 
 
-def explanation(decided: Decided, as_json: bool) -> None:
+def explanation(planner: Planner, as_json: bool) -> None:
     """Print the outcome of a request, with the verdict of every rule."""
-    outcome = decided.outcome
+    outcome = planner.outcome
     refusal = outcome.refusal
     if as_json:
         json_line(
@@ -87,12 +87,12 @@ def explanation(decided: Decided, as_json: bool) -> None:
                 "rule": outcome.rule,
                 "estimate": outcome.estimate and asdict(outcome.estimate),
                 "verdicts": [asdict(one) for one in outcome.verdicts],
-                "model": decided.model and asdict(decided.model),
-                "gpus": [asdict(gpu) for gpu in decided.host.gpus],
+                "model": planner.inspection.model and asdict(planner.inspection.model),
+                "gpus": [asdict(gpu) for gpu in planner.inspection.host.gpus],
             }
         )
         return
-    for gpu in decided.host.gpus:
+    for gpu in planner.inspection.host.gpus:
         print(f"GPU: {_gpu(gpu)}")
     verdicts(outcome.verdicts)
     if outcome.estimate:

@@ -1,10 +1,10 @@
-"""Who has which GPU: one run at a time, whoever starts it and with whatever engine.
+"""Which run holds which GPU: one run at a time, for all users and engines of a machine.
 
-A lease belongs to what computes, not to the launcher that started it. A container of ours carries a
-label with its GPUs and has them while it runs. A process holds a lock on a file of each GPU, which
-it inherits: the kernel lets go of it when the process and its children are gone. The launcher holds
-the same locks for as long as it follows a run, so engines that do not know of each other see that
-too. Looking and starting is one step: a launch does both while it has the machine's one lock.
+A lease belongs to the worker, not to the launcher that started it. A container has a label with
+its GPUs and holds them while it runs. A process inherits a lock on one file per GPU; the kernel
+releases it when the process and its children have ended. The launcher holds the same locks while
+it follows a run, so that engines that do not know each other see the lease too. Looking and
+starting is one step: a launch does both while it holds the machine's one lock.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from aligntune_run.host.docker_client import engine_errors
 from aligntune_run.host.types import Gpu, Host
 
 PLACES = ("/run/lock", "/tmp")
-"""Where every user may make files, and only their owner removes them; the first that is so."""
+"""The first of these in which every user may make files and only their owner remove them."""
 
 HOLDING = ("running", "paused", "restarting", "stopping")
-"""States in which a container has its GPUs; one that was made and never started has none."""
+"""States in which a container holds its GPUs. A container that never started holds none."""
 
 TICK_SECONDS = 0.05
 LOOK_SECONDS = 2.0
-"""A lock that somebody only looks at is free again long before."""
+"""A lock that somebody only checks is free again long before."""
 
 WORDS = 200
-"""Bytes that are read of who holds a lock: everybody may write them."""
+"""How many bytes of a lock file are read: every user may write to it."""
 
 
-def marked(host: Host, client: Any | None) -> Host:
-    """The host with every GPU's ``leased`` as it is now.
+def mark_leased(host: Host, client: Any | None) -> Host:
+    """The host, with the run that holds each GPU now in ``leased``.
 
     Args:
         host: the machine.
-        client: of the engine whose containers are looked at; None where there is none.
+        client: of the engine whose containers are checked; None if there is none.
 
     Raises:
         EngineError: the engine stopped answering.
@@ -59,25 +59,25 @@ def marked(host: Host, client: Any | None) -> Host:
     )
 
 
-def released(host: Host) -> Host:
-    """The host as it will be once no run has a GPU any more."""
+def without_leases(host: Host) -> Host:
+    """The host as it will be when no run holds a GPU any more."""
     gone: dict[str, Any] = {"leased": None, "users": ()}
     gpus = (replace(gpu, **gone, free=gpu.memory) if gpu.leased else gpu for gpu in host.gpus)
     return replace(host, gpus=tuple(gpus))
 
 
 def in_use(gpus: Sequence[Gpu]) -> HardwareError:
-    """The refusal where these GPUs, all of them leased, are needed."""
+    """The refusal if a run needs these GPUs, which are all leased."""
     said = "; ".join(f"{gpu.name} {gpu.uuid} is in use by {gpu.leased}" for gpu in gpus)
     return HardwareError(said, "--wait waits until it is free")
 
 
 @contextmanager
 def choosing(tick: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """For as long as this lasts nobody else on this machine chooses and starts.
+    """While this lasts, nobody else on this machine chooses GPUs and starts a run.
 
     Args:
-        tick: called again and again while somebody else does; may raise to give up.
+        tick: is called repeatedly while somebody else does; may raise to give up.
 
     Raises:
         EngineError: the machine's lock cannot be used.
@@ -91,7 +91,7 @@ def choosing(tick: Callable[[], None] = lambda: None) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Lease:
-    """Locks on GPUs, until its ``with`` block ends and all who inherited them are gone.
+    """Locks on GPUs, held until its ``with`` block and every process that inherited them end.
 
     Attributes:
         descriptors: open files, for a worker to inherit.
@@ -101,10 +101,10 @@ class Lease:
 
     @classmethod
     def take(cls, gpus: Sequence[Gpu]) -> Lease:
-        """Lock these GPUs; only while :func:`choosing`.
+        """Lock these GPUs; call it only within :func:`choosing`.
 
         Raises:
-            HardwareError: somebody has one of them.
+            HardwareError: another run holds one of them.
             EngineError: a lock cannot be used.
         """
         taken: list[int] = []
@@ -118,9 +118,9 @@ class Lease:
         return cls(tuple(taken))
 
     def sign(self, holder: str) -> None:
-        """Say who has it: the run, and in brackets the container or process."""
+        """Write who holds the lease: the run, and in brackets the container or process."""
         for descriptor in self.descriptors:
-            with contextlib.suppress(OSError):  # on a full disk it is another run's, unnamed
+            with contextlib.suppress(OSError):  # on a full disk the holder has no name
                 os.pwrite(descriptor, holder.encode()[:WORDS], 0)
 
     def end(self) -> None:
@@ -141,7 +141,7 @@ class Lease:
 
 @engine_errors()
 def _of_containers(client: Any | None) -> dict[str, str]:
-    """UUID -> holder, of the containers of ours that have GPUs."""
+    """UUID -> holder, of our containers that hold GPUs."""
     if client is None:
         return {}
     holders = {}
@@ -155,13 +155,13 @@ def _of_containers(client: Any | None) -> dict[str, str]:
 
 
 def _locked(uuids: Iterable[str]) -> dict[str, str]:
-    """UUID -> holder, of the GPUs of which somebody holds the lock."""
+    """UUID -> holder, of the GPUs whose lock somebody holds."""
     holders = {}
     for uuid in uuids:
         try:
             descriptor = os.open(_file(uuid), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
-            continue  # nobody has ever had it; where one may not look, taking it will say so
+            continue  # it was never leased; if the file is not readable, taking it will say so
         try:
             if stat.S_ISREG(os.fstat(descriptor).st_mode):
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -185,7 +185,7 @@ def _patience(gpu: Gpu) -> Callable[[], None]:
 
 
 def _file(name: str) -> Path:
-    """The lock file of a GPU or of choosing; the same for every user of the machine."""
+    """The lock file of a GPU, or of :func:`choosing`; the same for every user of the machine."""
     folder = next(filter(_is_for_all, PLACES), PLACES[-1])
     return Path(folder, f"aligntune-gpu-{name.replace('/', '_')}.lock")
 
@@ -196,7 +196,7 @@ def _is_for_all(folder: str) -> bool:
 
 
 def _lock(path: Path, tick: Callable[[], None]) -> int:
-    """Lock a file and return its descriptor; ``tick`` is called while somebody else has it."""
+    """Lock a file and return its descriptor; ``tick`` is called while somebody else holds it."""
     while True:
         descriptor = _open(path)
         try:
@@ -208,7 +208,7 @@ def _lock(path: Path, tick: Callable[[], None]) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # it was tidied away meanwhile, so others would lock another one
+        os.close(descriptor)  # the file was removed meanwhile, so others would lock a new one
 
 
 def _flock(descriptor: int) -> bool:
@@ -220,11 +220,11 @@ def _flock(descriptor: int) -> bool:
 
 
 def _open(path: Path) -> int:
-    """Open a lock file that may be another user's, or make it.
+    """Open a lock file, which may be another user's, or create it.
 
     In a folder that everybody may write to, the kernel can refuse to open another's file with
-    O_CREAT (fs.protected_regular), so making and opening are two steps. A link, of either kind,
-    would have us write elsewhere.
+    O_CREAT (fs.protected_regular), so creating and opening are two steps. Links of both
+    kinds are refused: writing through one would change another file.
     """
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
@@ -236,10 +236,10 @@ def _open(path: Path) -> int:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             os.close(descriptor)
-            raise OSError(errno.EINVAL, "it is not a plain file of its own")
+            raise OSError(errno.EINVAL, "it is not a regular file")
     except OSError as error:
         raise EngineError(
-            f"cannot use {path}, which tells who has a GPU: {error.strerror}",
-            "Have it removed while no run is at work, or mend the folder's permissions",
+            f"cannot use {path}, the lock file of a GPU: {error.strerror}",
+            "Remove it while no run is at work, or fix the folder's permissions",
         ) from error
     return descriptor

@@ -1,4 +1,4 @@
-"""Where the caller keeps things: our own cache, the Hugging Face caches and the hub's token."""
+"""The caller's folders: our own cache, the Hugging Face caches and the hub's token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def home() -> Path:
     """The caller's home.
 
     Raises:
-        EngineError: there is none, as where a container is given a uid that nobody has.
+        EngineError: the user has none, as in a container with an unknown uid.
     """
     try:
         return Path.home()
@@ -41,7 +41,7 @@ def hub_caches(environment: Mapping[str, str]) -> tuple[Path, Path]:
 
 
 def token_file(environment: Mapping[str, str]) -> Path | None:
-    """The file with the caller's hub token, if there is one (``HF_TOKEN`` is handled apart)."""
+    """The file with the caller's hub token, if it exists (``HF_TOKEN`` is handled separately)."""
     named = environment.get("HF_TOKEN_PATH")
     path = _absolute(named) if named else _hub_home(environment) / "token"
     return path if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Finding a container engine on this machine, or the reason why there is none."""
+"""Find a container engine on this machine, or the reason why none is reachable."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ PING_SECONDS = 3.0
 
 
 def connect(environment: Mapping[str, str] = os.environ) -> tuple[DockerClient | None, str]:
-    """A client of a local engine, else None and the reason in words.
+    """A client of a local engine, else None and the reason.
 
-    Looked for where docker's own command line looks (``DOCKER_HOST``, the current context, the
-    default socket), then at the sockets of a rootless engine and of podman. What is named
-    explicitly is not replaced by something else. An engine on another machine is refused, since
-    mounts are paths of this one.
+    The order is that of docker's command line (``DOCKER_HOST``, the current context, the default
+    socket), then the sockets of a rootless engine and of podman. A named engine is never replaced
+    by another. An engine on another machine is refused: mounts are paths of this machine.
     """
     named, origin = _named_engine(environment)
     if named and not _is_local(named):
@@ -45,7 +44,7 @@ def connect(environment: Mapping[str, str] = os.environ) -> tuple[DockerClient |
             return _client(address, version, environment), ""
         except OSError as error:
             reasons.append((error.errno in (errno.ENOENT, None), _unreachable(address, error)))
-    # A socket that is there and does not answer tells more than one that is not there.
+    # A socket that exists and does not answer explains more than one that does not exist.
     return None, min(reasons, key=lambda reason: reason[0])[1]
 
 
@@ -62,7 +61,7 @@ def _client(address: str, version: str | None, environment: Mapping[str, str]) -
 
 
 def _named_engine(environment: Mapping[str, str]) -> tuple[str, str]:
-    """The engine that the user named, and by what; two empty strings where none is named."""
+    """The address that the user named, and its source; two empty strings if the user named none."""
     if address := environment.get("DOCKER_HOST"):
         return address, "DOCKER_HOST"
     folder = Path(environment.get("DOCKER_CONFIG") or home() / ".docker")
@@ -76,7 +75,7 @@ def _named_engine(environment: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where the file is not there or holds something else."""
+    """A JSON object; empty if the file does not exist or holds something else."""
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -97,10 +96,10 @@ def _usual_sockets(environment: Mapping[str, str]) -> list[str]:
 
 
 def _ping(address: str) -> str | None:
-    """Ask an engine whether it is there, before its SDK is imported; the API version it speaks.
+    """Check that an engine answers, before its SDK is imported; its API version.
 
     Raises:
-        OSError: it is not there, or does not answer like an engine.
+        OSError: nothing answers like an engine.
     """
     if not address.startswith("unix://"):
         return None
@@ -138,9 +137,9 @@ def _unreachable(address: str, error: OSError) -> str:
 
 @contextmanager
 def engine_errors() -> Iterator[None]:
-    """Turns what the SDK raises, as when the engine stops answering, into an EngineError.
+    """Turns errors of the SDK, such as an engine that stops answering, into an EngineError.
 
-    Also a decorator. The SDK is imported only once something was raised: where there is no engine,
+    Also a decorator. The SDK is imported only after something was raised: without an engine,
     nothing needs it.
     """
     try:
@@ -159,7 +158,7 @@ def require_client() -> DockerClient:
     """A client of a local engine.
 
     Raises:
-        EngineError: there is none; it says why.
+        EngineError: none is reachable, and why.
     """
     client, reason = connect()
     if client is None:
@@ -168,7 +167,7 @@ def require_client() -> DockerClient:
 
 
 def address_parts(value: str) -> tuple[str, bool]:
-    """The host of an address, and whether the address holds a password or a name to log in with."""
+    """The host of an address, and whether the address holds credentials."""
     try:
         parts = urlsplit(value if "://" in value else f"//{value}")
         return (parts.hostname or "").lower(), parts.username is not None

@@ -1,4 +1,4 @@
-"""What an engine says of itself, as plain data; one question answers all of it."""
+"""What an engine reports about itself, as plain data, from a single request."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from aligntune_run.host.resources import disk_free
 from aligntune_run.host.types import Engine
 
 GPU_HOOK = "nvidia-container-runtime-hook"
-"""Where this is on dockerd's path when it starts, dockerd passes GPUs by running it."""
+"""If this is on dockerd's path when it starts, dockerd passes GPUs by running it."""
 
 NVIDIA_DEVICES = "nvidia.com/gpu"
-"""The kind of device that NVIDIA's CDI specifications describe."""
+"""The kind of the devices in NVIDIA's CDI specifications."""
 
 SPECIFICATION_BYTES = 2**22
 """More than NVIDIA's toolkit writes for any number of GPUs and slices."""
 
 PODMAN_FOLDERS = ("/etc/cdi", "/var/run/cdi")
 PODMAN_WITH_CDI = (5, 4)
-"""Older ones accept a request for a GPU through Docker's API, and start a container without it."""
+"""Older ones accept a request for a GPU through Docker's API and start without the GPU."""
 
 
 def probe_engine(client: Any | None, reason: str) -> Engine:
-    """What a connected Docker client says of its engine.
+    """What a connected Docker client reports about its engine.
 
     Args:
-        client: a ``docker.DockerClient``, or None where there is no connection.
-        reason: why there is none.
+        client: a ``docker.DockerClient``; None if there is no connection.
+        reason: why there is no connection.
     """
     if client is None:
         return Engine(False, reason)
@@ -62,14 +62,14 @@ def probe_engine(client: Any | None, reason: str) -> Engine:
 def _gpu_way(
     kind: str, runtimes: Iterable[str], devices: tuple[str, ...]
 ) -> Literal["none", "nvidia", "cdi"]:
-    """How GPUs get in; podman heeds neither NVIDIA's runtime nor its hook in a request."""
+    """How containers get GPUs; in a request, podman ignores NVIDIA's runtime and hook."""
     if kind == "docker" and ("nvidia" in runtimes or shutil.which(GPU_HOOK) is not None):
         return "nvidia"
     return "cdi" if devices else "none"
 
 
 def _docker_devices(info: Mapping[str, Any]) -> tuple[str, ...]:
-    """Docker tells its CDI devices from 28.2 on; before, from 25 on, where they are described."""
+    """Docker reports its CDI devices from 28.2 on; from 25 on it reports their folders."""
     found = info.get("DiscoveredDevices")
     if found is None:
         return nvidia_devices(info.get("CDISpecDirs") or ())
@@ -95,7 +95,7 @@ def nvidia_devices(folders: Iterable[str]) -> tuple[str, ...]:
 
 
 def _specifications(folders: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """The files that can be read and hold what they should; an engine passes over others too."""
+    """The readable and valid specification files; an engine skips the others too."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one takes a tenth of the time

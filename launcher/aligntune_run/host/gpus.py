@@ -1,4 +1,4 @@
-"""NVIDIA GPUs, as the driver tells of them. A failure is a fact in words, never an exception."""
+"""NVIDIA GPUs, as the driver reports them. A failure is a note, never an exception."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from aligntune_run.host.types import Gpu, Gpus, joined
 
 def probe_gpus(environment: Mapping[str, str] = os.environ) -> Gpus:
     """The GPUs that ``CUDA_VISIBLE_DEVICES`` leaves, through NVML, else through ``nvidia-smi``."""
-    told = ask_nvml()
-    if not told.source:
+    seen = ask_nvml()
+    if not seen.source:
         second = ask_nvidia_smi(environment.get("PATH", os.defpath))
-        driver = second.driver or told.driver
-        told = replace(
+        driver = second.driver or seen.driver
+        seen = replace(
             second,
-            note=joined(told.note, second.note),
+            note=joined(seen.note, second.note),
             driver=driver,
-            cuda=told.cuda,
-            failed=told.failed and not second.found,
+            cuda=seen.cuda,
+            failed=seen.failed and not second.found,
         )
-    found, note = visible(told.found, environment.get("CUDA_VISIBLE_DEVICES"))
-    return replace(told, found=found, note=joined(told.note, note))
+    found, note = visible(seen.found, environment.get("CUDA_VISIBLE_DEVICES"))
+    return replace(seen, found=found, note=joined(seen.note, note))
 
 
 def visible(gpus: tuple[Gpu, ...], wanted: str | None) -> tuple[tuple[Gpu, ...], str]:

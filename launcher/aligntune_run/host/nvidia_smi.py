@@ -1,6 +1,6 @@
-"""What ``nvidia-smi`` tells of the GPUs, where NVIDIA's driver library is not to be had.
+"""What ``nvidia-smi`` reports about GPUs, if NVIDIA's driver library is unavailable.
 
-It tells less: no MIG slices, no CUDA version, and not who uses a GPU.
+It reports less: no MIG slices, no CUDA version, and not who uses a GPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WSL = Path("/usr/lib/wsl/lib")
 """Where WSL has it, on the path or not."""
 
 TIMEOUT = 5.0
-"""Seconds it is given, as somebody waits: a driver that does not stay loaded takes some of them."""
+"""Its time limit in seconds: a driver that does not stay loaded takes some to start."""
 
 QUERY = "index,uuid,name,compute_cap,memory.total,memory.free,driver_version,mig.mode.current"
 
@@ -33,10 +33,10 @@ LINE = re.compile(
 
 
 def ask_nvidia_smi(path: str) -> Gpus:
-    """Every GPU that it tells of; nothing, without a note, where there is no such program.
+    """Every GPU that it reports; nothing, without a note, if the program is not installed.
 
     Args:
-        path: where programs are looked for, as in ``PATH``.
+        path: folders with programs, as in ``PATH``.
     """
     program = shutil.which("nvidia-smi", path=os.pathsep.join((path, str(WSL))))
     if program is None:
@@ -49,27 +49,27 @@ def ask_nvidia_smi(path: str) -> Gpus:
     notes: list[str] = []
     driver = None
     for line in filter(None, map(str.strip, done.out.splitlines())):
-        told = LINE.fullmatch(line)
-        if told is None:
+        match = LINE.fullmatch(line)
+        if match is None:
             notes.append(f"nvidia-smi says {line[:120]!r}")
-        elif told["mig"] == "Enabled":
-            notes.append(f"GPU {told['index']} has MIG on: nvidia-smi does not tell its slices")
+        elif match["mig"] == "Enabled":
+            notes.append(f"GPU {match['index']} has MIG on: nvidia-smi does not tell its slices")
         else:
-            found.append(_gpu(told))
-        driver = told["driver"] if told else driver
+            found.append(_gpu(match))
+        driver = match["driver"] if match else driver
     if not done.out.strip():
         notes.append(f"nvidia-smi says nothing and ends with {done.code}")
     # A program that says nonsense says a lot of it.
     return Gpus(tuple(found), joined(*notes[:3]), driver, source="nvidia-smi" if found else "")
 
 
-def _gpu(told: re.Match[str]) -> Gpu:
-    own = told["memory"].isdecimal() and told["free"].isdecimal()
+def _gpu(match: re.Match[str]) -> Gpu:
+    own = match["memory"].isdecimal() and match["free"].isdecimal()
     return Gpu(
-        index=int(told["index"]),
-        uuid=told["uuid"],
-        name=told["name"].strip(),
-        capability=(int(told["major"]), int(told["minor"])),
-        memory=int(told["memory"]) << 20 if own else memory_total(),
-        free=int(told["free"]) << 20 if own else memory_available(),
+        index=int(match["index"]),
+        uuid=match["uuid"],
+        name=match["name"].strip(),
+        capability=(int(match["major"]), int(match["minor"])),
+        memory=int(match["memory"]) << 20 if own else memory_total(),
+        free=int(match["free"]) << 20 if own else memory_available(),
     )

@@ -1,7 +1,7 @@
-"""What NVIDIA's driver library tells of the GPUs: names, memory, who uses them, MIG slices.
+"""What NVIDIA's driver library reports about GPUs: names, memory, users, MIG slices.
 
-A GPU that does not answer is left out with a note; what may be unknown of one that does is empty.
-Nothing here raises, and where there is no such library ``pynvml`` is not even imported.
+A GPU that does not answer is left out with a note; unknown facts of the others are empty. Nothing
+here raises, and without the library ``pynvml`` is not imported.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from aligntune_run.host.resources import memory_available, memory_total
 from aligntune_run.host.types import Gpu, Gpus, joined
 
 LIBRARIES = ("libnvidia-ml.so.1", "/usr/lib/wsl/lib/libnvidia-ml.so.1")
-"""Where the library is: where the loader looks, and where WSL has it."""
+"""Where the library is: on the loader's path, or where WSL puts it."""
 
 
 def ask_nvml() -> Gpus:
-    """Every GPU that the driver lets be read, whatever ``CUDA_VISIBLE_DEVICES`` says."""
+    """Every GPU that the driver lets us read, whatever ``CUDA_VISIBLE_DEVICES`` says."""
     failed = _load()
     if failed:
         return Gpus(note=failed)
     with warnings.catch_warnings():
-        # An older package of the same name warns of itself.
+        # An older package of the same name warns about itself.
         warnings.simplefilter("ignore")
         import pynvml as nvml
     try:
@@ -43,7 +43,7 @@ def ask_nvml() -> Gpus:
 
 
 def _load() -> str:
-    """Load the library, which pynvml then finds by its name; why not, where it cannot be had."""
+    """Load the library, which pynvml then finds by its name; the reason if it does not load."""
     reason = ""
     for library in LIBRARIES:
         try:
@@ -122,19 +122,19 @@ class _Driver:
         """Bytes in all, and free."""
         nvml = self.nvml
         # Drivers before R510 know the first form only.
-        told = self._maybe(nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2)
+        memory = self._maybe(nvml.nvmlDeviceGetMemoryInfo, handle, nvml.nvmlMemory_v2)
         try:
-            told = told or nvml.nvmlDeviceGetMemoryInfo(handle)
+            memory = memory or nvml.nvmlDeviceGetMemoryInfo(handle)
         except nvml.NVMLError_NotSupported:
             return memory_total(), memory_available()  # it shares the machine's, as on GB10
-        return int(told.total), int(told.free)
+        return int(memory.total), int(memory.free)
 
     def _pids(self, handle: Any) -> list[int]:
         processes = self._maybe(self.nvml.nvmlDeviceGetComputeRunningProcesses_v3, handle)
         return [process.pid for process in processes or ()]
 
     def _maybe(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """What a call answers; None where driver or GPU do not have the answer."""
+        """What a call answers; None if the driver or the GPU does not know."""
         try:
             return call(*arguments)
         except self.failures:
@@ -149,10 +149,10 @@ class _Driver:
 
 
 def _user(pid: int) -> str:
-    """A process in words: by its name too, where it is one that we can see."""
+    """A process as text, with its name if it is visible to us."""
     try:
         name = Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
         return f"pid {pid}"
-    # A process names itself, and terminals obey what they are shown.
+    # A process sets its own name, which may hold terminal escapes.
     return f"{''.join(filter(str.isprintable, name))} (pid {pid})"

@@ -1,8 +1,8 @@
-"""What is here: GPUs, driver, engine, images, caches. Probed once, then plain data.
+"""The host: GPUs, driver, engine, images, caches. Probed once, then plain data.
 
-A failure while probing is a fact with a reason in words, never an exception; only a caller without
-a home to keep caches in is told so. GPUs are asked for in :mod:`aligntune_run.host.gpus`, the rest
-of the hardware in :mod:`aligntune_run.host.resources`.
+A failure while probing is data with a reason. It never raises, except for a caller without a home
+folder for caches. :mod:`aligntune_run.host.gpus` asks for GPUs, and
+:mod:`aligntune_run.host.resources` for the rest of the hardware.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HUB_VARIABLES = (
     "https_proxy",
     "no_proxy",
 )
-"""Variables of the caller that a container with the network is given."""
+"""Variables of the caller that a container with the network gets."""
 
 
 def probe(engine: Engine, images: tuple[ImageState, ...]) -> Host:

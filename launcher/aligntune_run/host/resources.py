@@ -1,4 +1,4 @@
-"""Processors, memory and disk, as far as our cgroup lets us have them.
+"""Processors, memory and disk, within the limits of this process's cgroup.
 
 A pod with 8 GB on a machine with 512 has 8.
 """
@@ -18,7 +18,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def cpu_count() -> int:
-    """Processors that we may use: those that we may run on, or fewer by a cgroup's quota."""
+    """How many processors this process may use, by its affinity and its cgroup's quota."""
     cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     shares = [float(cpus)]
     for folder in _cgroups("cpu"):
@@ -32,7 +32,7 @@ def cpu_count() -> int:
 
 
 def memory_total() -> int:
-    """Bytes of memory that we may use: the machine's, or fewer by a cgroup's limit."""
+    """Bytes of memory that this process may use: the machine's, or its cgroup's limit."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for folder in _cgroups("memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
@@ -41,14 +41,14 @@ def memory_total() -> int:
 
 
 def memory_available() -> int:
-    """Bytes of memory that a program could have now, of those that we may use."""
+    """Bytes of :func:`memory_total` that are available now."""
     words = _words(PROC / "meminfo")
     told = dict(pairwise(words)).get("MemAvailable:")
     return min(memory_total(), int(told) << 10) if told else memory_total()
 
 
 def computes_bf16() -> bool:
-    """Whether a CPU computes in bf16 natively, which is torch's own test for it."""
+    """Whether the CPU computes in bf16 natively, by the same test as torch's."""
     try:
         with (PROC / "cpuinfo").open(errors="replace") as lines:
             flags = next((line for line in lines if line.startswith("flags")), "")
@@ -58,7 +58,7 @@ def computes_bf16() -> bool:
 
 
 def disk_free(folder: Path) -> int | None:
-    """Bytes free where a folder is or would be made; None where that cannot be told."""
+    """Bytes free where a folder is or would be created; None if unknown."""
     for place in (folder, *folder.parents):
         try:
             disk = os.statvfs(place)
@@ -71,10 +71,10 @@ def disk_free(folder: Path) -> int | None:
 
 
 def _cgroups(controller: str) -> Iterator[Path]:
-    """The folders of our cgroup and of all above it, of which each may limit us.
+    """The folders of this process's cgroup and of all its parents; each may set a limit.
 
-    In a container the paths that the kernel tells may be those of the host: what is not there is
-    passed over, and what limits the container lies at the top.
+    In a container the kernel may report the host's paths: missing folders are skipped, and the
+    container's limits are at the top.
     """
     try:
         lines = (PROC / "self" / "cgroup").read_text().splitlines()
@@ -109,10 +109,10 @@ def other_gpu() -> str | None:
 
 
 def memory_limit(wanted: str | None, total: int) -> int:
-    """Bytes a container may use: what was asked for, else all but a twentieth (1 GiB at least).
+    """Bytes that a container may use: as requested, else all but a twentieth (at least 1 GiB).
 
-    Leaving the host a little means that a run too large for the machine is ended by its own limit,
-    which the engine reports, rather than by the kernel choosing some process.
+    The host keeps a little, so that a run that is too large for the machine reaches its own limit,
+    which the engine reports, before the kernel kills some other process.
     """
     if wanted is None:
         return max(total - max(total // 20, 2**30), 2**29)

@@ -9,18 +9,18 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU, or one MIG slice of it, which a program sees as a GPU of its own.
+    """An NVIDIA GPU, or a MIG slice, which a program sees as a separate GPU.
 
     Attributes:
-        index: the driver's number of it; of the whole GPU, where it is a slice.
+        index: the driver's number; a slice has the number of its GPU.
         uuid: ``GPU-...``, or ``MIG-...`` for a slice.
-        name: as the driver tells it.
+        name: as the driver reports it.
         capability: compute capability.
-        memory: bytes; the machine's own where the GPU has none of its own.
-        free: bytes that nothing uses.
-        users: the compute processes on it, as ``python (pid 4711)``, as far as the driver tells.
-        parent: uuid of the GPU that it is a slice of; None where it is a whole one.
-        leased: the run of ours that has it, None where none has.
+        memory: bytes; the machine's memory if the GPU has no memory itself.
+        free: unused bytes.
+        users: the compute processes on it, as ``python (pid 4711)``, if the driver reports them.
+        parent: UUID of a slice's GPU; None for a whole GPU.
+        leased: the run that holds it; None if no run does.
     """
 
     index: int
@@ -36,16 +36,16 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Gpus:
-    """What the driver says.
+    """What the driver reports.
 
     Attributes:
         found: the GPUs a program may use, in the order of ``nvidia-smi``, or in that of
             ``CUDA_VISIBLE_DEVICES``. A GPU with MIG on is not among them, its slices are.
-        note: why there are none, or what about them could not be read.
+        note: why there are none, or what could not be read about them.
         driver: the driver's version.
-        cuda: the newest CUDA version that the driver runs, as ``13.0``; only NVML tells.
-        source: ``NVML`` or ``nvidia-smi``; empty where neither answers.
-        failed: whether there are GPUs that a driver failed to tell of, or none that it could.
+        cuda: the newest CUDA version that the driver runs, as ``13.0``; only NVML reports it.
+        source: ``NVML`` or ``nvidia-smi``; empty if neither answers.
+        failed: whether a driver is installed and could not report its GPUs.
     """
 
     found: tuple[Gpu, ...] = ()
@@ -63,17 +63,17 @@ def joined(*notes: str) -> str:
 
 @dataclass(frozen=True)
 class Engine:
-    """A container engine, or why there is none.
+    """The host's container engine, or why none is reachable.
 
     Attributes:
         kind: ``docker`` or ``podman``.
         gpu_way: how a container gets a GPU: by NVIDIA's container runtime or its hook, by the
             engine's own CDI devices, or not at all.
         cdi_devices: names of the CDI devices of NVIDIA's that the engine knows.
-        cgroup_driver: ``systemd`` or ``cgroupfs``; empty where it does not say.
-        memory: bytes that it can give.
+        cgroup_driver: ``systemd`` or ``cgroupfs``; empty if unknown.
+        memory: bytes that its containers can use.
         root: where it keeps images.
-        storage_free: bytes free there; None where that cannot be told.
+        storage_free: bytes free there; None if unknown.
     """
 
     reachable: bool
@@ -92,10 +92,10 @@ class Engine:
 
 @dataclass(frozen=True)
 class ImageState:
-    """An image that a recipe describes, and how it can be had.
+    """The image of a recipe, and how it can be obtained.
 
     ``id`` is the image's digest where it is present; ``how`` is ``present``, ``pull``, ``build``
-    or None where it cannot be had, for which ``reason`` says why.
+    or None if it is unavailable, and ``reason`` says why.
     """
 
     backend: str
@@ -109,17 +109,17 @@ class ImageState:
 
 @dataclass(frozen=True)
 class Host:
-    """Everything that choosing may look at. Paths are absolute, sizes in bytes.
+    """Everything that a choice depends on. Paths are absolute, sizes are in bytes.
 
     Attributes:
-        cpus: those that we may use; as ``memory``, as far as our cgroup lets us have it.
-        gpus: those that a program may use, see :class:`~aligntune_run.host.types.Gpus`.
-        gpu_note: why there are none, or what about them could not be read.
+        cpus: the number that this process may use; like ``memory``, within its cgroup's limits.
+        gpus: the GPUs that a program may use, see :class:`~aligntune_run.host.types.Gpus`.
+        gpu_note: why there are none, or what could not be read about them.
         gpu_failed: see :class:`~aligntune_run.host.types.Gpus`.
         driver: the NVIDIA driver's version; ``driver_cuda`` the newest CUDA that it runs.
-        other_gpu: the vendor of a GPU that no image supports.
+        other_gpu: the vendor of an unsupported GPU.
         bf16: whether the CPU computes in bf16.
-        cache_free: bytes free where ``cache`` is; None where that cannot be told.
+        cache_free: bytes free where ``cache`` is; None if unknown.
     """
 
     system: str
@@ -146,5 +146,5 @@ class Host:
 
     @property
     def memory_usable(self) -> int:
-        """Bytes of main memory that the engine can give a run."""
+        """Bytes of main memory that a run can use."""
         return min(filter(None, (self.engine.memory, self.memory)))

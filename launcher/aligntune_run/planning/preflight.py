@@ -1,7 +1,7 @@
-"""What can be seen of a request's own files before anything heavy, as data.
+"""Checks of a request's files before anything heavy, as data.
 
-Nothing here raises: what is wrong is a finding, with the error that the worker would end with
-over the same thing. Whoever decides may go on, or raise it.
+Nothing here raises: a problem is a finding, with the error that the worker would end with. The
+caller decides whether to raise it.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from aligntune_run.models.hub import read_hub_model
 from aligntune_run.plan import Finding
 
 TEXT_BYTES = 2**22
-"""More than any chat template has."""
+"""More than any chat template takes."""
 
 REWARD_BYTES = 2**18
-"""Of a longer reward file only the worker tells: parsing takes 500 times its size in memory."""
+"""Only the worker checks a longer reward file: parsing takes 500 times its size in memory."""
 
 NAME_BYTES = 255
-"""Of a file or folder, on every file system of Linux that is common."""
+"""The longest name of a file or folder on all common file systems of Linux."""
 
 NOT_DISKS = ("/proc", "/sys")
 
 STATE_BYTES = 12
-"""Of a trained parameter in a checkpoint: itself and two moments, each in float32."""
+"""Per trained parameter in a checkpoint: the parameter and two moments, in float32."""
 
 WEIGHT_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What was seen: the model that is trained, and every finding in the order of looking."""
+    """What was seen: the model that is trained, and all findings, in the order of the checks."""
 
     model: ModelFacts
     findings: tuple[Finding, ...]
@@ -55,7 +55,7 @@ class Inputs:
 def look(
     spec: RunSpec, run_dir: Path, cache: Path, environment: Mapping[str, str], token: Path | None
 ) -> Inputs:
-    """Look at everything of the user's that a run will read, and where it will write.
+    """Check everything of the user's that a run will read, and where it will write.
 
     Local files are read as far as bounds allow (the headers of weights, the first rows of data);
     the hub is asked a few small questions, all within
@@ -82,18 +82,17 @@ def look(
 
 
 def require_writable(path: Path) -> None:
-    """Refuse a run directory that cannot be made.
+    """Refuse a run directory that cannot be created.
 
     Raises:
-        OutputError: the nearest folder above it that is there may not be written, or no folder
-            can have its name.
+        OutputError: the nearest existing folder above it is not writable, or the name is not valid.
     """
     remedy = "Name another folder with --output"
     if any(_is_no_name(part) for part in path.parts):
-        raise OutputError(f"no folder can have the name {shown(path)}", remedy)
+        raise OutputError(f"{shown(path)} is not a valid folder name", remedy)
     above = nearest_folder(path)
     if any(Path(os.path.realpath(above)).is_relative_to(kernel) for kernel in NOT_DISKS):
-        raise OutputError(f"{above} is the kernel's, and holds no files of others", remedy)
+        raise OutputError(f"{above} belongs to the kernel and holds no other files", remedy)
     if not os.access(above, os.W_OK | os.X_OK, effective_ids=True):
         raise OutputError(f"cannot write to {above}", f"{remedy}, or change its owner")
 
@@ -106,12 +105,12 @@ def _is_no_name(part: str) -> bool:
 
 
 def nearest_folder(path: Path) -> Path:
-    """The path itself, or the first above it that is there."""
+    """The path itself, or the nearest folder above it that exists."""
     return next(folder for folder in (path, *path.parents) if os.path.exists(folder))
 
 
 def _tried(rule: str, good: str, work: Callable[[], object]) -> Finding:
-    """A finding of something that raises where it is wrong."""
+    """The finding of a check that raises if something is wrong."""
     try:
         work()
     except AligntuneError as error:
@@ -120,11 +119,11 @@ def _tried(rule: str, good: str, work: Callable[[], object]) -> Finding:
 
 
 def look_at_model(name: str, there: ModelFacts) -> tuple[ModelFacts, list[Finding]]:
-    """A model in its folder, or as the hub tells of it.
+    """What is known of a model, from its folder or from the hub.
 
     Args:
         name: its folder, or hub id.
-        there: what the hub told of it.
+        there: what the hub answered.
     """
     known = there
     if is_local(name):
@@ -152,7 +151,7 @@ def _told(known: ModelFacts) -> str:
 def _ask_hub(
     spec: RunSpec, cache: Path, environment: Mapping[str, str], token: Path | None
 ) -> tuple[ModelFacts, list[Finding]]:
-    """A hub model's facts, and of all else from a hub whether it may be read; asked all at once."""
+    """A hub model's facts, and whether all else from a hub may be read; asked in parallel."""
     jobs: dict[str, Callable[[], ModelFacts | Finding]] = {}
     there = hub_client.connect(environment, token)
     for kind, name, revision in spec.repositories:
@@ -164,7 +163,9 @@ def _ask_hub(
         elif there is not None and not hub_client.snapshot(cache, name, revision, stored):
             jobs[f"{kind} {name}"] = partial(_access, there, stored, name)
     model, found = ModelFacts(), []
-    deadline = time.monotonic() + hub_client.HUB_SECONDS + 1  # each of them keeps to its own before
+    deadline = (
+        time.monotonic() + hub_client.HUB_SECONDS + 1
+    )  # each request has its own, shorter deadline
     for key, answer in hub_client.together(jobs, deadline).items():
         if isinstance(answer, ModelFacts):
             model = answer
@@ -230,7 +231,7 @@ def _read_text(name: str, what: str) -> str:
 
 
 def _require_python(name: str) -> None:
-    """Refuse a reward file that is no Python; whether it imports only the worker can tell."""
+    """Refuse a reward file that is not Python. Only the worker can check whether it imports."""
     try:
         if not os.path.isfile(name):
             raise RewardError(f"cannot read {name}: it is not a file")
@@ -240,23 +241,25 @@ def _require_python(name: str) -> None:
                 ast.parse(code)
     except SyntaxError as error:
         raise RewardError(
-            f"the reward file {name} does not import: line {error.lineno}: {error.msg}", "Mend it"
+            f"the reward file {name} does not import: line {error.lineno}: {error.msg}", "Fix it"
         ) from None
     except OSError as error:
         raise RewardError(f"cannot read {name}: {error.strerror or error}") from error
     except (ValueError, RecursionError, MemoryError) as error:
-        raise RewardError(f"the reward file {name} does not import: {error}", "Mend it") from None
+        raise RewardError(f"the reward file {name} does not import: {error}", "Fix it") from None
 
 
 def _data(spec: RunSpec) -> Iterator[Finding]:
-    """The first rows of every local set that is read."""
+    """The first rows of every local dataset that is read."""
     sets = [("data", spec.dataset.name, spec.dataset.split)]
     held_out = evaluation_set(spec)
     if held_out is not None and held_out != sets[0][1:]:
         sets.append(("evaluation_data", *held_out))
     for rule, name, split in sets:
         if not is_local(name):
-            yield Finding(rule, "pass", f"{name} is on the hub, and is looked at once it is here")
+            yield Finding(
+                rule, "pass", f"{name} is on the hub, and is checked after it has been fetched"
+            )
             continue
         limit = spec.dataset.max_samples if rule == "data" and "[" not in split else None
         source = Source(name, path=Path(name))
@@ -266,14 +269,14 @@ def _data(spec: RunSpec) -> Iterator[Finding]:
             yield Finding(rule, "fail", error.what, error)
             continue
         first = "its first row is" if seen.rows == 1 else f"its first {seen.rows} rows are"
-        rows = f"{first} good" if seen.rows else "only the worker reads its rows"
+        rows = f"{first} good" if seen.rows else "its rows are read by the worker only"
         told = f"{seen.format.replace('_', '-')} data; {rows}" if seen.format else rows
         yield Finding(rule, "pass", f"{name}: {told}")
 
 
 def _disk(spec: RunSpec, model: ModelFacts, run_dir: Path) -> Finding:
-    """Whether what is free holds the result and the checkpoints, of which one more is there while
-    the oldest is not yet gone.
+    """Whether the result and the checkpoints fit on the disk. For a moment there is one checkpoint
+    more than are kept.
     """
     above = nearest_folder(run_dir)
     try:
@@ -293,7 +296,7 @@ def _disk(spec: RunSpec, model: ModelFacts, run_dir: Path) -> Finding:
 
 
 def trained_parameters(spec: RunSpec, model: ModelFacts) -> int | None:
-    """Numbers that are trained, and so saved; None where the model does not tell."""
+    """The number of parameters that are trained and saved; None if the model does not say."""
     if spec.adapter.type == "none":
         return model.parameters
     if not model.linear or spec.adapter.path:

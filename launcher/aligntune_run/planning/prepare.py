@@ -1,4 +1,4 @@
-"""From a request to a plan, of a new run or of one that is resumed."""
+"""From a request to a plan, for a new run or a resumed one."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from aligntune.spec.trainer_args import refuse_owned
 from aligntune_run.engines.registry import find_engine
 from aligntune_run.host.resources import memory_limit
 from aligntune_run.plan import Plan, hub_ids
-from aligntune_run.planning.decide import Decided, Obtaining, Prepared, decide
+from aligntune_run.planning.planner import Obtaining, Planner, Prepared, inspect
 
 
 def prepare(settings: Settings, obtaining: Obtaining) -> Prepared:
-    """Look at the machine and decide; nothing is changed, obtained or written.
+    """Inspect the machine and decide. Nothing is changed, downloaded or written.
 
     Args:
         settings: the request.
-        obtaining: how an image or venv that is missing may be had.
+        obtaining: how a missing image or venv may be obtained.
 
     Raises:
         AligntuneError: the request cannot be carried out here.
@@ -33,13 +33,13 @@ def prepare(settings: Settings, obtaining: Obtaining) -> Prepared:
     return _prepare(settings, obtaining, run, run_id, attempt=1)
 
 
-def consider(spec: RunSpec, obtaining: Obtaining) -> Decided:
-    """What a request would come to, as :func:`prepare` would decide; a refusal is an outcome.
+def consider(spec: RunSpec, obtaining: Obtaining) -> Planner:
+    """What :func:`prepare` would decide about a request; a refusal is an outcome.
 
     Raises:
-        AligntuneError: the request is at odds with itself, or its run directory is there already.
+        AligntuneError: the request contradicts itself, or its run directory exists.
     """
-    return _decide(spec, obtaining, _new_run(spec)[1])
+    return _inspect(spec, obtaining, _new_run(spec)[1])
 
 
 def _new_run(spec: RunSpec) -> tuple[str, RunDir]:
@@ -49,20 +49,20 @@ def _new_run(spec: RunSpec) -> tuple[str, RunDir]:
     return run_id, run
 
 
-def _decide(spec: RunSpec, obtaining: Obtaining, run: RunDir) -> Decided:
+def _inspect(spec: RunSpec, obtaining: Obtaining, run: RunDir) -> Planner:
     refuse_owned(spec)
     check(spec.rewards)
-    return decide(spec, obtaining, spec.model.name, run.path)
+    return inspect(spec, obtaining, spec.model.name, run.path)
 
 
 def prepare_resume(path: Path, obtaining: Obtaining) -> Prepared:
-    """Go on with a run that did not finish, from its newest checkpoint, in its own folder.
+    """Resume an unfinished run from its newest checkpoint, in its own folder.
 
-    Backend and engine stay what they were, whatever ``auto`` would choose now, and so must the
-    lock: weights, optimizer and data go on where they were.
+    Backend and engine stay the same, whatever ``auto`` would choose now. The lock must be the same
+    too, so that weights, optimizer and data continue unchanged.
 
     Raises:
-        OutputError: there is no such run, it has finished, is at work, or had another lock.
+        OutputError: no such run exists, it has finished, it is at work, or its lock has changed.
     """
     run = RunDir(path.absolute())
     record = run.record()
@@ -77,7 +77,7 @@ def prepare_resume(path: Path, obtaining: Obtaining) -> Prepared:
     if record.id is None or None in (before.backend, before.engine, before.lock_hash):
         raise stranger
     wanted = resolve([from_file(run.spec)], run.path)
-    # It was at work here before, so no estimate forbids to go on.
+    # It ran here before, so an estimate must not refuse it.
     same = {
         "backend": before.backend,
         "engine": before.engine,
@@ -89,9 +89,10 @@ def prepare_resume(path: Path, obtaining: Obtaining) -> Prepared:
     prepared = _prepare(settings, obtaining, run, record.id, record.plan.attempt + 1)
     if prepared.plan.choice.lock_hash != before.lock_hash:
         raise OutputError(
-            f"{path} began on another lock ({str(before.lock_hash)[:12]}) than "
+            f"{path} started with another lock ({str(before.lock_hash)[:12]}) than "
             f"{prepared.plan.choice.backend} {prepared.plan.choice.flavour} has now",
-            f"Start a new run: aligntune-run -c {run.spec}, or go on with the version it began on",
+            f"Start a new run: aligntune-run -c {run.spec}, or resume it with the version of "
+            "aligntune-run that started it",
         )
     return prepared
 
@@ -113,15 +114,15 @@ def _prepare(
     settings: Settings, obtaining: Obtaining, run: RunDir, run_id: str, attempt: int
 ) -> Prepared:
     spec = settings.spec
-    decided = _decide(spec, obtaining, run)
+    planner = _inspect(spec, obtaining, run)
     plan = Plan(
         run_id=run_id,
         run_dir=str(run.path),
         attempt=attempt,
         spec=spec,
         origins=settings.origins,
-        choice=decided.outcome.require(),
-        memory=memory_limit(spec.memory, decided.host.memory_usable),
+        choice=planner.outcome.require(),
+        memory=memory_limit(spec.memory, planner.inspection.host.memory_usable),
         fetch=hub_ids(spec),
     )
-    return decided.prepared(plan)
+    return Prepared(plan, planner)

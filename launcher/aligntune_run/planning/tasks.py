@@ -1,7 +1,7 @@
-"""What is done with a finished run: evaluating, asking and pushing it, prepared as a run is.
+"""Evaluate, predict and push: planned like a training.
 
 :func:`prepare` makes the plan; :func:`~aligntune_run.runs.execute.obtain` and
-:func:`~aligntune_run.runs.execute.execute` carry it out as they do any other.
+:func:`~aligntune_run.runs.execute.execute` carry it out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.tasks import Job, Push, Task, job, repositories
 from aligntune_run.host.resources import memory_limit
 from aligntune_run.plan import Plan, hub_ids
-from aligntune_run.planning.decide import Decided, Obtaining, Prepared, decide
+from aligntune_run.planning.planner import Obtaining, Planner, Prepared, inspect
 from aligntune_run.planning.preflight import require_writable
 
 
@@ -37,14 +37,14 @@ def prepare(
     gpus: str | None = None,
     engine: str | None = None,
 ) -> Prepared:
-    """Look at the run and the machine and decide; nothing is changed, obtained or written.
+    """Inspect the run and the machine and decide. Nothing is changed, downloaded or written.
 
-    Backend, engine and GPU are what the run had, where they can still be had, else what would be
-    chosen now, with a warning.
+    Backend, engine and GPU are those of the run if they are still available, else those that would
+    be chosen now, with a warning.
 
     Args:
-        task: what to do, and of which run.
-        obtaining: how an image or venv that is missing may be had.
+        task: what to do, with which run.
+        obtaining: how a missing image or venv may be obtained.
         gpus: as ``spec.gpus``, instead of the run's own.
         engine: as ``spec.engine``, instead of the run's own.
 
@@ -56,10 +56,10 @@ def prepare(
     before = _before(wanted)
     changes = {name: value for name, value in (("gpus", gpus), ("engine", engine)) if value}
     spec = wanted.spec.model_copy(update={**before, **changes})
-    decided, warnings = _decide(wanted, spec, set(changes), obtaining)
+    planner, warnings = _inspect(wanted, spec, set(changes), obtaining)
     require_writable(run.path)
-    choice = decided.outcome.require()
-    if not isinstance(task, Push):  # which no backend and no GPU has a part in
+    choice = planner.outcome.require()
+    if not isinstance(task, Push):  # which needs no backend and no GPU
         warnings += choice.warnings
     plan = Plan(
         run_id=f"{wanted.record.id}-{run.path.name}" if wanted.record.id else run.path.name,
@@ -67,18 +67,18 @@ def prepare(
         spec=spec,
         origins={},
         choice=replace(choice, warnings=tuple(warnings)),
-        memory=memory_limit(spec.memory, decided.host.memory_usable),
+        memory=memory_limit(spec.memory, planner.inspection.host.memory_usable),
         fetch=hub_ids(spec, wanted.task),
         task=wanted.task,
         inputs=(str(Path(task.of, "model")),),
         fetched=wanted.record.fetched,
     )
     _require_inputs(plan)
-    return decided.prepared(plan)
+    return Prepared(plan, planner)
 
 
 def _before(wanted: Job) -> dict[str, Any]:
-    """Backend, engine and GPUs of the run itself; what is said of it where it was run by hand."""
+    """Backend, engine and GPUs of the run; of a run started by hand, what is known."""
     choice = wanted.record.choice
     chosen = {"backend": choice.backend, "engine": choice.engine}
     same = {name: value for name, value in chosen.items() if value}
@@ -87,39 +87,41 @@ def _before(wanted: Job) -> dict[str, Any]:
     return {**same, "strict": "backend" in same}
 
 
-def _decide(
+def _inspect(
     wanted: Job, spec: RunSpec, said: set[str], obtaining: Obtaining
-) -> tuple[Decided, list[str]]:
-    """What will do it, and what the user must not miss about that."""
+) -> tuple[Planner, list[str]]:
+    """The planner for a task, and the warnings of its choice."""
     model = _loaded(wanted)
     of = wanted.task.of
     if isinstance(wanted.task, Push):
-        obtaining = replace(obtaining, wait=True)  # it gets no GPU: whoever has them is no matter
+        obtaining = replace(
+            obtaining, wait=True
+        )  # it gets no GPU, so it does not matter who holds them
     warnings = []
     try:
-        decided = decide(spec, obtaining, model)
-        choice = decided.outcome.require()
+        planner = inspect(spec, obtaining, model)
+        choice = planner.outcome.require()
     except (BackendError, EngineError, HardwareError, ImageError) as error:
         free = {"backend": "auto", "engine": "auto", "gpus": "auto", "strict": False}
         changed = {name: value for name, value in free.items() if name not in said}
-        decided = decide(spec.model_copy(update=changed), obtaining, model)
-        choice = decided.outcome.require()
+        planner = inspect(spec.model_copy(update=changed), obtaining, model)
+        choice = planner.outcome.require()
         warnings.append(
-            f"what {of} was trained with cannot be had: {error.what.removeprefix('--strict: ')}. "
-            f"{TITLES[choice.backend]} takes its place"
+            f"what trained {of} is unavailable: {error.what.removeprefix('--strict: ')}. "
+            f"{TITLES[choice.backend]} is used instead"
         )
     before = wanted.record.choice
     lock = before.lock_hash
     if lock and choice.backend == before.backend and choice.lock_hash != lock:
         warnings.append(
-            f"{of} was trained on another lock ({lock[:12]}) than {TITLES[choice.backend]} "
-            f"{choice.flavour} has now ({choice.lock_hash[:12]}): figures may differ a little"
+            f"{of} was trained with another lock ({lock[:12]}) than {TITLES[choice.backend]} "
+            f"{choice.flavour} has now ({choice.lock_hash[:12]}): figures may differ slightly"
         )
-    return decided, warnings
+    return planner, warnings
 
 
 def _loaded(wanted: Job) -> str | None:
-    """The model whose type matters: the run's own, or the one that its adapter was put on."""
+    """The model whose type matters: the run's own, or the base of its adapter."""
     if isinstance(wanted.task, Push):
         return None
     if wanted.spec.adapter.type == "none":
@@ -128,7 +130,7 @@ def _loaded(wanted: Job) -> str | None:
 
 
 def _require_inputs(plan: Plan) -> None:
-    """Refuse what was there when the run was trained, is needed again and is gone."""
+    """Refuse a task if an input of its run is needed again and no longer exists."""
     kinds: dict[str, type[AligntuneError]] = {
         name: DataError if kind == "dataset" else ModelError
         for kind, name, _ in repositories(plan.spec, plan.task)
@@ -137,5 +139,5 @@ def _require_inputs(plan: Plan) -> None:
     for path in plan.local_inputs:
         if not os.path.exists(path):
             raise kinds.get(path, SpecError)(
-                f"{path} is gone, which the run was made with and is needed again", "Put it back"
+                f"{path} no longer exists, and the run needs it again", "Put it back"
             )

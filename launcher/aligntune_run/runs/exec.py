@@ -1,4 +1,4 @@
-"""Running any program in a backend's environment, as there is no torch on the host."""
+"""Run any program in a backend's environment: the host has no torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from aligntune_run.host.docker_info import probe_engine
 from aligntune_run.host.probe import probe
 from aligntune_run.host.resources import memory_limit
 from aligntune_run.host.types import Host
-from aligntune_run.planning.decide import Obtaining
+from aligntune_run.planning.planner import Obtaining
 from aligntune_run.selection.rules import OF_THE_MACHINE, judge
 from aligntune_run.selection.select import bare_request, gpu_options, pick_image, require, situate
 from aligntune_run.subprocesses import passthrough
@@ -43,8 +43,8 @@ class Environment:
     """A backend's environment on this host: an image in an engine, or a venv.
 
     Attributes:
-        image: the image's id; None where it is a venv.
-        variables: what a program in the venv is given beside the caller's variables.
+        image: the image's id; None for a venv.
+        variables: all variables of a program in the venv.
     """
 
     host: Host
@@ -55,24 +55,24 @@ class Environment:
 
 
 def obtain(backend: str, engine: str, wanted: str, obtaining: Obtaining, say: Say) -> Environment:
-    """A backend's environment, made if it is not here.
+    """A backend's environment; it is made if it is not here yet.
 
     Args:
-        backend: whose.
+        backend: the backend.
         engine: as ``spec.engine``.
-        wanted: ``auto`` for a GPU that no run has, if the machine has any; ``0`` for none.
-        obtaining: how it may be had.
-        say: takes what it says of its making.
+        wanted: ``auto`` for a GPU that no run holds, if the machine has any; ``0`` for none.
+        obtaining: how it may be obtained.
+        say: shows progress.
 
     Raises:
-        AligntuneError: it cannot be had.
+        AligntuneError: it is unavailable.
     """
     contained = may_use_containers(engine)
     client, reason = connect() if contained else (None, f"--engine {engine}")
     found = images.states(client, "missing", obtaining.find_links)
     host = probe(probe_engine(client, reason), found)
     seen = client if contained or not host.gpus else connect()[0]
-    host = gpu_leases.marked(host, seen)
+    host = gpu_leases.mark_leased(host, seen)
     best = gpu_options(wanted, host.gpus)[0]
     at = situate(bare_request(backend, engine, wanted), host, best)
     require(judge(OF_THE_MACHINE, at))
@@ -98,12 +98,12 @@ def obtain(backend: str, engine: str, wanted: str, obtaining: Obtaining, say: Sa
 
 
 def run_program(words: Sequence[str], environment: Environment, folders: Sequence[Path]) -> int:
-    """Run a program, as the caller and with our own output; its exit code.
+    """Run a program as the caller, with this process's output; its exit code.
 
     Args:
         words: the program and its arguments; ``python`` is the backend's.
-        environment: where.
-        folders: seen at their own path and writable, beside the current directory.
+        environment: where it runs.
+        folders: mounted writable at their own path, like the current directory.
     """
     with _lease(environment) as lease:
         lease.sign(f"{words[0]} (pid {os.getpid()})")

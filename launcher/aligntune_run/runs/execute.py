@@ -15,7 +15,7 @@ from aligntune.tasks import TASK_FILE
 from aligntune_run.engines.base import Engine, Exit, Say, Worker
 from aligntune_run.known_failures.explain import explained, tail
 from aligntune_run.plan import Plan
-from aligntune_run.planning.decide import Prepared
+from aligntune_run.planning.planner import Prepared
 from aligntune_run.runs.launch import start
 from aligntune_run.runs.outcome import ending_fields, find_failure, record_exit
 from aligntune_run.runs.signals import Interrupt
@@ -27,10 +27,10 @@ Watch = Callable[[Event], None]
 
 
 def obtain(prepared: Prepared, say: Say) -> Prepared:
-    """Obtain the image, or make the venv, that the plan needs; the plan with its digest in it.
+    """Obtain the image or make the venv that the plan needs; the plan then has the image's digest.
 
     Raises:
-        AligntuneError: it cannot be had.
+        AligntuneError: it is unavailable.
     """
     return replace(prepared, plan=prepared.engine.prepare(prepared.plan, say))
 
@@ -38,7 +38,7 @@ def obtain(prepared: Prepared, say: Say) -> Prepared:
 def execute(prepared: Prepared, watch: Watch) -> RunRecord:
     """Carry out a plan and return the record of the run.
 
-    Ctrl-C and SIGTERM ask the worker to checkpoint and end; a second one ends it at once.
+    Ctrl-C and SIGTERM ask the worker to checkpoint and end; a second signal ends it at once.
 
     Raises:
         AligntuneError: the run failed; the class and the exit code are those of what went wrong.
@@ -61,7 +61,7 @@ def execute(prepared: Prepared, watch: Watch) -> RunRecord:
                 started = start(prepared, command, run, watch, interrupt)
             except AligntuneError as refused:
                 if isinstance(refused, HardwareError) and plan.task is None:
-                    refused.remedy = f"{plan.again} --wait"
+                    refused.remedy = f"{plan.next_step} --wait"
                 with run.writing(f"The run itself failed: {refused}"):
                     run.update(**ending_fields(refused))
                 raise
@@ -93,7 +93,7 @@ def attach(run: RunDir, engine: Engine, watch: Watch) -> RunRecord:
     record = run.record()
     plan = Plan.from_record(record)
     if record.handle is None:
-        raise OutputError(f"{run.path} has no worker: its run never started", plan.again)
+        raise OutputError(f"{run.path} has no worker: its run never started", plan.next_step)
     if record.exit is not None:
         return record
     worker = engine.attach(record.handle)
@@ -102,7 +102,7 @@ def attach(run: RunDir, engine: Engine, watch: Watch) -> RunRecord:
     error = run.record().error  # of this attempt: an earlier one's was cleared when it resumed
     failure = find_failure(left, error.model_dump() if error else None, plan)
     if failure is None and record.phase != plan.phases[-1]:
-        failure = StoppedError(f"its launcher was killed during {record.phase}", plan.again)
+        failure = StoppedError(f"its launcher was killed during {record.phase}", plan.next_step)
     if failure is not None:
         failure = explained(failure, f"{left.output}\n{tail(run.log)}")
         record_exit(run, left, failure)
@@ -112,7 +112,7 @@ def attach(run: RunDir, engine: Engine, watch: Watch) -> RunRecord:
 
 
 def _create(run: RunDir, plan: Plan) -> None:
-    """Make the run directory with its first record; a task's has the task in it."""
+    """Make the run directory with its first record and, for a task, the task file."""
     values: dict[str, Any] = {"plan": plan.to_dict()}
     values |= {"fetched": plan.fetched} if plan.fetched else {}
     values |= {"task": plan.task.model_dump(mode="json")} if plan.task else {}

@@ -1,4 +1,4 @@
-"""Starting a phase: on GPUs that are free now, whichever were free when they were chosen."""
+"""Starting a phase, on GPUs that are free now."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from aligntune_run.plan import ONLINE, Plan
 from aligntune_run.runs.signals import Interrupt
 
 if TYPE_CHECKING:
-    from aligntune_run.planning.decide import Prepared
+    from aligntune_run.planning.planner import Prepared
 
 AGAIN = "Fix that, and try again"
 
 POLL_SECONDS = 2.0
-"""How often one looks whether a GPU has become free."""
+"""Seconds between two checks whether a GPU is free."""
 
 
 @dataclass(frozen=True)
 class Started:
-    """A worker, and the lease of its GPUs, which ends with it and with this launcher."""
+    """A worker and this launcher's lease of its GPUs."""
 
     worker: Worker
     lease: Lease
@@ -42,7 +42,7 @@ def start(
     tell: Callable[[Event], None],
     interrupt: Interrupt,
 ) -> Started:
-    """Start a phase's worker, with a lease of its GPUs where it gets any.
+    """Start a phase's worker, with a lease of its GPUs if it gets any.
 
     Args:
         prepared: the plan.
@@ -53,24 +53,24 @@ def start(
         interrupt: ends waiting.
 
     Raises:
-        HardwareError: others have the GPUs, and it is not to be waited for them.
-        StoppedError: interrupted while it waited.
+        HardwareError: other runs hold the GPUs, and waiting was not asked for.
+        StoppedError: interrupted while waiting.
         AligntuneError: the engine refused.
     """
     if command.phase in ONLINE or not _needs_lease(prepared.plan):
         return _start(prepared, prepared.plan, command, run)
 
-    def heed() -> None:
+    def check_interrupt() -> None:
         if interrupt.asked:
-            raise StoppedError("stopped while it waited for a GPU", prepared.plan.again)
+            raise StoppedError("stopped while it waited for a GPU", prepared.plan.next_step)
 
     waits = False
     while True:
-        with gpu_leases.choosing(heed):
+        with gpu_leases.choosing(check_interrupt):
             try:
                 plan = _on_free_gpus(prepared)
             except HardwareError as error:
-                if not prepared.wait:
+                if not prepared.planner.waits:
                     raise
                 problem = error.what
             else:
@@ -85,7 +85,7 @@ def start(
             waits = True
         until = time.monotonic() + POLL_SECONDS
         while time.monotonic() < until:
-            heed()
+            check_interrupt()
             time.sleep(gpu_leases.TICK_SECONDS)
 
 
@@ -113,37 +113,37 @@ def _needs_lease(plan: Plan) -> bool:
 
 def _same_phase(prepared: Prepared, plan: Plan, command: Command) -> Command:
     commands = prepared.engine.commands(plan)
-    return next(one for one in commands if one.phase == command.phase)
+    return next(other for other in commands if other.phase == command.phase)
 
 
 def _on_free_gpus(prepared: Prepared) -> Plan:
-    """The plan itself if its GPUs are free, else the same on others that are.
+    """The plan itself if its GPUs are free, else the same plan on other GPUs that are.
 
     Raises:
-        HardwareError: there are none, or other GPUs would make another run of it.
+        HardwareError: no GPU is free, or other GPUs would change more than the GPUs of the run.
     """
-    plan, host = prepared.plan, prepared.look()
+    plan, host = prepared.plan, prepared.planner.look_again()
     taken = [gpu for gpu in _gpus(host, plan) if gpu.leased]
     if not taken:
         return plan
     try:
-        now = prepared.choose(host)
-    except AligntuneError as error:  # as of a GPU that is free and too small
+        now = prepared.planner.choose_on(host)
+    except AligntuneError as error:  # such as a free GPU that is too small
         raise gpu_leases.in_use(taken) from error
     before = plan.choice
-    alike = replace(
+    same_run = replace(
         before, gpus=now.gpus, reason=now.reason, verdicts=now.verdicts, estimate=now.estimate
     )
-    found = replace(plan, choice=alike)
+    moved = replace(plan, choice=same_run)
     same = (now.backend, now.flavour, now.engine, now.lock_hash) == (
         before.backend,
         before.flavour,
         before.engine,
         before.lock_hash,
     )
-    if not same or any(gpu.leased for gpu in _gpus(host, found)):
+    if not same or any(gpu.leased for gpu in _gpus(host, moved)):
         raise gpu_leases.in_use(taken)
-    return found
+    return moved
 
 
 def _gpus(host: Host, plan: Plan) -> list[Gpu]:

@@ -32,7 +32,7 @@ def find_failure(left: Exit, error_event: Event | None, plan: Plan) -> Aligntune
     if left.killed:
         return StoppedError(
             "ended at once, without a checkpoint of its own",
-            plan.again.replace("Go on with", "Go on from the last one with"),
+            plan.next_step.replace("Resume with", "Resume from the last one with"),
         )
     if error_event is not None:
         kind = KINDS.get(error_event["kind"], AligntuneError)
@@ -48,8 +48,8 @@ def find_failure(left: Exit, error_event: Event | None, plan: Plan) -> Aligntune
         )
     if left.code == 128 + signal.SIGTERM:
         return StoppedError(
-            "stopped without a checkpoint, as before the worker was ready to write one",
-            plan.again,
+            "stopped without a checkpoint: the worker was not ready to write one",
+            plan.next_step,
         )
     if left.code in (125, 126, 127):
         return ImageError(f"the image does not start a worker{last}", "Build it again")

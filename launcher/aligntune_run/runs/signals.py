@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the worker checkpoints and ends; asked twice, it ends at once."""
+"""Ctrl-C and SIGTERM: the first makes the worker checkpoint and end, the second ends it now."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from aligntune_run.engines.base import Worker
 
 
 class Interrupt:
-    """Passes the launcher's stop signals on for as long as its ``with`` block lasts.
+    """Passes the launcher's stop signals on to the worker while its ``with`` block lasts.
 
     A signal that comes while there is no worker, before the first or between two, waits: the next
-    one is asked to stop as soon as it has started. Only a program's main thread is sent signals: in
-    another there is nothing to pass on.
+    worker is asked to stop as soon as it has started. Only a program's main thread gets signals; in
+    any other thread there is nothing to pass on.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Interrupt:
             signal.signal(number, handler)
 
     def attach(self, worker: Worker | None) -> None:
-        """From now on this worker is told, or none is."""
+        """Pass signals on to this worker from now on, or to none."""
         self._worker = worker
         if worker is not None and self.asked:
             worker.stop()

@@ -39,7 +39,7 @@ def look() -> Status:
     """Look at this machine. It imports no backend, gets no image and starts no container."""
     client, reason = connect()
     found = images.states(client, "missing")
-    host = gpu_leases.marked(probe(probe_engine(client, reason), found), client)
+    host = gpu_leases.mark_leased(probe(probe_engine(client, reason), found), client)
     verdicts = choose(bare_request(), host, None, images.facts()).verdicts
     return Status({name: _status_of(name, verdicts) for name in BACKENDS}, host)
 

@@ -416,11 +416,15 @@ class TestConnect:
             'Bad Request ("invalid mount config for type "bind": bind source path does not exist: '
             '/data/x y")',
             EngineError,
-            "sees no /data/x y",
+            "does not see /data/x y",
         ),
         ('could not select device driver "" with capabilities: [[gpu]]', HardwareError, "GPU"),
         ("404 Client Error: Not Found (No such image: sha256:abc)", ImageError, "sha256:abc"),
-        ('The container name "/n" is already in use by container "f"', EngineError, "already is"),
+        (
+            'The container name "/n" is already in use by container "f"',
+            EngineError,
+            "already exists",
+        ),
         ("write /var/lib/x: no space left on device", EngineError, "disk is full"),
         ("something quite new", EngineError, "something quite new"),
     ],
@@ -648,7 +652,7 @@ class TestProcess:
         assert not [path for path in (host.cache / "envs").iterdir() if path.is_dir()]
 
     def test_a_wheel_of_another_hash_is_refused(self, edited: Edited, plan: Plan) -> None:
-        with pytest.raises(ImageError, match="another file than the lock names"):
+        with pytest.raises(ImageError, match="another hash than the lock's"):
             edited("sha256:.{4}", "sha256:0000").prepare(plan, print)
 
     def test_training_gets_no_token_no_network_and_nothing_of_the_callers_python(
@@ -820,7 +824,7 @@ class TestProcess:
 @pytest.mark.parametrize(
     ("said", "says"),
     [
-        ("OSError: [Errno 28] No space left on device", "no room"),
+        ("OSError: [Errno 28] No space left on device", "no space left"),
         ("Failed to establish a new connection: NewConnectionError(...)", "cannot be reached"),
         ("SSLError(SSLCertVerificationError(CERTIFICATE_VERIFY_FAILED", "not trusted"),
         ("ERROR: No matching distribution found for torch==2.13.0+cpu", "torch==2.13.0+cpu"),

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from tests.helpers.hosts import make_host
-from tests.helpers.scripted_engine import ScriptedEngine, finish, prepared
+from tests.helpers.scripted_engine import ScriptedEngine, ScriptedPlanner, finish, prepared
 
 from aligntune import contract
 from aligntune.errors import AligntuneError, EngineError, HardwareError, StoppedError
@@ -25,12 +25,12 @@ from aligntune.record.events import Event
 from aligntune.record.run_dir import RunDir
 from aligntune_run.engines import gpu_leases
 from aligntune_run.engines.base import Command
-from aligntune_run.engines.gpu_leases import Lease, choosing, marked
+from aligntune_run.engines.gpu_leases import Lease, choosing, mark_leased
 from aligntune_run.engines.local.engine import ProcessEngine
 from aligntune_run.engines.local.worker import ProcessWorker
 from aligntune_run.host.types import Gpu, Host
 from aligntune_run.plan import Choice
-from aligntune_run.planning.decide import Prepared
+from aligntune_run.planning.planner import Prepared
 from aligntune_run.runs import launch
 from aligntune_run.runs.exec import Environment, run_program
 from aligntune_run.runs.execute import execute
@@ -92,7 +92,7 @@ def host(tmp_path: Path, *gpus: Gpu) -> Host:
 
 
 def held(tmp_path: Path, client: Any = None) -> list[str | None]:
-    return [gpu.leased for gpu in marked(host(tmp_path), client).gpus]
+    return [gpu.leased for gpu in mark_leased(host(tmp_path), client).gpus]
 
 
 def until(holds: Callable[[], bool], seconds: float = 10) -> None:
@@ -348,7 +348,7 @@ class TestContainers:
 
     def test_where_no_gpu_is_there_no_engine_is_asked(self, tmp_path: Path) -> None:
         nothing = make_host(tmp_path)
-        assert marked(nothing, SimpleNamespace()) is nothing
+        assert mark_leased(nothing, SimpleNamespace()) is nothing
 
 
 def choose_gpus(wanted: str, host: Host) -> list[str]:
@@ -360,7 +360,7 @@ def choose_gpus(wanted: str, host: Host) -> list[str]:
 
 
 class TestChoosing:
-    """With what :func:`~aligntune_run.engines.gpu_leases.marked` tells, what is free is chosen."""
+    """With :func:`~aligntune_run.engines.gpu_leases.mark_leased`, a free GPU is chosen."""
 
     @pytest.mark.parametrize("wanted", ["auto", "1", "GPU-bbbb"])
     def test_a_gpu_that_a_run_has_is_passed_over(self, tmp_path: Path, wanted: str) -> None:
@@ -380,7 +380,7 @@ class TestChoosing:
 
     def test_released_is_how_it_will_be(self, tmp_path: Path) -> None:
         machine = host(tmp_path, replace(FIRST, leased="a-run"), SECOND)
-        assert gpu_leases.released(machine) == host(tmp_path)
+        assert gpu_leases.without_leases(machine) == host(tmp_path)
 
 
 def picking(host: Host) -> Choice:
@@ -391,18 +391,24 @@ def picking(host: Host) -> Choice:
     return Choice("trl", "cuda", "docker", None, "f00", (free[0].uuid,), free[0].uuid, (), ())
 
 
-def on_gpus(tmp_path: Path, wait: bool = False, choose: Any = picking) -> Prepared:
+def on_gpus(
+    tmp_path: Path,
+    wait: bool = False,
+    choose: Any = picking,
+    engine: Any = None,
+    look: Any = None,
+) -> Prepared:
     """A run that was given the first GPU."""
     made = prepared(tmp_path / "run", train=finish)
     machine = host(tmp_path)
-    return replace(
-        made,
-        plan=replace(made.plan, choice=picking(machine)),
-        host=machine,
-        look=lambda: marked(machine, None),
+    planner = ScriptedPlanner(
+        machine,
+        engine or made.engine,
         choose=choose,
-        wait=wait,
+        look=look or (lambda: mark_leased(machine, None)),
+        waits=wait,
     )
+    return Prepared(replace(made.plan, choice=picking(machine)), planner)
 
 
 TRY_TO_LOCK = """
@@ -431,9 +437,7 @@ class TestStarting:
             seen.append(held(tmp_path))
             return finish(worker)
 
-        record = execute(
-            replace(on_gpus(tmp_path), engine=ScriptedEngine({"train": script})), quiet
-        )
+        record = execute(on_gpus(tmp_path, engine=ScriptedEngine({"train": script})), quiet)
         assert seen == [["id (script)", None]]
         assert held(tmp_path) == [None, None]
         assert record.choice.gpus == ["GPU-aaaa"]
@@ -446,7 +450,7 @@ class TestStarting:
                 given.append(plan.choice.gpus)
                 return super().commands(plan)
 
-        mine = replace(on_gpus(tmp_path), engine=Engine({"train": finish}))
+        mine = on_gpus(tmp_path, engine=Engine({"train": finish}))
         with Lease.take([FIRST]):
             record = execute(mine, quiet)
         assert given == [("GPU-aaaa",), ("GPU-bbbb",)]
@@ -465,7 +469,6 @@ class TestStarting:
     def test_it_can_wait_and_says_for_whom_once(self, tmp_path: Path) -> None:
         lease = Lease.take([FIRST, SECOND])
         lease.sign("theirs (pid 4711)")
-        waiting = on_gpus(tmp_path, wait=True)
         looks: list[int] = []
         told: list[Event] = []
 
@@ -473,9 +476,9 @@ class TestStarting:
             looks.append(1)
             if len(looks) == 3:
                 lease.end()
-            return waiting.look()
+            return mark_leased(host(tmp_path), None)
 
-        assert execute(replace(waiting, look=look), told.append).status == "finished"
+        assert execute(on_gpus(tmp_path, wait=True, look=look), told.append).status == "finished"
         notes = [event["message"] for event in told if event["event"] == "note"]
         assert len(notes) == 1
         assert "theirs (pid 4711)" in notes[0]
@@ -506,7 +509,7 @@ class TestStarting:
                 raise EngineError("no")
 
         with pytest.raises(AligntuneError, match="no"):
-            execute(replace(on_gpus(tmp_path), engine=Refusing({"train": finish})), quiet)
+            execute(on_gpus(tmp_path, engine=Refusing({"train": finish})), quiet)
         assert held(tmp_path) == [None, None]
 
     def test_a_run_on_the_cpu_leases_nothing(self, tmp_path: Path, place: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.helpers.checkpoints import write_safetensors
+from tests.helpers.scripted_engine import ScriptedPlanner
 
 from aligntune.errors import BackendError, DataError, ModelError, OutputError, SpecError
 from aligntune.record.run_dir import RunDir
@@ -35,7 +36,7 @@ from aligntune_run.engines.local.engine import ProcessEngine
 from aligntune_run.host.types import Engine, Host
 from aligntune_run.plan import Choice, Image, Plan, hub_ids
 from aligntune_run.planning import tasks
-from aligntune_run.planning.decide import Decided, Obtaining
+from aligntune_run.planning.planner import Obtaining, Planner
 from aligntune_run.selection.select import Outcome
 
 ROOT = Path(__file__).parents[3]
@@ -274,7 +275,7 @@ def test_a_process_does_a_task_with_the_same_words(host: Host, tmp_path: Path) -
 
 
 class Machine:
-    """What :func:`aligntune_run.planning.decide.decide` finds, by the request."""
+    """What :func:`aligntune_run.planning.planner.inspect` decides, by the request."""
 
     def __init__(self, host: Host, lock: str = "f00", lacks: tuple[str, ...] = ()) -> None:
         self.host, self.lock, self.lacks = host, lock, lacks
@@ -282,7 +283,7 @@ class Machine:
         self.models: list[str | None] = []
         self.waits: list[bool] = []
 
-    def __call__(self, spec: RunSpec, obtaining: Obtaining, model: str | None) -> Decided:
+    def __call__(self, spec: RunSpec, obtaining: Obtaining, model: str | None) -> Planner:
         self.asked.append(spec)
         self.models.append(model)
         self.waits.append(obtaining.wait)
@@ -291,20 +292,13 @@ class Machine:
         engine: Any = None
         chosen = choice(self.lock)
         outcome = Outcome((), chosen, None, "", None)
-        return Decided(
-            outcome,
-            self.host,
-            None,
-            engine=lambda kind: engine,
-            look=lambda: self.host,
-            choose=lambda host: chosen,
-        )
+        return ScriptedPlanner(self.host, engine, choose=lambda _: chosen, outcome=outcome)
 
 
 def prepared(
     task: Task, machine: Machine, monkeypatch: pytest.MonkeyPatch, **how: str
 ) -> tuple[Plan, RunSpec]:
-    monkeypatch.setattr(tasks, "decide", machine)
+    monkeypatch.setattr(tasks, "inspect", machine)
     return tasks.prepare(task, Obtaining(), **how).plan, machine.asked[-1]
 
 
@@ -340,8 +334,8 @@ def test_where_that_cannot_be_had_something_else_is_chosen_with_a_warning(
     plan, asked = prepared(task, machine, monkeypatch)
     assert (asked.backend, asked.strict) == ("auto", False)
     (warning,) = plan.choice.warnings
-    assert "was trained with cannot be had: unsloth cannot be had: no GPU" in warning
-    assert "TRL takes its place" in warning
+    assert "is unavailable: unsloth cannot be had: no GPU" in warning
+    assert "TRL is used instead" in warning
 
 
 def test_another_lock_than_the_run_had_is_said(
@@ -350,7 +344,9 @@ def test_another_lock_than_the_run_had_is_said(
     run = finished(tmp_path, spec_of(), plan=before())
     task = Predict(of=str(run.path), prompts=("p",))
     plan, _ = prepared(task, Machine(host, lock="ba5"), monkeypatch)
-    assert "was trained on another lock (f00) than TRL cpu has now (ba5)" in plan.choice.warnings[0]
+    assert (
+        "was trained with another lock (f00) than TRL cpu has now (ba5)" in plan.choice.warnings[0]
+    )
 
 
 def test_a_run_of_no_launcher_is_worked_on_as_its_spec_says(
@@ -374,10 +370,10 @@ def test_what_is_gone_and_needed_is_named(
     run = finished(tmp_path, spec_of(model=gone, dataset=rows), plan=before())
     machine = Machine(host)
     prepared(Predict(of=str(run.path), prompts=("p",)), machine, monkeypatch)
-    with pytest.raises(DataError, match="gone is gone, which the run was made with"):
+    with pytest.raises(DataError, match="gone no longer exists, and the run needs it again"):
         prepared(Evaluate(of=str(run.path)), machine, monkeypatch)
     base = finished(tmp_path / "lora", spec_of(model=gone, adapter=LORA), plan=before())
-    with pytest.raises(ModelError, match="gone is gone"):
+    with pytest.raises(ModelError, match="gone no longer exists"):
         prepared(Predict(of=str(base.path), prompts=("p",)), machine, monkeypatch)
 
 

@@ -13,7 +13,7 @@ from aligntune.record.run_dir import RunDir
 from aligntune.spec.run_spec import RunSpec
 from aligntune.tasks import Evaluate, Predict, job
 from aligntune_run.planning import prepare
-from aligntune_run.planning.decide import Obtaining
+from aligntune_run.planning.planner import Obtaining
 
 UNVERSIONED = Path(__file__).parents[1] / "record" / "unversioned"
 
@@ -50,11 +50,11 @@ def test_it_is_resumed_on_its_own_backend_and_engine(
     class AskedError(Exception):
         pass
 
-    def decide(spec: RunSpec, *_: Any) -> Any:
+    def inspect(spec: RunSpec, *_: Any) -> Any:
         asked.append(spec)
         raise AskedError
 
-    monkeypatch.setattr(prepare, "decide", decide)
+    monkeypatch.setattr(prepare, "inspect", inspect)
     with pytest.raises(AskedError):
         prepare.prepare_resume(run.path, Obtaining())
     assert (asked[0].backend, asked[0].engine, asked[0].strict) == ("trl", "docker", True)

@@ -16,13 +16,12 @@ from aligntune.errors import EngineError, OutputError, StoppedError, TrainingErr
 from aligntune.record.run_dir import RunDir
 from aligntune.record.schema import ExitRecord
 from aligntune_run.engines.local.engine import ProcessEngine
-from aligntune_run.planning.decide import Obtaining
+from aligntune_run.planning.planner import Obtaining
 from aligntune_run.planning.prepare import prepare_resume
 from aligntune_run.runs.execute import attach
 
 LAUNCHER = """
 import os, sys
-from dataclasses import replace
 from pathlib import Path
 from aligntune_run.engines.base import Command
 from aligntune_run.engines.local.engine import ProcessEngine
@@ -38,7 +37,8 @@ class Engine(ProcessEngine):
 
 folder = Path(sys.argv[1])
 made = prepared(folder)
-execute(replace(made, engine=Engine(make_host(folder.parent), os.environ)), lambda event: None)
+made.planner.given = Engine(make_host(folder.parent), os.environ)
+execute(made, lambda event: None)
 """
 
 

@@ -69,7 +69,7 @@ def execute(
     $ aligntune-run exec --backend unsloth --mount /data -- python script.py
     """
     from aligntune_run.cli.progress import obtaining
-    from aligntune_run.planning.decide import Obtaining
+    from aligntune_run.planning.planner import Obtaining
     from aligntune_run.runs.exec import obtain, run_program
 
     how = Obtaining(find_links, agree if not yes else lambda question: True)

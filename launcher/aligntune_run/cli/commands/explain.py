@@ -34,10 +34,10 @@ def explain(
     $ aligntune-run explain -c spec.yaml --backend unsloth
     """
     from aligntune_run.cli import output
-    from aligntune_run.planning.decide import Obtaining
+    from aligntune_run.planning.planner import Obtaining
     from aligntune_run.planning.prepare import consider
 
-    decided = consider(settings(config, flags, assignments).spec, Obtaining(find_links))
+    planner = consider(settings(config, flags, assignments).spec, Obtaining(find_links))
     with outliving(sys.stdout):
-        output.explanation(decided, as_json)
-    decided.outcome.require()
+        output.explanation(planner, as_json)
+    planner.outcome.require()

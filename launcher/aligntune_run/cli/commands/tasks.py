@@ -206,7 +206,7 @@ def _run_task(
     """Run a task and print its result; with ``quiet``, stdout has nothing but the result."""
     from aligntune_run.cli import output
     from aligntune_run.planning import tasks
-    from aligntune_run.planning.decide import Obtaining
+    from aligntune_run.planning.planner import Obtaining
 
     obtaining = Obtaining(find_links, agree if not yes else lambda question: True, wait)
     prepared = tasks.prepare(task, obtaining, gpus=gpus, engine=engine)

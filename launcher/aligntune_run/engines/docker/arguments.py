@@ -1,4 +1,4 @@
-"""Everything that containers are given, as plain data. What ``--dry-run`` prints is this."""
+"""All arguments of containers, as plain data. ``--dry-run`` prints them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from aligntune_run.plan import ONLINE, Phase, Plan
 ENTRY_POINT = "aligntune-train"
 
 IDENTITY = {"HOME": "/tmp", "USER": "aligntune", "LOGNAME": "aligntune"}
-"""Who a container's programs think they are; the uid is the caller's and may have no name there."""
+"""The user as a container's programs see it; the caller's uid may have no name in the image."""
 
 PIDS = 16384
-"""Enough for a thread a core in every process of a large machine; a fork bomb ends here."""
+"""Enough for one thread per core in every process on a large machine; it stops a fork bomb."""
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-"""Set while training: everything has been fetched, so a missing file is an error at once."""
+"""Set while training: everything has been fetched, so a missing file is an immediate error."""
 
 TOKEN_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
@@ -36,14 +36,15 @@ CA_BUNDLE = f"{contract.SECRETS_DIR}/ca.pem"
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What only the file system and the caller's environment tell, as data and without secrets.
+    """What depends on the file system and the caller's environment, as data without secrets.
 
     Attributes:
-        inputs: the run's local inputs, with what links in them lead to.
-        groups: the caller's further groups, which may be what makes shared data readable.
-        ca_bundle: the CA bundle that the caller's programs use, as behind a company proxy.
-        token: a file with the hub token; there may yet be none, see :meth:`DockerEngine.start`.
-        secret_variables: a file with variables that hold a password, likewise.
+        inputs: the run's local inputs, with the targets of links in them.
+        groups: the caller's supplementary groups, which may make shared data readable.
+        ca_bundle: the CA bundle of the caller's programs, such as behind a company proxy.
+        token: a file with the hub token, which may be created later, see
+            :meth:`DockerEngine.submit`.
+        secret_variables: a file with variables that hold a password; the same holds.
     """
 
     inputs: tuple[Bind, ...] = ()
@@ -54,12 +55,12 @@ class Surroundings:
 
 
 def confinement(host: Host, groups: tuple[int, ...], memory: int) -> dict[str, Any]:
-    """What every container of ours gets: the caller's rights and no more, limits, and a log that
-    can be read whatever the engine's own setting is.
+    """What every container gets: the caller's rights and no more, limits, and a log that can be
+    read whatever the engine's default log driver is.
 
     Args:
         host: whose user and groups the container has; on a rootless engine uid 0 is the caller.
-        groups: the caller's further groups.
+        groups: the caller's supplementary groups.
         memory: bytes it may use, swap, ``/tmp`` and shared memory included.
     """
     return {
@@ -79,7 +80,7 @@ def confinement(host: Host, groups: tuple[int, ...], memory: int) -> dict[str, A
 
 
 def device_requests(gpus: tuple[str, ...], host: Host) -> list[dict[str, Any]]:
-    """How an engine is asked for GPUs: in the one way that it passes them.
+    """The request for GPUs, in the form that the engine supports.
 
     Args:
         gpus: UUIDs, of whole GPUs or of MIG slices.
@@ -94,10 +95,10 @@ def device_requests(gpus: tuple[str, ...], host: Host) -> list[dict[str, Any]]:
 
 
 def cdi_name(uuid: str, host: Host) -> str:
-    """The engine's name of a GPU: by UUID, unless it only knows it by number.
+    """The engine's CDI name of a GPU: by UUID, or by number if the engine knows only that.
 
-    The number in a CDI name is the driver's. That of a slice is made of two, of which the driver's
-    UUID tells none, so a slice goes by its UUID.
+    The number in a CDI name is the driver's. A slice's consists of two numbers, which its UUID does
+    not contain, so a slice is always named by UUID.
     """
     by_uuid = f"{NVIDIA_DEVICES}={uuid}"
     gpu = next((gpu for gpu in host.gpus if gpu.uuid == uuid), None)
@@ -111,11 +112,11 @@ def cdi_name(uuid: str, host: Host) -> str:
 def container_arguments(
     plan: Plan, host: Host, phase: Phase, around: Surroundings
 ) -> dict[str, Any]:
-    """Everything that the container of one phase is given. Pure; JSON-ready; holds no secret.
+    """All arguments of one phase's container. Pure; JSON-ready; without secrets.
 
     The keys are those of the Docker SDK's ``containers.create``, mounts being of plain data.
-    Fetching has the network and the token and sees none of the user's files, pushing only the model
-    it pushes; training and all else see those that they read and have neither network nor token.
+    Fetching gets the network and the token but none of the user's files; pushing gets the model.
+    All other phases get the files they read, and neither network nor token.
     """
     image = plan.choice.image
     assert image is not None, "a plan for containers has an image"
@@ -163,7 +164,7 @@ def container_arguments(
 
 
 def _caches(plan: Plan, host: Host, phase: Phase) -> list[Bind]:
-    """The caller's caches: of the hub only what is used, and never the folder with the token."""
+    """The caller's caches: the hub's only if used, and never the folder with the token."""
     binds = [Bind(str(host.cache / "worker"), contract.CACHE_DIR, read_only=False)]
     if plan.fetch:
         binds.append(Bind(str(host.hub_cache), contract.HUB_CACHE, read_only=phase != "fetch"))
@@ -189,12 +190,12 @@ def _hub_access(host: Host, around: Surroundings) -> tuple[dict[str, str], list[
 
 
 def secret_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Those of the hub's variables that hold a password, as a proxy's address may."""
+    """The variables for the hub that hold a password, as a proxy's address may."""
     return {name: value for name, value in environment.items() if address_parts(value)[1]}
 
 
 def _needs_loopback(environment: Mapping[str, str]) -> bool:
-    """Whether the hub or a proxy is only there on this machine's own loopback address."""
+    """Whether the hub or a proxy is at this machine's loopback address."""
     return any(
         is_loopback(value)
         for name, value in environment.items()
@@ -203,7 +204,7 @@ def _needs_loopback(environment: Mapping[str, str]) -> bool:
 
 
 def look(plan: Plan, host: Host, environment: Mapping[str, str] = os.environ) -> Surroundings:
-    """See what a plan's containers need of the file system and the environment. Changes nothing."""
+    """Read what a plan's containers need from file system and environment. Changes nothing."""
     private = private_folder(plan.run_id, host, environment)
     bundle = ca_bundle(environment)
     token_file = str(host.token.resolve()) if host.token else None
@@ -221,7 +222,7 @@ def look(plan: Plan, host: Host, environment: Mapping[str, str] = os.environ) ->
 
 
 def caller_groups(host: Host) -> tuple[int, ...]:
-    """The caller's further groups, but for root's."""
+    """The caller's supplementary groups, except root's."""
     return tuple(sorted(set(os.getgroups()) - {host.gid, 0}))
 
 
@@ -231,7 +232,7 @@ def token(environment: Mapping[str, str]) -> str | None:
 
 
 def private_folder(run_id: str, host: Host, environment: Mapping[str, str]) -> Path:
-    """Where secrets lie for the moment in which a container starts; in memory where that is."""
+    """Where secrets are while a container starts; in memory if there is a runtime folder."""
     runtime = environment.get("XDG_RUNTIME_DIR")
     above = Path(runtime) if runtime and Path(runtime).is_dir() else host.cache / "private"
     return above / f"aligntune-{run_id}"

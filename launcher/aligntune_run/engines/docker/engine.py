@@ -80,7 +80,7 @@ class DockerEngine:
         """Obtain the image; the plan with the image's digest in it.
 
         Raises:
-            ImageError: the image cannot be had, or breaks the launcher's contract.
+            ImageError: the image is unavailable, or breaks the launcher's contract.
             EngineError: the engine stopped answering.
         """
         choice = plan.choice
@@ -99,7 +99,7 @@ class DockerEngine:
         return replace(plan, choice=replace(choice, image=replace(choice.image, id=image)))
 
     def commands(self, plan: Plan) -> list[Command]:
-        """The containers of a run, in order; looks at the inputs for links, and changes nothing."""
+        """The containers of a run, in order. It follows links in the inputs and changes nothing."""
         around = look(plan, self._host, self._environment)
         return [
             Command(phase, container_arguments(plan, self._host, phase, around))
@@ -182,7 +182,7 @@ class DockerEngine:
 
     @contextmanager
     def _secrets(self, arguments: Mapping[str, Any]) -> Iterator[None]:
-        """Files with the caller's secrets, where the arguments mount them, for as long as this."""
+        """Files with the caller's secrets, where the arguments mount them, while this lasts."""
         contents = {
             "hf_token": token(self._environment) or "",
             "environment": "".join(
@@ -205,10 +205,10 @@ class DockerEngine:
 
 
 def make_folders(arguments: Mapping[str, Any]) -> None:
-    """Make, as the caller, what the engine would make as root: caches, and mount points in them.
+    """Create caches and mount points in them as the caller; the engine would do so as root.
 
     Raises:
-        OutputError: a folder cannot be made.
+        OutputError: a folder cannot be created.
     """
     mounts = {mount["target"]: Path(mount["source"]) for mount in arguments["mounts"]}
     cache = mounts[contract.CACHE_DIR]
@@ -223,8 +223,8 @@ def make_folders(arguments: Mapping[str, Any]) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
-                f"cannot make the cache folder {folder}: {error.strerror}",
-                "Make room there, or name another place with ALIGNTUNE_CACHE_DIR or HF_HOME",
+                f"cannot create the cache folder {folder}: {error.strerror}",
+                "Free some space there, or set ALIGNTUNE_CACHE_DIR or HF_HOME",
             ) from error
 
 
@@ -233,7 +233,7 @@ def _is_cache(target: str) -> bool:
 
 
 def for_sdk(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with mounts as the API has them; unlike bind strings they make no folder."""
+    """The arguments with the API's mounts, which, unlike bind strings, create no folders."""
     mounts = [
         {
             "Type": mount["type"],
@@ -247,7 +247,7 @@ def for_sdk(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refusal(message: str, arguments: Mapping[str, Any]) -> AligntuneError:
-    """What an engine's refusal means to the user."""
+    """The error for an engine's refusal."""
     said = " ".join(message.split())
     for sign, kind, what, remedy in REFUSALS:
         if match := re.search(sign, said, re.I):
@@ -263,38 +263,38 @@ REFUSALS: tuple[tuple[str, type[AligntuneError], str, str], ...] = (
     (
         r"bind source path does not exist: ([^\"]+?)[\")]*$",
         EngineError,
-        "the engine sees no {detail}",
-        "It must be on this machine, where the engine runs, and still be there",
+        "the engine does not see {detail}",
+        "It must exist on this machine, on which the engine runs",
     ),
     (
         r"could not select device driver|nvidia-container-cli|unresolvable CDI",
         HardwareError,
         "the engine cannot pass the GPU to a container",
-        "Install or mend the NVIDIA Container Toolkit, or use --engine process, or --gpus 0",
+        "Install or repair the NVIDIA Container Toolkit, or use --engine process, or --gpus 0",
     ),
     (
         r"no such image",
         ImageError,
-        "the image {image} is gone",
-        "Run again: it will be obtained anew",
+        "the image {image} was removed",
+        "Run again to obtain it",
     ),
     (
         r"is already in use by container",
         EngineError,
-        "there already is a container {name}: this run goes on, or was left behind",
+        "a container {name} already exists: this run is at work, or its container was left behind",
         "`docker logs {name}` shows it, `docker rm -f {name}` removes it",
     ),
     (
         r"no space left on device",
         EngineError,
         "the engine's disk is full",
-        "Free some: `docker system df` shows what takes it, `docker system prune` frees it",
+        "`docker system df` shows what uses it, `docker system prune` frees some",
     ),
     (
         r"connection (aborted|refused)|read timed out|no such file or directory'\)\)",
         EngineError,
         "the engine stopped answering",
-        "See whether it still runs: `docker info`",
+        "Check whether it runs: `docker info`",
     ),
 )
 """Sign in an engine's message -> class, what happened, what to do."""

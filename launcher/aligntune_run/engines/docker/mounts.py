@@ -13,18 +13,18 @@ from aligntune import contract
 from aligntune.errors import EngineError
 
 BLOBS = "blobs"
-"""The folder of a Hugging Face cache that holds files, to which its snapshots' links lead."""
+"""The folder of a Hugging Face cache with the files to which the links in its snapshots point."""
 
 SCAN_DEPTH = 4
 SCAN_ENTRIES = 20_000
-"""How far an input folder is searched for links; models are flat, and data nests a little."""
+"""How far an input folder is searched for links. Models are flat; datasets have a few levels."""
 
 SYSTEM_PATHS = (
     *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run"),
     *("/sbin", "/sys", "/usr", "/var/run", "/opt/aligntune"),
     *(contract.CACHE_DIR, contract.RUN_DIR, contract.INPUT_ROOT),
 )
-"""What a container has its own of; an absolute link that leads there cannot be honoured."""
+"""Paths that a container has itself; an absolute link to one of them cannot be followed."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def input_mounts(paths: Iterable[str]) -> tuple[Bind, ...]:
     folder only the file is mounted, for what lies beside it is nobody's business.
 
     Raises:
-        EngineError: a link leads to a path of which a container has its own.
+        EngineError: a link points to a path that the container has itself.
     """
     mounts = {contract.INPUT_ROOT + path: Path(path).resolve() for path in paths}
     for target in tuple(mounts):
@@ -68,7 +68,7 @@ def _follow_links(mounts: dict[str, Path], target: str) -> None:
 
 
 def _follow(mounts: dict[str, Path], link: Path, seen_as: str) -> None:
-    """Mount what a link leads to, unless a container sees it anyway or it leads nowhere.
+    """Mount a link's target, unless the container sees it anyway or it does not exist.
 
     Args:
         mounts: target -> source; both are free of links on the way.
@@ -85,7 +85,7 @@ def _follow(mounts: dict[str, Path], link: Path, seen_as: str) -> None:
     relative = not text.startswith("/") and target.startswith(contract.INPUT_ROOT + "/")
     if not relative and _is_system(target):
         raise EngineError(
-            f"{link} is a link to {text}, and a container has a {target} of its own",
+            f"{link} is a link to {text}, and a container has its own {target}",
             "Put a copy there instead of the link",
         )
     if found.parent.name != BLOBS:
@@ -98,7 +98,7 @@ def _follow(mounts: dict[str, Path], link: Path, seen_as: str) -> None:
 
 
 def _sees(mounted: str, source: Path, target: str) -> bool:
-    """Whether a mount of ``source`` has something at ``target``; a link there is followed apart."""
+    """Whether a mount of ``source`` has something at ``target``; links are followed elsewhere."""
     if target == mounted:
         return True
     return target.startswith(f"{mounted}/") and os.path.lexists(f"{source}{target[len(mounted) :]}")
@@ -109,7 +109,7 @@ def _is_system(target: str) -> bool:
 
 
 def _links(folder: Path) -> Iterator[Path]:
-    """The links in a folder, in order, to :data:`SCAN_DEPTH` and after at most so many entries."""
+    """The links in a folder, in order, within :data:`SCAN_DEPTH` and :data:`SCAN_ENTRIES`."""
     left = SCAN_ENTRIES
     level = [folder] if folder.is_dir() else []
     for _ in range(SCAN_DEPTH):
@@ -119,7 +119,7 @@ def _links(folder: Path) -> Iterator[Path]:
                 with os.scandir(place) as entries:
                     found = sorted(entries, key=lambda entry: entry.name)
             except OSError:
-                continue  # the worker, which has the caller's rights too, says what it cannot read
+                continue  # the worker has the caller's rights too and reports what it cannot read
             for entry in found[:left]:
                 if entry.is_symlink():
                     yield Path(entry.path)

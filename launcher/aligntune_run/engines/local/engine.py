@@ -1,4 +1,4 @@
-"""Process: the same worker without containers, for machines that have no container engine.
+"""Process: the same worker without containers, for machines without a container engine.
 
 It runs in a venv made from the image's own lock, see :mod:`aligntune_run.engines.local.venv`.
 """
@@ -27,10 +27,10 @@ class ProcessEngine:
 
     Args:
         host: the machine, as probed.
-        environment: the caller's, which the worker inherits but for what would change the run.
+        environment: the caller's; the worker inherits it, except for what would change the run.
         find_links: folders or addresses with wheels that no index has.
         sources: recipes and code, if not this installation's own.
-        agree: asked before the gigabytes of a venv are fetched, with their size in the question.
+        agree: is asked before gigabytes are downloaded, with their size in the question.
     """
 
     def __init__(
@@ -49,18 +49,18 @@ class ProcessEngine:
         self._supervisors: dict[str, subprocess.Popen[str]] = {}
 
     def prepare(self, plan: Plan, say: Say) -> Plan:
-        """Make the venv and lay out the worker's code, where they are not there yet.
+        """Make the venv and copy the worker's code, unless they exist.
 
         Raises:
-            EngineError: there is no Python of the lock's version, no network, or no room.
-            ImageError: a package cannot be had, or is not the one that the lock names, or the user
-                did not agree.
+            EngineError: Python of the lock's version, the network, or disk space is missing.
+            ImageError: a package is unavailable or is not the one in the lock, or the user did not
+                agree.
         """
         self.make(self._recipe(plan), say)
         return plan
 
     def make(self, made_of: Recipe, say: Say) -> None:
-        """Make a recipe's venv and lay out its code; see :meth:`prepare` for what it raises."""
+        """Make a recipe's venv and copy its code; raises what :meth:`prepare` raises."""
         venv = self._venv(made_of)
         if not (venv / COMPLETE).exists():
             size = made_of.download_size
@@ -76,11 +76,11 @@ class ProcessEngine:
         except OSError as error:
             raise EngineError(
                 f"cannot write to the cache {self._host.cache}: {error.strerror}",
-                "Make room there, or name another place with ALIGNTUNE_CACHE_DIR",
+                "Free some space there, or set ALIGNTUNE_CACHE_DIR",
             ) from error
 
     def commands(self, plan: Plan) -> list[Command]:
-        """The processes of a run, in order; ``environment`` is what is added to the caller's."""
+        """The processes of a run, in order; ``environment`` is added to the caller's."""
         return [Command(phase, self._arguments(plan, phase)) for phase in plan.phases]
 
     def submit(
@@ -119,7 +119,7 @@ class ProcessEngine:
         return ProcessWorker(Handle.parse(handle)).output()
 
     def variables(self, made_of: Recipe) -> dict[str, str]:
-        """What makes a program of ours run in a recipe's venv; added to the caller's variables."""
+        """Variables for a program in a recipe's venv; they are added to the caller's."""
         programs = self._venv(made_of) / "bin"
         return {
             "PATH": f"{programs}{os.pathsep}{self._environment.get('PATH', os.defpath)}",
@@ -156,7 +156,7 @@ class ProcessEngine:
         }
 
     def _caches(self, plan: Plan) -> dict[str, str]:
-        """The caller's hub caches, and ours for what is compiled or processed."""
+        """The caller's hub caches, and our caches for compiled kernels and processed data."""
         own = self._host.cache / "worker"
         of_hub = any(wanted.startswith("dataset ") for wanted in plan.fetch)
         datasets = self._host.datasets_cache if of_hub else own / "huggingface" / "datasets"

@@ -1,6 +1,6 @@
 """The worker's environment without containers: a venv made from an image's own lock, and the code.
 
-Both are kept in the user's cache under the hash of what they hold, so each is made once and never
+Both are kept in the user's cache under the hash of their contents, so each is made once and never
 changes.
 """
 
@@ -26,10 +26,10 @@ PYTHON = (3, 11)
 """The Python that every lock is made for."""
 
 COMPLETE = "aligntune-complete"
-"""Written last: a venv without it was cut short and is made anew."""
+"""Written last: a venv without it is incomplete and is made again."""
 
 PACKAGE = re.compile(r"(Collecting |Processing \S*/)(?P<name>[^=/-]+)(==|-)(?P<version>[^\s-]+)")
-"""pip's line for a package of an index, and for a file."""
+"""pip's line for a package from an index, and from a file."""
 
 DROPPED = ("PYTHON*", "ALIGNTUNE_*", "VIRTUAL_ENV")
 """Variables of the caller that would change what the worker imports or reads."""
@@ -42,11 +42,11 @@ def make_venv(
     environment: Mapping[str, str],
     find_links: Sequence[str] = (),
 ) -> None:
-    """Make the venv that a lock describes; it is complete afterwards, or not there.
+    """Make the venv that a lock describes. Afterwards it is complete or does not exist.
 
     Raises:
-        EngineError: there is no Python of the lock's version, no network, or no room.
-        ImageError: a package cannot be had, or is not the one that the lock names.
+        EngineError: Python of the lock's version, the network, or disk space is missing.
+        ImageError: a package is unavailable, or is not the one in the lock.
     """
     complete = venv / COMPLETE
     if complete.exists():
@@ -69,10 +69,10 @@ def make_venv(
 
 
 def find_python() -> str:
-    """A Python of the lock's version: this one, else the one on the path.
+    """A Python of the lock's version: the running one, else the one on the path.
 
     Raises:
-        EngineError: there is none.
+        EngineError: none is installed.
     """
     if sys.version_info[:2] == PYTHON:
         return sys.executable
@@ -142,7 +142,7 @@ def _unknown(done: Finished) -> EngineError:
 
 
 def _failure(said: str) -> AligntuneError | None:
-    """What pip's or venv's last words mean to the user, if that is known."""
+    """The error for the last output of pip or venv, if it is a known failure."""
     for sign, kind, what, remedy in FAILURES:
         if match := re.search(sign, said):
             return kind(what.format(*match.groups()), remedy)
@@ -153,14 +153,14 @@ FAILURES: tuple[tuple[str, type[AligntuneError], str, str], ...] = (
     (
         r"No space left on device|Disk quota exceeded",
         EngineError,
-        "there is no room for the environment",
-        "Free some, or name another place with ALIGNTUNE_CACHE_DIR (and TMPDIR)",
+        "no space left for the environment",
+        "Free some, or set ALIGNTUNE_CACHE_DIR (and TMPDIR)",
     ),
     (
         r"DO NOT MATCH THE HASHES",
         ImageError,
-        "an index served another file than the lock names",
-        "Check your mirror, and empty pip's cache: `pip cache purge`",
+        "an index served a file with another hash than the lock's",
+        "Check your mirror, and clear pip's cache: `pip cache purge`",
     ),
     (
         r"CERTIFICATE_VERIFY_FAILED|SSLError",
@@ -173,7 +173,7 @@ FAILURES: tuple[tuple[str, type[AligntuneError], str, str], ...] = (
         r"|ConnectTimeout|ReadTimeout|ProxyError|Connection (?:refused|reset|timed out)",
         EngineError,
         "the package index cannot be reached",
-        "Check the network, or point pip at an index that can be (PIP_INDEX_URL, pip.conf)",
+        "Check the network, or point pip at a reachable index (PIP_INDEX_URL, pip.conf)",
     ),
     (
         r"No matching distribution found for (\S+\+cpu)",
@@ -193,7 +193,7 @@ FAILURES: tuple[tuple[str, type[AligntuneError], str, str], ...] = (
 
 @contextlib.contextmanager
 def _locked(path: Path, say: Say) -> Iterator[None]:
-    """Hold a file lock; the kernel lets go of it however this program ends."""
+    """Hold a file lock; the kernel releases it however this program ends."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -204,9 +204,9 @@ def _locked(path: Path, say: Say) -> Iterator[None]:
 
 
 def lay_out_code(made_of: Recipe, folder: Path) -> None:
-    """Put what an image holds of ours into ``folder``, whole or not at all.
+    """Copy our code, as an image has it, into ``folder``, completely or not at all.
 
-    The launcher's own site-packages stay off the worker's path: their versions are not the lock's.
+    The launcher's site-packages stay off the worker's path: their versions are not the lock's.
     """
     if folder.exists():
         return
@@ -224,6 +224,6 @@ def lay_out_code(made_of: Recipe, folder: Path) -> None:
 
 
 def without(environment: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:
-    """The environment without the variables of these names; ``PYTHON*`` is all that begin so."""
+    """The environment without the variables of these names; ``PYTHON*`` matches a prefix."""
     dropped = re.compile("|".join(re.escape(name).replace(r"\*", ".*") for name in names))
     return {name: value for name, value in environment.items() if not dropped.fullmatch(name)}
