@@ -221,7 +221,7 @@ def test_an_engine_that_is_asked_for_and_not_there_is_an_error_with_a_remedy(
     assert ended.code == 6, ended.told
     assert ended.err == (
         "error: no container engine: there is no /nowhere.sock: no engine is installed, or none "
-        "runs. Start one (see README, 'Container engine'), or use --engine process\n"
+        "runs. Start one (see 'Container engine' in the README), or use --engine process\n"
     )
     assert TRACEBACK not in ended.out
     assert not ended.run.exists()

@@ -30,7 +30,7 @@ def test_help_names_every_flag_and_every_algorithm(environment: dict[str, str]) 
         assert algorithm in done.stdout
 
 
-def test_every_flag_is_of_a_key_that_the_spec_has() -> None:
+def test_every_flag_sets_a_key_of_the_spec() -> None:
     known = {*known_keys(), "model", "dataset", "beta"}
     assert {flag.key for flag in FLAGS} <= known
     assert len({flag.name for flag in FLAGS}) == len(FLAGS)
@@ -53,7 +53,7 @@ def test_help_and_version_import_nothing_heavy(word: str, environment: dict[str,
     assert done.returncode == 0, done.stderr
 
 
-def test_help_looks_no_version_up(environment: dict[str, str]) -> None:
+def test_help_does_not_look_up_a_version(environment: dict[str, str]) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "aligntune_run", "--help"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
@@ -75,13 +75,13 @@ def test_version_imports_no_rich(environment: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_without_a_word_the_help_is_shown(environment: dict[str, str]) -> None:
+def test_without_arguments_help_is_shown(environment: dict[str, str]) -> None:
     done = run(environment=environment)
     assert done.returncode == 0
     assert "--algo" in done.stdout
 
 
-def test_a_request_may_lie_in_the_environment_alone(
+def test_a_request_can_come_from_the_environment_alone(
     needed: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     _, algorithm, _, model, _, dataset = needed
@@ -97,7 +97,7 @@ def test_a_request_may_lie_in_the_environment_alone(
 
 
 @pytest.mark.parametrize("word", ["--dry-run", "--json"])
-def test_a_word_that_asks_for_a_plan_is_no_call_for_help(
+def test_asking_for_a_plan_without_a_request_is_an_error(
     word: str, environment: dict[str, str]
 ) -> None:
     done = run(word, environment=environment)
@@ -115,7 +115,7 @@ def test_a_word_that_asks_for_a_plan_is_no_call_for_help(
         (["--gpus", "0", "--yes", "exec", "--", "true"], "--gpus, --yes before 'exec'"),
     ],
 )
-def test_an_option_before_a_command_is_told_where_it_belongs(
+def test_an_option_before_a_command_is_refused(
     words: list[str], says: str, environment: dict[str, str]
 ) -> None:
     done = run(*words, environment=environment)
@@ -172,7 +172,7 @@ def test_an_error_is_one_clear_line_with_its_exit_code(
         (["images", "build", "jax"], "jax"),
     ],
 )
-def test_an_option_or_choice_that_is_not_there_is_one_line_that_names_it(
+def test_an_unknown_option_or_choice_is_one_line_that_names_it(
     words: list[str], says: str, environment: dict[str, str]
 ) -> None:
     done = run(*words, environment=environment)
@@ -193,7 +193,7 @@ def test_an_option_or_choice_that_is_not_there_is_one_line_that_names_it(
         (lambda folder: (folder / "adapter_config.json").touch(), 3, "is an adapter, not a model"),
     ],
 )
-def test_a_folder_that_is_no_model_is_refused_before_anything_starts(
+def test_a_folder_without_a_model_is_refused_before_anything_starts(
     make: Any, code: int, says: str, needed: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     make(tmp_path / "model")
@@ -203,7 +203,7 @@ def test_a_folder_that_is_no_model_is_refused_before_anything_starts(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_finished_run_is_not_written_over(
+def test_a_finished_run_is_not_overwritten(
     needed: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
@@ -224,7 +224,7 @@ def test_a_finished_run_is_not_written_over(
         ({"status": "running", "plan": {}}, "is a run that is at work"),
     ],
 )
-def test_only_a_run_that_has_neither_finished_nor_a_worker_goes_on(
+def test_only_an_unfinished_run_without_a_worker_can_be_resumed(
     record: dict[str, Any] | None, says: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     if record is not None:
@@ -251,7 +251,7 @@ BROKEN = "{run}/run.json is not a run's record: {key}: Input should be a valid d
         ),
     ],
 )
-def test_a_record_that_is_not_ours_cannot_be_resumed(
+def test_a_foreign_record_cannot_be_resumed(
     record: dict[str, Any], says: str, environment: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "run.json").write_text(json.dumps(record))
@@ -262,7 +262,7 @@ def test_a_record_that_is_not_ours_cannot_be_resumed(
 
 
 @pytest.mark.parametrize("flag", ["--model", "--dataset", "--algo"])
-def test_an_empty_name_is_none(
+def test_an_empty_name_counts_as_missing(
     flag: str, needed: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     place = needed.index(flag) + 1
@@ -272,7 +272,7 @@ def test_an_empty_name_is_none(
     assert flag in done.stderr or flag == "--algo"
 
 
-def test_a_config_nested_without_end_is_refused(
+def test_a_deeply_nested_config_is_refused(
     needed: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     config = tmp_path / "deep.yaml"
@@ -287,7 +287,7 @@ def test_a_config_nested_without_end_is_refused(
     assert TRACEBACK not in done.stderr
 
 
-def test_in_a_folder_that_is_gone_it_says_so(
+def test_a_removed_current_directory_is_an_error(
     needed: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "gone").mkdir()
@@ -307,7 +307,7 @@ def test_in_a_folder_that_is_gone_it_says_so(
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_a_stream_that_is_closed_changes_nothing(
+def test_a_closed_stream_changes_nothing(
     closed: str, needed: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     words = [*needed, "--gpus", "0", "--engine", "process", "--dry-run"]
@@ -340,7 +340,7 @@ def test_what_the_terminal_cannot_show_is_escaped(
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--dry-run"], ["--dry-run", "--json"]])
-def test_output_that_a_full_disk_does_not_take_is_an_error(
+def test_output_to_a_full_disk_is_an_error(
     words: list[str], needed: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     asked = [sys.executable, "-m", "aligntune_run", *needed, "--gpus", "0", "--engine", "process"]
@@ -382,7 +382,7 @@ def test_a_dry_run_prints_the_plan_as_json_only_and_changes_nothing(
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_dry_run_in_words_says_the_choice_and_every_verdict(
+def test_a_dry_run_as_text_shows_the_choice_and_every_verdict(
     needed: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     words = [*needed, "--gpus", "0", "--engine", "process", "--dry-run"]
@@ -394,7 +394,7 @@ def test_a_dry_run_in_words_says_the_choice_and_every_verdict(
     assert "pass  trl" in done.stdout
 
 
-def test_a_backend_that_was_asked_for_and_not_had_is_warned_of_unmissably(
+def test_an_unavailable_backend_gives_a_clear_warning(
     needed: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     words = [*needed, "--gpus", "0", "--engine", "process", "--backend", "unsloth", "--dry-run"]
@@ -420,7 +420,7 @@ def test_settings_come_from_file_environment_and_command_line_in_this_order(
     assert (training["epochs"], training["seed"], training["batch_size"]) == (1, 2, 3)
 
 
-def test_a_reader_who_leaves_early_is_no_error(
+def test_a_reader_who_leaves_early_causes_no_error(
     needed: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     words = [*needed, "--gpus", "0", "--engine", "process", "--dry-run"]
@@ -467,7 +467,7 @@ sys.exit(code)
 
 
 @pytest.mark.parametrize("words", [[], ["--json"]])
-def test_a_log_on_a_full_disk_ends_no_run(
+def test_a_log_on_a_full_disk_does_not_end_a_run(
     words: list[str], needed: list[str], environment: dict[str, str]
 ) -> None:
     with open("/dev/full", "w") as full:
@@ -491,7 +491,7 @@ def test_a_log_on_a_full_disk_ends_no_run(
         (["images", "build"], 141, ""),
     ],
 )
-def test_a_reader_who_leaves_ends_no_run_and_nothing_else_is_called_done(
+def test_a_reader_who_leaves_does_not_end_a_run_but_ends_a_build(
     words: list[str], code: int, says: str, needed: list[str], environment: dict[str, str]
 ) -> None:
     asked = words if words[0] == "images" else [*needed, *words]

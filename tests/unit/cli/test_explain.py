@@ -20,7 +20,7 @@ def told(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
 
 
-def test_explain_says_every_rule_and_what_decided(
+def test_explain_shows_every_rule_and_which_decided(
     needed: list[str], environment: dict[str, str]
 ) -> None:
     done = run("explain", *needed, environment=environment)
@@ -39,7 +39,7 @@ def test_explain_s_json_is_the_same_for_programs(
     assert {one["level"] for one in found["verdicts"]} <= {"pass", "warn", "fail"}
 
 
-def test_explain_ends_as_the_run_would_and_still_says_every_rule(
+def test_explain_exits_like_the_run_and_still_shows_every_rule(
     needed: list[str], environment: dict[str, str]
 ) -> None:
     words = [*needed, "--gpus", "1", "--json"]
@@ -61,7 +61,7 @@ def test_explain_leaves_nothing_behind(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_status_tells_both_backends_and_the_machine(environment: dict[str, str]) -> None:
+def test_status_shows_both_backends_and_the_machine(environment: dict[str, str]) -> None:
     found = told(run("status", "--json", environment=environment))
     assert not found["backends"]["unsloth"]["available"]
     assert "NVIDIA GPU" in found["backends"]["unsloth"]["reason"]
@@ -69,7 +69,7 @@ def test_status_tells_both_backends_and_the_machine(environment: dict[str, str])
     assert found["host"]["token"] is False
 
 
-def test_a_token_is_in_neither(
+def test_neither_output_contains_a_token(
     needed: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:
     secret = {**environment, "HF_TOKEN": "hf_planted", "HF_HUB_OFFLINE": "1"}
@@ -86,7 +86,7 @@ def one_gpu(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
     return {**environment, **nvml.stand_in(tmp_path / "nvml", [gpu])}
 
 
-def test_a_gpu_is_told_and_unsloth_is_chosen_for_it(
+def test_a_gpu_is_shown_and_unsloth_is_chosen_for_it(
     needed: list[str], one_gpu: dict[str, str]
 ) -> None:
     words = ["--engine", "process", "--json"]
@@ -95,9 +95,7 @@ def test_a_gpu_is_told_and_unsloth_is_chosen_for_it(
     assert found["choice"]["backend"] == "unsloth"
 
 
-def test_a_gpu_that_a_run_has_is_there_and_not_free(
-    needed: list[str], one_gpu: dict[str, str]
-) -> None:
+def test_a_leased_gpu_is_listed_but_not_free(needed: list[str], one_gpu: dict[str, str]) -> None:
     (told_of,) = told(run("status", "--json", environment=one_gpu))["host"]["gpus"]
     gpu = Gpu(**{**told_of, "capability": (9, 0)})
     with gpu_leases.choosing():

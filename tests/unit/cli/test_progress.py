@@ -42,7 +42,7 @@ def shown(events: list[dict[str, Any]], stream: io.StringIO) -> str:
     return stream.getvalue()
 
 
-def test_without_a_terminal_each_thing_worth_a_line_gets_one_and_no_control_codes() -> None:
+def test_without_a_terminal_each_event_is_a_plain_line() -> None:
     assert shown(RUN, io.StringIO()).splitlines() == [
         "load model ...",
         "load data ...",
@@ -74,7 +74,7 @@ def test_in_a_terminal_the_bar_ends_at_the_last_step_with_loss_and_speed(
     assert "load data" in words
 
 
-def test_in_a_terminal_what_is_worth_keeping_scrolls_above_the_bar_as_it_is(
+def test_in_a_terminal_lasting_messages_scroll_above_the_bar(
     terminal: Terminal,
 ) -> None:
     words = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown(RUN, terminal))
@@ -87,7 +87,5 @@ def test_in_a_terminal_what_is_worth_keeping_scrolls_above_the_bar_as_it_is(
 
 
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
-def test_an_error_is_left_to_the_command_s_last_word(
-    stream: type[io.StringIO], terminal: Terminal
-) -> None:
+def test_progress_does_not_print_the_error(stream: type[io.StringIO], terminal: Terminal) -> None:
     assert "line 3" not in shown(FAILED, stream())

@@ -151,7 +151,7 @@ def test_no_planted_secret_or_sample_or_name_is_anywhere_in_it(
 
 
 @pytest.mark.usefixtures("alice")
-def test_what_explains_a_failure_stays(found: Findings, failed: Path, tmp_path: Path) -> None:
+def test_text_that_explains_a_failure_stays(found: Findings, failed: Path, tmp_path: Path) -> None:
     files = contents(found, examine(found, failed), failed)
     record = json.loads(files["run/run.json"])
     assert record["status"] == "failed"
@@ -181,7 +181,7 @@ def test_nothing_but_the_four_files_of_a_run_is_packed(found: Findings, failed: 
     ]
 
 
-def test_only_its_owner_may_read_it_and_the_same_findings_make_the_same_bytes(
+def test_only_its_owner_can_read_it_and_the_bytes_are_reproducible(
     found: Findings, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "1.tar.gz", tmp_path / "2.tar.gz"
@@ -191,7 +191,7 @@ def test_only_its_owner_may_read_it_and_the_same_findings_make_the_same_bytes(
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_no_file_is_written_over(link: bool, found: Findings, tmp_path: Path) -> None:
+def test_no_file_is_overwritten(link: bool, found: Findings, tmp_path: Path) -> None:
     target = tmp_path / "report.tar.gz"
     if link:
         target.symlink_to(tmp_path / "elsewhere")
@@ -202,7 +202,7 @@ def test_no_file_is_written_over(link: bool, found: Findings, tmp_path: Path) ->
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_folder_that_is_not_there_is_said_so(found: Findings, tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(found: Findings, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="No such file"):
         pack(tmp_path / "none" / "report.tar.gz", found, Diagnosis(()))
 
@@ -220,9 +220,7 @@ def test_no_link_and_no_device_of_a_run_is_followed(
     assert "run/events.jsonl" not in files
 
 
-def test_of_a_long_log_the_end_is_packed_from_a_whole_line_on(
-    found: Findings, failed: Path
-) -> None:
+def test_the_end_of_a_long_log_is_packed_in_whole_lines(found: Findings, failed: Path) -> None:
     (failed / "train.log").write_text("x" * 999 + "\n" + ("y" * 99 + "\n") * (LIMIT // 100))
     packed = contents(found, Diagnosis(()), failed)["run/train.log"]
     assert LIMIT - 200 < len(packed) <= LIMIT
@@ -245,7 +243,7 @@ def test_a_variable_s_secret_is_found_however_it_is_written(secret: str) -> None
             assert secret not in redactor.text(text).replace(REMOVED, "")
 
 
-def test_what_is_no_secret_stays() -> None:
+def test_ordinary_text_stays() -> None:
     redactor = Redactor(
         {"TOKENIZERS_PARALLELISM": "false", "USE_TOKEN": "true"}, home=Path("/root")
     )

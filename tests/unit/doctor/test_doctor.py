@@ -262,7 +262,7 @@ def test_whatever_warns_or_fails_says_what_to_do() -> None:
     assert all(one.remedy for one in said if one.level != "pass")
 
 
-def test_warnings_alone_are_no_failure() -> None:
+def test_warnings_alone_do_not_fail() -> None:
     found = replace(CPU, hub="refused")
     assert {one.level for one in checks(found)} == {"pass", "warn"}
     assert Diagnosis(checks(found)).exit_code == 0
@@ -323,7 +323,7 @@ def a_run(folder: Path, log: str = "", **values: Any) -> RunDir:
     return made
 
 
-def test_a_failed_run_is_told_with_its_error_its_known_failure_and_how_to_go_on(
+def test_a_failed_run_is_reported_with_its_error_known_failure_and_resume(
     tmp_path: Path,
 ) -> None:
     error = {"kind": "TrainingError", "what": "the trainer failed: 1", "remedy": "See the log"}
@@ -349,13 +349,13 @@ def test_a_finished_run_is_not_searched_for_failures(tmp_path: Path) -> None:
     assert [(one.rule, one.level) for one in told] == [("run", "pass")]
 
 
-def test_a_run_whose_worker_died_without_a_word_is_said_so(tmp_path: Path) -> None:
+def test_a_run_whose_worker_died_silently_is_reported(tmp_path: Path) -> None:
     made = a_run(tmp_path / "x", status="running")
     made.events.touch()
     assert "nothing is running in it" in report_run(made.path, ())[0].evidence
 
 
-def test_a_run_that_is_at_work_is_left_alone(tmp_path: Path) -> None:
+def test_a_running_run_is_left_alone(tmp_path: Path) -> None:
     made = a_run(tmp_path / "x", "CUDA out of memory", status="running")
     with EventWriter(made.events):
         told = report_run(made.path, (replace(LEFT, state="running"),))
@@ -363,7 +363,7 @@ def test_a_run_that_is_at_work_is_left_alone(tmp_path: Path) -> None:
     assert "docker logs -f aligntune-x-train-1" in told[1].evidence
 
 
-def test_a_run_s_container_that_was_left_behind_is_to_be_removed(tmp_path: Path) -> None:
+def test_a_run_s_leftover_container_should_be_removed(tmp_path: Path) -> None:
     made = a_run(tmp_path / "x", status="running")
     told = {one.rule: one for one in report_run(made.path, (LEFT, replace(LEFT, run_id="other")))}
     assert told["run-container"].remedy == "`docker rm -f aligntune-x-train-1`"
@@ -382,7 +382,7 @@ def test_a_record_that_no_version_writes_is_refused_with_the_key(
         report_run(made.path, ())
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"no run\.json"):
         examine(HEALTHY, tmp_path)
 
@@ -392,19 +392,21 @@ def test_how_a_run_ended_is_not_the_exit_code(tmp_path: Path) -> None:
     assert examine(HEALTHY, made.path).exit_code == 0
 
 
-def test_the_hub_is_asked_without_a_token_and_any_answer_will_do() -> None:
+def test_the_hub_is_contacted_without_a_token_and_any_answer_counts() -> None:
     with Hub() as hub:
         assert ask_hub({"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": SECRET}) == ""
         assert hub.requests
         assert not hub.tokens
 
 
-def test_a_hub_that_is_not_there_is_said_so() -> None:
+def test_an_unreachable_hub_is_reported() -> None:
     assert "refused" in str(ask_hub({"HF_ENDPOINT": "http://127.0.0.1:9"}))
     assert ask_hub({"HF_ENDPOINT": "no address"})
 
 
-def test_the_command_says_every_check_and_ends_with_its_code(environment: dict[str, str]) -> None:
+def test_the_command_prints_every_check_and_exits_with_its_code(
+    environment: dict[str, str],
+) -> None:
     done = run("doctor", "--offline", environment=environment)
     assert TRACEBACK not in done.stderr
     assert "warn  engine: there is no " in done.stdout
@@ -420,13 +422,15 @@ def test_the_command_prints_json_alone(environment: dict[str, str]) -> None:
     assert {one["check"] for one in told["checks"]} <= set(CHECKS)
 
 
-def test_the_command_refuses_what_is_no_run(environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_command_refuses_a_folder_without_a_run(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     done = run("doctor", tmp_path, "--offline", environment=environment)
     assert done.returncode == 5
     assert "is not a run directory" in done.stderr
 
 
-def test_an_offline_caller_is_not_sent_to_the_hub(environment: dict[str, str]) -> None:
+def test_offline_the_hub_is_not_contacted(environment: dict[str, str]) -> None:
     offline = {**environment, "HF_HUB_OFFLINE": "1"}
     assert "was not contacted" in run("doctor", environment=offline).stdout
 

@@ -240,7 +240,7 @@ HEALTHY = Path(__file__).with_name("healthy-train.log")
 
 
 @pytest.mark.parametrize(("name", "excerpt"), EXCERPTS)
-def test_a_known_failure_is_the_first_thing_said_of_its_log(name: str, excerpt: str) -> None:
+def test_a_known_failure_is_the_first_explanation_of_its_log(name: str, excerpt: str) -> None:
     found = explain(f"Traceback (most recent call last):\n  ...\n{excerpt}\n")
     assert [symptom.name for symptom in found][:1] == [name]
 
@@ -249,7 +249,7 @@ def test_every_known_failure_has_an_excerpt() -> None:
     assert {name for name, _ in EXCERPTS} == {symptom.name for symptom in SYMPTOMS}
 
 
-def test_a_name_stands_once() -> None:
+def test_names_are_unique() -> None:
     names = [symptom.name for symptom in SYMPTOMS]
     assert len(set(names)) == len(names)
 
@@ -261,7 +261,7 @@ def test_a_healthy_log_shows_nothing() -> None:
 
 
 @pytest.mark.parametrize("sign", [sign for one in SYMPTOMS for sign in one.signs])
-def test_a_sign_repeats_nothing_without_a_bound(sign: str) -> None:
+def test_every_repeat_in_a_sign_is_bounded(sign: str) -> None:
     plain = re.sub(r"\\.", "", re.sub(r"\[[^]]*\]", "x", sign))
     assert not re.search(r"[*+]", plain)
     assert all(int(most) <= 200 for most in re.findall(r"\{\d*,?(\d+)\}", plain))
@@ -269,18 +269,18 @@ def test_a_sign_repeats_nothing_without_a_bound(sign: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["libcudart", "Permission denied: '", "Access to model ", "("])
-def test_a_hostile_log_is_looked_at_in_bounded_work(word: str) -> None:
+def test_a_hostile_log_takes_bounded_work(word: str) -> None:
     assert explain(word * (4 * LIMIT // len(word))) == ()
 
 
-def test_only_the_end_of_a_log_is_looked_at(tmp_path: Path) -> None:
+def test_only_the_end_of_a_log_is_searched(tmp_path: Path) -> None:
     log = tmp_path / "train.log"
     log.write_text("CUDA out of memory\n" + "x" * LIMIT)
     assert len(tail(log)) == LIMIT
     assert explain(tail(log)) == explain(log.read_text()) == ()
 
 
-def test_what_an_earlier_attempt_printed_is_left_out(tmp_path: Path) -> None:
+def test_the_output_of_an_earlier_attempt_is_ignored(tmp_path: Path) -> None:
     log = tmp_path / "train.log"
     log.write_text("CUDA out of memory\n")
     since = log.stat().st_size
@@ -288,12 +288,12 @@ def test_what_an_earlier_attempt_printed_is_left_out(tmp_path: Path) -> None:
     assert tail(log, since) == "No space left on device\n"
 
 
-def test_a_log_that_is_not_there_is_empty(tmp_path: Path) -> None:
+def test_a_missing_log_is_empty(tmp_path: Path) -> None:
     assert tail(tmp_path / "train.log") == ""
 
 
 @pytest.mark.parametrize("kind", [AligntuneError, TrainingError])
-def test_a_failure_that_says_little_is_explained_and_stays_what_it_was(
+def test_a_vague_failure_is_explained_and_keeps_its_class(
     kind: type[AligntuneError],
 ) -> None:
     told = explained(kind("it broke", "Read the log"), "Failed to find C compiler")
@@ -309,18 +309,18 @@ def test_the_exit_code_of_the_worker_is_kept() -> None:
     assert explained(failure, "CUDA out of memory").exit_code == 77
 
 
-def test_the_failure_s_own_words_go_before_the_log_s() -> None:
+def test_the_failure_s_own_text_is_searched_before_the_log() -> None:
     failure = TrainingError("the trainer failed: RuntimeError: received 0 items of ancdata")
     assert "open files" in explained(failure, "CUDA out of memory").what
 
 
 @pytest.mark.parametrize("kind", [OutOfMemoryError, DataError, StoppedError])
-def test_a_failure_that_says_what_to_do_is_left_as_it_is(kind: type[AligntuneError]) -> None:
+def test_a_failure_with_a_remedy_is_unchanged(kind: type[AligntuneError]) -> None:
     failure = kind("what", "remedy")
     assert explained(failure, "No space left on device") is failure
 
 
-def test_a_failure_that_nobody_knows_is_left_as_it_is() -> None:
+def test_an_unknown_failure_is_unchanged() -> None:
     failure = TrainingError("what", "remedy")
     assert explained(failure, "something else") is failure
 

@@ -106,7 +106,7 @@ def test_an_eight_bit_optimizer_has_a_quarter_of_the_state() -> None:
     assert small < 0.3 * whole
 
 
-def test_an_optimizer_nobody_knows_counts_nothing_in_what_is_needed_at_least() -> None:
+def test_an_unknown_optimizer_counts_nothing_in_the_lower_bound() -> None:
     unknown, none = (
         known(spec_of(**training(optimizer=name))) for name in ("somebodys_own", "sgd")
     )
@@ -122,7 +122,7 @@ def test_a_reference_is_a_second_model_unless_there_is_an_adapter(algorithm: str
     assert "reference" not in adapted
 
 
-def test_grpo_has_a_reference_only_where_it_is_held_to_one() -> None:
+def test_grpo_has_a_reference_only_with_a_kl_penalty() -> None:
     assert "reference" not in dict(known(spec_of("grpo")).parts)
     assert "reference" in dict(known(spec_of("grpo", rl={"beta": 0.1})).parts)
 
@@ -142,7 +142,7 @@ def test_a_critic_of_its_own_is_another_model_that_learns() -> None:
     assert model > head + 16 * 55_000_000
 
 
-def test_rows_are_no_longer_than_the_model_takes() -> None:
+def test_rows_are_at_most_as_long_as_the_model_supports() -> None:
     short = replace(SMALL, context=64)
     cut, wanted = (training(max_length=length) for length in (64, 1024))
     assert size(spec_of(**wanted), short) == size(spec_of(**cut))
@@ -174,12 +174,12 @@ def test_frozen_weights_in_their_file_are_not_needed_at_least_on_a_cpu() -> None
         ModelFacts(),
     ],
 )
-def test_without_the_facts_nothing_is_told(unknown: ModelFacts) -> None:
+def test_without_facts_there_is_no_estimate(unknown: ModelFacts) -> None:
     assert estimate(spec_of(), unknown, "trl", cuda=True, bf16=True) is None
     assert changes(spec_of(), unknown, "trl", cuda=True, bf16=True, available=1) == ()
 
 
-def test_an_estimate_can_be_written_down() -> None:
+def test_an_estimate_can_be_serialized() -> None:
     found = known(spec_of())
     assert json.loads(json.dumps(asdict(found)))["expected"] == found.expected
 
@@ -214,7 +214,7 @@ def test_twice_the_batch_or_the_length_never_takes_less(
 
 
 @given(algorithms, st.floats(0.05, 1.1), switches, st.sampled_from(["expected", "high"]))
-def test_what_is_proposed_makes_it_fit(
+def test_suggested_changes_make_it_fit(
     algorithm: str, share: float, cuda: bool, figure: Any
 ) -> None:
     spec = spec_of(algorithm)
@@ -241,11 +241,11 @@ def proposed(spec: RunSpec, available: float, model: ModelFacts = LLAMA_7B) -> t
     return changes(spec, model, "trl", cuda=True, bf16=True, available=round(available))
 
 
-def test_nothing_is_proposed_where_it_fits() -> None:
+def test_nothing_is_suggested_if_it_fits() -> None:
     assert proposed(spec_of(), 1000 * GB) == ()
 
 
-def test_nothing_is_proposed_where_nothing_helps() -> None:
+def test_nothing_is_suggested_if_nothing_helps() -> None:
     assert proposed(spec_of(), GB) == ()
 
 

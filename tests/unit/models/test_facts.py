@@ -73,7 +73,7 @@ def rewrite(folder: Path, **values: Any) -> ModelFacts:
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_a_folder_tells_everything(tmp_path: Path, shards: int) -> None:
+def test_a_folder_gives_every_fact(tmp_path: Path, shards: int) -> None:
     assert read_model(str(write_model(tmp_path / "model", shards=shards))) == WHOLE
 
 
@@ -92,7 +92,7 @@ def test_a_matrix_that_is_embedding_and_output_counts_once(folder: Path) -> None
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_where_the_configuration_is_silent_the_files_say_whether_it_is_tied(
+def test_without_a_config_value_the_files_decide_whether_it_is_tied(
     tmp_path: Path, there: bool
 ) -> None:
     config = {key: value for key, value in LLAMA.items() if key != "tie_word_embeddings"}
@@ -117,7 +117,7 @@ def test_the_text_part_of_a_configuration_is_the_one_that_counts(tmp_path: Path)
     assert known.context == 128
 
 
-def test_experts_are_no_linear_layers_and_a_token_takes_some(tmp_path: Path) -> None:
+def test_experts_are_not_linear_layers_and_a_token_uses_some(tmp_path: Path) -> None:
     config = changed(
         model_type="qwen3_moe", moe_intermediate_size=32, num_experts=2, num_experts_per_tok=2
     )
@@ -168,7 +168,7 @@ def test_weights_that_are_bin_files_count_by_their_size(tmp_path: Path) -> None:
     assert read_folder(folder) == ModelFacts("llama", False, COUNT, "bfloat16", 128, SHAPE)
 
 
-def test_code_that_a_repository_carries_is_told(folder: Path) -> None:
+def test_custom_code_of_a_repository_is_reported(folder: Path) -> None:
     assert rewrite(folder, auto_map={"AutoModel": "modeling.Mine"}).custom_code
 
 
@@ -194,7 +194,7 @@ def test_a_type_has_its_own_default_of_being_tied(config: dict[str, Any], tied: 
         ({"is_encoder_decoder": True}, "not a plain decoder"),
     ],
 )
-def test_numbers_that_cannot_be_leave_the_shape_unknown_and_say_so(
+def test_impossible_numbers_leave_the_shape_unknown_with_a_note(
     folder: Path, values: dict[str, Any], note: str
 ) -> None:
     known = rewrite(folder, **values)
@@ -214,7 +214,7 @@ def test_numbers_that_cannot_be_leave_the_shape_unknown_and_say_so(
     ],
 )
 @pytest.mark.parametrize("quantized", [False, True])
-def test_a_shape_that_the_weights_have_no_room_for_is_not_believed(
+def test_a_shape_too_large_for_the_weights_is_rejected(
     folder: Path, values: dict[str, Any], quantized: bool
 ) -> None:
     method = {"quantization_config": {"quant_method": "gptq"}} if quantized else {}
@@ -225,7 +225,7 @@ def test_a_shape_that_the_weights_have_no_room_for_is_not_believed(
     assert read_folder(folder).shape is None
 
 
-def test_what_is_null_or_false_is_not_there(folder: Path) -> None:
+def test_null_and_false_count_as_missing(folder: Path) -> None:
     assert not rewrite(folder, vision_config=None).vision
     empty: tuple[Any, ...] = (None, False, {})
     for nothing in empty:
@@ -403,7 +403,7 @@ def test_a_broken_or_hostile_configuration_is_one_clear_line(folder: Path, conte
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
-def test_what_is_no_file_is_said_so_and_not_waited_for(
+def test_a_special_file_is_refused_without_waiting(
     folder: Path, name: str, make: Callable[[Path], None]
 ) -> None:
     (folder / name).unlink()
@@ -421,7 +421,7 @@ def _itself(path: Path) -> None:
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, _nowhere, _itself])
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "x.bin", "x.safetensors"])
-def test_weights_that_are_no_files_are_refused(
+def test_weights_that_are_not_files_are_refused(
     folder: Path, name: str, make: Callable[[Path], None]
 ) -> None:
     (folder / "model.safetensors").unlink()
@@ -477,7 +477,7 @@ def test_an_index_names_weights_of_one_kind(tmp_path: Path, files: list[str]) ->
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "\0", "\x1b\n"])
-def test_an_index_may_name_what_can_be_no_file(tmp_path: Path, name: str) -> None:
+def test_an_index_can_name_an_impossible_file(tmp_path: Path, name: str) -> None:
     folder = write_model(tmp_path / "model", shards=2)
     named = {"a.weight": f"{name}.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": named}))
@@ -497,7 +497,7 @@ def test_an_index_of_nothing_is_refused(tmp_path: Path, index: str) -> None:
     refused(folder, "index.json")
 
 
-def test_training_arguments_are_no_weights(folder: Path) -> None:
+def test_training_arguments_are_not_weights(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "training_args.bin")
     refused(folder, "has no weights")
 

@@ -65,11 +65,13 @@ def cached(cache: Path, folder: Path, revision: str = "main") -> Path:
     return there
 
 
-def test_a_hub_model_tells_what_the_same_folder_would(model: Path, ask: Ask) -> None:
+def test_a_hub_model_gives_the_same_facts_as_its_folder(model: Path, ask: Ask) -> None:
     assert ask() == read_model(str(model))
 
 
-def test_an_index_tells_the_same_without_its_shards(served: Hub, tmp_path: Path, ask: Ask) -> None:
+def test_an_index_gives_the_same_facts_without_its_shards(
+    served: Hub, tmp_path: Path, ask: Ask
+) -> None:
     folder = write_model(tmp_path / "sharded", shards=3)
     served.add("models", NAME, folder)
     assert ask() == read_model(str(folder))
@@ -107,7 +109,7 @@ def test_a_revision_may_be_a_branch_with_slashes_or_a_commit(
     assert ask(revision=wanted).shape is not None
 
 
-def test_what_is_cached_is_not_asked_for(
+def test_a_cached_model_is_not_requested(
     served: Hub, model: Path, tmp_path: Path, ask: Ask
 ) -> None:
     there = cached(tmp_path / "cache", model, "feature/x")
@@ -154,7 +156,7 @@ def test_the_token_in_the_callers_file_opens_it_too(
     assert known.granted is True
 
 
-def test_the_token_is_shown_to_the_hub_alone(served: Hub, model: Path, ask: Ask) -> None:
+def test_the_token_is_sent_to_the_hub_only(served: Hub, model: Path, ask: Ask) -> None:
     served.cdn = True
     served.add("models", NAME, model, token=TOKEN)
     assert ask(HF_TOKEN=TOKEN).parameters == read_model(str(model)).parameters
@@ -163,7 +165,7 @@ def test_the_token_is_shown_to_the_hub_alone(served: Hub, model: Path, ask: Ask)
     assert served.cdn_tokens == set()
 
 
-def test_a_token_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+def test_an_unreadable_token_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "token").write_bytes(b"\xff\xfe")
     assert secret({}, tmp_path / "token") == ""
     assert secret({}, tmp_path / "nowhere") == ""
@@ -171,7 +173,7 @@ def test_a_token_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     assert "hf_" not in repr(connect({"HF_TOKEN": TOKEN}, None))
 
 
-def test_a_token_that_the_hub_does_not_know_is_said_so() -> None:
+def test_a_token_unknown_to_the_hub_is_reported() -> None:
     said = Answer(401, message="Invalid credentials in Authorization header")
     error = refusal(said, "model a", None)
     assert error is not None
@@ -203,7 +205,7 @@ def test_what_is_not_on_the_hub_is_refused_before_anything_is_fetched(
         ({"config.json": json.dumps(LLAMA), "model.gguf": ""}, "has no weights"),
     ],
 )
-def test_a_repository_of_no_model_is_refused(
+def test_a_repository_without_a_model_is_refused(
     served: Hub, tmp_path: Path, ask: Ask, files: dict[str, str], says: str
 ) -> None:
     folder = tmp_path / "other"
@@ -219,7 +221,7 @@ def test_a_repository_of_no_model_is_refused(
 # --- what is no error
 
 
-def test_offline_nothing_is_asked_and_what_is_not_cached_cannot_be_had(
+def test_offline_nothing_is_requested_and_uncached_models_are_refused(
     served: Hub, model: Path, ask: Ask
 ) -> None:
     known = ask(HF_HUB_OFFLINE="true")
@@ -229,7 +231,7 @@ def test_offline_nothing_is_asked_and_what_is_not_cached_cannot_be_had(
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1", "http://nowhere.invalid", ""])
-def test_a_hub_that_is_not_there_is_a_note(
+def test_an_unreachable_hub_is_a_note(
     tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hub_module, "HUB", "http://127.0.0.1:1")
@@ -243,13 +245,13 @@ def test_a_hub_that_is_not_there_is_a_note(
     "endpoint",
     ["no address", "gopher://x", "http://", "https:///x", "http://[", "http://x:y", "file:///etc"],
 )
-def test_an_endpoint_that_is_no_address_is_named(tmp_path: Path, endpoint: str) -> None:
+def test_an_invalid_endpoint_is_named(tmp_path: Path, endpoint: str) -> None:
     known = read_hub_model(NAME, None, tmp_path, {"HF_ENDPOINT": endpoint}, None)
     assert known.note.startswith("the hub was not reached: HF_ENDPOINT is ")
     assert known.refused is None
 
 
-def test_a_shape_that_the_weights_have_no_room_for_is_not_believed(
+def test_a_shape_too_large_for_the_weights_is_rejected(
     served: Hub, tmp_path: Path, ask: Ask
 ) -> None:
     for shards in (1, 2):
@@ -261,9 +263,7 @@ def test_a_shape_that_the_weights_have_no_room_for_is_not_believed(
         assert "config.json and the weights disagree" in known.note
 
 
-def test_files_that_are_only_bin_say_that_their_size_is_not_known(
-    served: Hub, tmp_path: Path, ask: Ask
-) -> None:
+def test_bin_files_on_the_hub_have_an_unknown_size(served: Hub, tmp_path: Path, ask: Ask) -> None:
     folder = write_model(tmp_path / "old")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     served.add("models", NAME, folder)
@@ -367,7 +367,7 @@ def _no_http(client: socket.socket, over: threading.Event) -> None:
 @pytest.mark.parametrize(
     "behave", [_silent, _slow, _endless, _slow_headers, _to_itself, _to_a_file, _no_http]
 )
-def test_a_server_that_means_no_good_is_left_and_not_believed(
+def test_a_hostile_server_is_abandoned_and_not_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behave: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr(hub_module, "HUB_SECONDS", 0.5)
@@ -379,7 +379,7 @@ def test_a_server_that_means_no_good_is_left_and_not_believed(
 
 
 @pytest.mark.parametrize("text", ["", "..", ".", "x" * 300, "x" * 2**20, "a\0b"])
-def test_a_cached_branch_that_names_no_commit_is_not_cached(
+def test_a_cached_branch_without_a_commit_is_ignored(
     model: Path, tmp_path: Path, text: str
 ) -> None:
     cached(tmp_path / "cache", model)
@@ -388,7 +388,7 @@ def test_a_cached_branch_that_names_no_commit_is_not_cached(
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-def test_a_cached_branch_that_is_no_file_is_not_waited_for(
+def test_a_cached_branch_that_is_a_special_file_is_ignored(
     model: Path, tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
     cached(tmp_path / "cache", model)

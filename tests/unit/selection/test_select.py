@@ -169,14 +169,14 @@ def model_of(told: str | dict[str, Any]) -> ModelFacts:
 CASES = yaml.safe_load((Path(__file__).parent / "situations.yaml").read_text(encoding="utf-8"))
 
 
-def test_there_are_enough_situations_and_no_two_alike() -> None:
+def test_the_situations_are_many_and_distinct() -> None:
     assert len({case["name"] for case in CASES}) == len(CASES) >= 60
     known = {"name", "host", "ask", "model", "comes_to", "rule", "says", "warns"}
     assert all(set(case) <= known for case in CASES)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case["name"]))
-def test_what_a_situation_comes_to(case: dict[str, Any]) -> None:
+def test_a_situation_has_its_outcome(case: dict[str, Any]) -> None:
     model = model_of(case.get("model", {"model_type": "llama"}))
     host = host_of(**case.get("host", {}))
     outcome = choose(spec_of(*case.get("ask", ())), host, model, FACTS)
@@ -205,7 +205,7 @@ def chosen(spec: RunSpec, host: Host, model: ModelFacts) -> Choice:
     return choose(spec, host, model, FACTS).require()
 
 
-def test_a_fallback_says_what_was_asked_what_was_missing_and_how_to_forbid_it() -> None:
+def test_a_fallback_names_the_request_the_reason_and_strict() -> None:
     (warning,) = chosen(spec_of("backend=unsloth"), CPU_MACHINE, ModelFacts()).warnings
     assert warning.startswith("Unsloth is unavailable: it needs an NVIDIA GPU")
     assert "TRL instead" in warning
@@ -366,7 +366,7 @@ def test_every_refusal_names_the_rule_that_failed(
 
 
 @given(requests, hosts, models, st.sampled_from([H200, T4, GPUS["l4"], GPUS["used"]]))
-def test_a_capable_gpu_more_never_makes_auto_fail(
+def test_another_capable_gpu_never_makes_auto_fail(
     spec: RunSpec, host: Host, model: ModelFacts, gpu: Gpu
 ) -> None:
     """Capable of a request is a GPU that would carry it out here, were it the only one."""
@@ -390,7 +390,7 @@ def test_auto_passes_over_a_gpu_that_cannot_be_used() -> None:
     )
 
 
-def test_strict_names_what_is_wrong_in_a_request_as_it_is() -> None:
+def test_strict_does_not_change_errors_in_the_request() -> None:
     request = spec_of("backend=unsloth", "strict=true", "training.optimizer=adamw_torch_fusd")
     with pytest.raises(SpecError, match="did you mean 'adamw_torch_fused'"):
         chosen(request, GPU_MACHINE, ModelFacts("llama"))
@@ -447,7 +447,7 @@ def test_auto_never_fails_where_trl_runs(spec: RunSpec, host: Host, model: Model
 
 
 @given(requests, hosts, models)
-def test_what_is_chosen_passes_every_rule_and_runs_on_this_host(
+def test_the_choice_passes_every_rule_and_runs_on_this_host(
     spec: RunSpec, host: Host, model: ModelFacts
 ) -> None:
     found = outcome(spec, host, model)
@@ -464,7 +464,7 @@ def test_what_is_chosen_passes_every_rule_and_runs_on_this_host(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_committed_facts_hold_what_choosing_reads(backend: str) -> None:
+def test_the_committed_facts_contain_what_selection_reads(backend: str) -> None:
     path = Path(__file__).parents[3] / "images" / backend / "facts.json"
     facts = json.loads(path.read_text(encoding="utf-8"))
     assert {
