@@ -34,7 +34,7 @@ def build_images(backend: str, flavour: str | None, base: str, find_links: tuple
 @images_group.command("list")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def list_images(as_json: bool) -> None:
-    """Images, their sizes and versions, and whether they are up to date with their locks."""
+    """Images, their sizes and versions, and whether environment and code are up to date."""
     from aligntune_run import images
     from aligntune_run.cli import output
     from aligntune_run.host.docker_client import require_client
