@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 DEBIAN = "debian:bookworm-slim"
 BUILT_IN = range(18, 23)
-"""Docker clients of these years have BuildKit built in; later ones need the buildx plugin."""
+"""Versions of the docker client that have BuildKit built in; later ones need the buildx plugin."""
 
 USUAL_FOLDERS = ("/usr/bin", "/usr/local/bin")
-"""Where to look for a client beside the path: the first on the path may be one without BuildKit."""
+"""Searched besides PATH, because the first client on PATH may be one without BuildKit."""
 
 REMEDIES = (
     (r"no space left on device", "Free some disk: `docker system prune`, `docker builder prune`"),
@@ -84,12 +84,12 @@ def find_buildkit_client() -> Client:
     """The first docker client on this machine that has BuildKit.
 
     Raises:
-        ImageError: there is none; it names the clients that were found and what each lacks.
+        ImageError: none was found; it names the clients that were found and what each lacks.
     """
     folders = [*os.environ.get("PATH", "").split(os.pathsep), *USUAL_FOLDERS]
     paths = dict.fromkeys(Path(folder, "docker") for folder in folders if folder)
     lacking: list[str] = []
-    for path in filter(os.path.isfile, paths):  # no exception below a folder that is closed to us
+    for path in filter(os.path.isfile, paths):  # isfile does not raise below an unreadable folder
         version = re.match(
             r"Docker version (\d+)\.\S*?(?=,|\s|$)", capture([path, "--version"]).out
         )
@@ -125,7 +125,7 @@ def build(
         base: a Debian 12 image to build on; ``debootstrap`` makes one; ``auto`` takes
             :data:`DEBIAN` if it is here or can be pulled, and otherwise makes one.
         find_links: folders or addresses with the wheels that no index has.
-        say: takes the build's output, a line at a time.
+        say: called with each line of the build's output.
 
     Raises:
         ImageError: something is missing, or the build failed; with its last lines and a remedy.
@@ -155,7 +155,7 @@ def _address(client: DockerClient) -> str:
 
 @contextmanager
 def _context(recipe: Recipe, find_links: Sequence[str]) -> Iterator[tuple[Path, list[str]]]:
-    """A folder with what the Dockerfile copies, and the options that every build of it shares."""
+    """A folder with what the Dockerfile copies, and the options of every build in it."""
     wheels = find_torch_wheel(recipe.lock, find_links)
     images, backend = recipe.sources.images, f"images/{recipe.backend}"
     with tempfile.TemporaryDirectory(prefix="aligntune-build-") as name:
@@ -188,7 +188,7 @@ def _context(recipe: Recipe, find_links: Sequence[str]) -> Iterator[tuple[Path, 
 
 
 def _proxies() -> list[str]:
-    """The proxy variables that are set; Docker passes their values and keeps them out of images."""
+    """The proxy variables that are set; Docker passes them and keeps them out of images."""
     names = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
     return [name for upper in names for name in (upper, upper.lower()) if os.environ.get(name)]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aligntune import contract
 from aligntune_run.host.docker_client import engine_errors
 from aligntune_run.images.recipes import Recipe, recipes
-from aligntune_run.images.store import inspect
+from aligntune_run.images.store import inspect_image
 from aligntune_run.subprocesses import Say
 
 if TYPE_CHECKING:
@@ -25,9 +25,8 @@ class Listed:
         id: the engine's id of the image; None for a recipe that has no image.
         digest: where it was pulled from, by digest; None for one built here.
         size: bytes, layers shared with other images included.
-        state: ``up to date``, ``stale: ...``, ``missing``, or ``yours`` where it is of our recipe
-            but not our build: one that was derived from ours, or that compose built. It is about
-            the environment.
+        state: of the environment: ``up to date``, ``stale: ...``, ``missing``, or ``yours`` for an
+            image that the launcher did not build: one derived from ours, or built by compose.
         code: whether the image's own copy of the code is ``up to date`` or ``differs``; empty if
             the environment is not up to date. Runs of the launcher do not use the copy.
         names: what is ours to remove: tags, the one with the recipe's hash last, or the id of an
@@ -128,8 +127,9 @@ def _row(
     exact = f"{alias}-{recipe_hash[:12]}"
     tags = [tag for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
     own = sorted((tag for tag in tags if _plain(tag) in (alias, exact)), key=len)
+    digests = [one for one in image.get("RepoDigests") or () if not one.startswith("<none>")]
     code = ""
-    if not tags and _had_tag(client, str(image["Id"]), exact):
+    if not (tags or digests) and _had_tag(client, str(image["Id"]), exact):
         own, state = [str(image["Id"])], "stale: a build with newer code has its tag"
     elif exact not in map(_plain, own):
         own, state = [], "yours"
@@ -143,7 +143,6 @@ def _row(
         state = "stale: its lock is current, the Dockerfile or the base changed"
     else:
         state = "stale: its lock changed"
-    digests = [one for one in image.get("RepoDigests") or () if not one.startswith("<none>")]
     return Listed(
         ref=_plain((own[-1:] or tags)[0]) if tags else str(image["Id"])[:19],
         backend=backend,
@@ -160,14 +159,14 @@ def _row(
 
 def _had_tag(client: DockerClient, image: str, tag: str) -> bool:
     """Whether an image without tags is an earlier build of ``tag``: only its code differs."""
-    old, new = inspect(client, image), inspect(client, tag)
+    old, new = inspect_image(client, image), inspect_image(client, tag)
     if not (old and new and old.get("RootFS")):
         return False
     return _without_code(old) == _without_code(new)
 
 
 def _without_code(image: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What an image is made of beside the code, which is its last layer and one label."""
+    """What an image consists of except for the code, which is its last layer and one label."""
     config = image["Config"]
     labels = {**(config.get("Labels") or {}), contract.LABEL_CODE: ""}
     rest = [config.get(name) for name in ("Env", "Entrypoint", "Cmd", "WorkingDir", "User")]

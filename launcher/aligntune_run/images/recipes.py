@@ -41,7 +41,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One image: how to make it, what it is called, and what it will be able to do.
+    """One image: what it is made from, its names, and what it can do.
 
     Attributes:
         recipe_hash: of everything that decides the environment.
@@ -78,7 +78,7 @@ class Recipe:
 
     @property
     def flavour_facts(self) -> dict[str, Any]:
-        """The part of the facts that differs between flavours; empty before they were measured."""
+        """The facts that differ between flavours; empty until they have been measured."""
         return dict(self.facts.get("flavours", {}).get(self.flavour, {}))
 
     @property
@@ -98,7 +98,7 @@ class Recipe:
 
     @property
     def labels(self) -> dict[str, str]:
-        """What the launcher reads of an image without starting it."""
+        """What the launcher can read about an image without starting it."""
         facts = self.flavour_facts
         return {
             contract.LABEL_CONTRACT: str(contract.CONTRACT_VERSION),
@@ -129,7 +129,7 @@ def recipe(backend: str, flavour: str, where: Sources | None = None) -> Recipe:
     """The recipe of one image.
 
     Raises:
-        ImageError: there is no such backend, flavour, or a file of it is missing.
+        ImageError: the backend or flavour does not exist, or a file of it is missing.
     """
     where = where or sources()
     folder = where.images / backend

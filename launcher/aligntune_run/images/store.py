@@ -28,8 +28,8 @@ LAYERS_STEP = 5
 
 
 def present(client: DockerClient, ref: str) -> str | None:
-    """The id of an image, or None where the engine does not have it."""
-    image = inspect(client, ref)
+    """The id of an image, or None if the engine does not have it."""
+    image = inspect_image(client, ref)
     return str(image["Id"]) if image else None
 
 
@@ -40,8 +40,10 @@ def states(
     """Every recipe's image, and how it can be obtained.
 
     Args:
-        client: None where there is no engine: a venv is made of the same lock instead, so only
-            what a lock needs beside an index is asked for, and neither pins nor ``pull`` matter.
+        client: None if there is no engine. A venv is then made from the same lock, so only the
+            wheels that no index has are looked for, and neither pins nor ``pull`` matter.
+        pull: as in :func:`obtain`.
+        find_links: folders or addresses with the wheels that no index has.
 
     Raises:
         EngineError: the engine stopped answering.
@@ -49,7 +51,7 @@ def states(
 
     @cache
     def builder() -> str:
-        """Why nothing can be built here, if so; asked once, and only if an image is missing."""
+        """Why nothing can be built here; empty if builds work. Only run if an image is missing."""
         try:
             find_buildkit_client()
         except ImageError as error:
@@ -70,7 +72,7 @@ def states(
                 flavour=recipe.flavour,
                 ref=recipe.ref,
                 lock_hash=recipe.lock_hash,
-                id=image if how == "present" else None,  # else another one will run
+                id=image if how == "present" else None,  # otherwise another image will run
                 how=how,
                 reason=reason,
             )
@@ -83,10 +85,10 @@ def derived_state(client: DockerClient, ref: str) -> ImageState:
     """The user's own image, which must be made from one of ours.
 
     Raises:
-        ImageError: it is not here, not derived from ours, or breaks the launcher's contract.
+        ImageError: it is not here, not derived from ours, or of a contract that is not supported.
         EngineError: the engine stopped answering.
     """
-    image = inspect(client, ref)
+    image = inspect_image(client, ref)
     if image is None:
         raise ImageError(f"there is no image {ref} here", f"Get it first: docker pull {ref}")
     labels = image["Config"].get("Labels") or {}
@@ -214,7 +216,7 @@ def _how_made(
     return (None, lack) if lack else ("build", "")
 
 
-def inspect(client: DockerClient, ref: str) -> dict[str, Any] | None:
+def inspect_image(client: DockerClient, ref: str) -> dict[str, Any] | None:
     """What the engine knows of an image; None if it does not have it."""
     from docker.errors import ImageNotFound
 
@@ -230,7 +232,7 @@ def _pull(client: DockerClient, recipe: Recipe, pin: str, say: Say) -> str:
 
     say(f"pulling {pin}")
     layers: dict[str, tuple[int, int]] = {}
-    told = 0
+    reported = 0
     try:
         for event in client.api.pull(pin, stream=True, decode=True):
             if "error" in event:
@@ -239,12 +241,12 @@ def _pull(client: DockerClient, recipe: Recipe, pin: str, say: Say) -> str:
             if event.get("status") == "Downloading" and progress.get("total"):
                 layers[event["id"]] = (int(progress["current"]), int(progress["total"]))
                 done, total = map(sum, zip(*layers.values(), strict=True))
-                if 100 * done // total >= told + LAYERS_STEP:
-                    told = 100 * done // total
+                if 100 * done // total >= reported + LAYERS_STEP:
+                    reported = 100 * done // total
                     say(f"{done / 1e9:.1f} of {total / 1e9:.1f} GB")
     except APIError as error:
         raise ImageError(f"{pin} cannot be pulled: {error.explanation or error}") from error
-    image = inspect(client, pin) or {"Config": {}}
+    image = inspect_image(client, pin) or {"Config": {}}
     labels = image["Config"].get("Labels") or {}
     check_labels(pin, labels)
     if labels.get(contract.LABEL_RECIPE) != recipe.recipe_hash:
