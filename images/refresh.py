@@ -1,7 +1,7 @@
 """Refresh locks and ``facts.json`` together: ``python images/refresh.py [trl|unsloth|all]``.
 
-A lock is compiled from its ``requirements.in`` and holds a hash for every file and the address of
-no index. The facts are what the image that is then built says of itself. Both are committed.
+A lock is compiled from its ``requirements.in``. It holds a hash for every file and no index's
+address. The facts are what the image that is then built reports about itself. Both are committed.
 Needs uv, packaging, an engine, and for the cpu flavour torch's ``+cpu`` wheel.
 """
 
@@ -62,7 +62,7 @@ def main() -> None:
 def lock(
     folder: str, flavour: str, agrees_with: str | None, find_links: Sequence[str], upgrade: bool
 ) -> None:
-    """Compile one lock; what it holds already is kept where it still fits, unless upgrading."""
+    """Compile one lock; versions in it are kept where they still fit, unless upgrading."""
     path = IMAGES / folder / f"{flavour}.lock"
     options = ["--generate-hashes", f"--output-file={path.relative_to(IMAGES)}"]
     if agrees_with:
@@ -78,7 +78,7 @@ def lock(
 
 
 def lock_launcher(upgrade: bool) -> None:
-    """Compile the lock of what the launcher imports, which no image holds whole."""
+    """Compile the lock of what the launcher imports, which is not the whole of any image."""
     uv_compile(
         "../pyproject.toml",
         "--generate-hashes",
@@ -91,7 +91,7 @@ def lock_launcher(upgrade: bool) -> None:
 
 
 def with_hashes(text: str, find_links: Sequence[str]) -> str:
-    """A lock with the hashes that uv leaves out, those of wheels from a folder."""
+    """The lock with the hashes that uv leaves out: those of wheels from a folder."""
 
     def complete(entry: re.Match[str]) -> str:
         name, version = entry[1], entry[2]
@@ -107,7 +107,7 @@ def with_hashes(text: str, find_links: Sequence[str]) -> str:
 
 
 def refresh_facts(backend: str, find_links: Sequence[str]) -> None:
-    """Build a backend's images, ask them what they can do, write it, and build it into them."""
+    """Build a backend's images, ask them what they can do, write it, and label them with it."""
     path = IMAGES / backend / "facts.json"
     old = json.loads(path.read_text()) if path.is_file() else {}
     if not old:
@@ -135,7 +135,7 @@ def refresh_facts(backend: str, find_links: Sequence[str]) -> None:
 
 
 def ask(client: docker.DockerClient, image: str) -> dict[str, Any]:
-    """What an image says of itself, confined as in a real run."""
+    """What an image reports about itself, confined as in a real run."""
     said = client.containers.run(
         image,
         entrypoint=["python", "-m", "aligntune.worker.image_facts"],

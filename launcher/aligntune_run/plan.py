@@ -44,12 +44,19 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Image:
-    """The image of a run; ``id`` is its digest, None until it has been obtained."""
+    """The image of a run.
+
+    Attributes:
+        id: its digest; None until it has been obtained.
+        code_hash: of the code that is mounted over the image's own; None until that is laid out,
+            and for the user's own image.
+    """
 
     ref: str
     id: str | None
     how: Literal["present", "pull", "build"]
     lock_hash: str
+    code_hash: str | None = None
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,17 @@
 """The contract between the launcher and a training container, and its version.
 
-A launcher runs an image only if the image's ``contract`` label equals :data:`CONTRACT_VERSION`.
+A launcher runs an image only if the image's ``contract`` label is a version from
+:data:`OLDEST_CONTRACT` to :data:`CONTRACT_VERSION`.
 """
 
-CONTRACT_VERSION = "1"
+CONTRACT_VERSION = 2
+"""Kept by images that are built now. 2: the worker's code is at :data:`CODE_DIR`."""
+
+OLDEST_CONTRACT = 1
+"""The oldest version that this launcher still runs. 1: the worker's code is in site-packages."""
+
+CODE_DIR = "/opt/aligntune/code"
+"""The worker's code: a copy in the image, over which the launcher mounts its own."""
 
 INPUT_ROOT = "/in"
 """Local path P on the host is mounted read-only at ``/in`` + P; the worker adds the prefix."""
@@ -29,6 +37,9 @@ LABEL_BACKEND = LABEL_PREFIX + "backend"
 LABEL_FLAVOUR = LABEL_PREFIX + "flavour"
 LABEL_LOCK = LABEL_PREFIX + "lock"
 LABEL_RECIPE = LABEL_PREFIX + "recipe"
+"""Hash of everything that decides the environment; the code is not part of it."""
+LABEL_CODE = LABEL_PREFIX + "code"
+"""Hash of the image's own copy of the worker's code."""
 LABEL_VERSIONS = LABEL_PREFIX + "versions"
 LABEL_CUDA = LABEL_PREFIX + "cuda"
 LABEL_MIN_DRIVER = LABEL_PREFIX + "min-driver"

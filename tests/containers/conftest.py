@@ -14,8 +14,9 @@ from docker import DockerClient
 from tests.containers.learning import Learning
 from tests.containers.runs import ROOT, Bench, in_image
 
+from aligntune import contract
 from aligntune_run.host.docker_client import connect
-from aligntune_run.images import obtain, recipe
+from aligntune_run.images import build, obtain, recipe
 
 
 @pytest.fixture(scope="session")
@@ -29,8 +30,16 @@ def engine() -> Iterator[DockerClient]:
 
 @pytest.fixture(scope="session")
 def image(engine: DockerClient) -> Callable[[str, str], str]:
-    """``image(backend, flavour)``: the id of an image that is up to date with its recipe."""
-    return cache(lambda backend, flavour: obtain(engine, recipe(backend, flavour), say=print))
+    """``image(backend, flavour)``: the id of an image whose environment and code are up to date."""
+
+    def current(backend: str, flavour: str) -> str:
+        made = recipe(backend, flavour)
+        here = obtain(engine, made, say=print)
+        if engine.images.get(here).labels.get(contract.LABEL_CODE) != made.code_hash:
+            return build(engine, made, say=print)
+        return here
+
+    return cache(current)
 
 
 @pytest.fixture(scope="session")

@@ -184,7 +184,7 @@ def _import(client: DockerClient, program: Path) -> None:
         with program.open("rb") as file:
             tar.addfile(_for_all(f"bin/{program.name}", size=program.stat().st_size), file)
     labels = {
-        contract.LABEL_CONTRACT: contract.CONTRACT_VERSION,
+        contract.LABEL_CONTRACT: str(contract.CONTRACT_VERSION),
         contract.LABEL_BACKEND: "trl",
         contract.LABEL_FLAVOUR: "cuda",
         contract.LABEL_LOCK: "0" * 64,

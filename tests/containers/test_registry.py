@@ -120,14 +120,18 @@ class Site:
 
 @pytest.fixture
 def build(engine: DockerClient) -> Iterator[Callable[..., str]]:
-    """``build(tag, labels, content=..., base=...)`` makes a small image; all go at the end."""
+    """``build(tag, labels, content, base, place)`` makes a small image; all go at the end."""
     made: list[str] = []
 
     def build(
-        tag: str, labels: Mapping[str, str], content: str = "x", base: str = "scratch"
+        tag: str,
+        labels: Mapping[str, str],
+        content: str = "x",
+        base: str = "scratch",
+        place: str = "/content",
     ) -> str:
         with tempfile.TemporaryDirectory(prefix="aligntune-test-") as folder:
-            Path(folder, "Dockerfile").write_text(f"FROM {base}\nCOPY content /content\n")
+            Path(folder, "Dockerfile").write_text(f"FROM {base}\nCOPY content {place}\n")
             Path(folder, "content").write_text(content)
             named = [f"--label={name}={value}" for name, value in labels.items()]
             find_buildkit_client().build([f"--tag={tag}", *named, folder], lambda line: None)
@@ -252,7 +256,7 @@ def test_never_pulls_nothing_and_says_how_to_get_it(
 @pytest.mark.parametrize(
     ("labels", "why"),
     [
-        ({contract.LABEL_RECIPE: "0" * 64}, "was made from another version of this recipe"),
+        ({contract.LABEL_RECIPE: "0" * 64}, "holds another environment than this recipe's"),
         ({contract.LABEL_CONTRACT: "999"}, "keeps version 999 of the contract"),
     ],
     ids=["another recipe", "another contract"],
@@ -270,6 +274,19 @@ def test_a_published_image_that_is_not_of_this_recipe_is_refused_and_one_is_buil
     assert {name: built.labels.get(name) for name in site.recipe.labels} == site.recipe.labels
     assert present(engine, site.recipe.ref) == image
     assert built.attrs["RepoDigests"] == []
+
+
+def test_a_published_image_of_other_code_serves_as_code_is_mounted(
+    engine: DockerClient, site: Site, push: Push
+) -> None:
+    pinned = push({**site.recipe.labels, contract.LABEL_CODE: "0" * 64}, "published")
+    site.pin(pinned)
+    told: list[str] = []
+    image = get(engine, site, told)
+    assert told[0] == f"pulling {pinned}"
+    assert "building" not in "".join(told)
+    assert content_of(engine, image) == "published"
+    assert present(engine, site.recipe.ref) == image
 
 
 def test_a_published_image_that_is_not_ours_is_refused(
@@ -318,7 +335,8 @@ def test_a_derived_image_trains_after_its_labels_were_checked(
 ) -> None:
     derived = f"{REPOSITORY}:derived"
     ours = engine.images.get(image("trl", "cpu")).tags[0]
-    made = build(derived, {"my.own": "label"}, base=ours)
+    place = f"{contract.CODE_DIR}/aligntune/mine.py"
+    made = build(derived, {"my.own": "label"}, "# the user's own\n", ours, place)
     data = bench.write("derived.jsonl", PAIRS)
     ended = bench.train("llama", data, "--image", derived)
     assert ended.code == 0, ended.told
@@ -326,6 +344,8 @@ def test_a_derived_image_trains_after_its_labels_were_checked(
     assert (chosen["backend"], chosen["flavour"]) == ("trl", "cpu")
     assert (chosen["image"]["ref"], chosen["image"]["id"]) == (derived, made)
     assert ended.result["steps"] == TRAINING["max_steps"]
+    (code,) = ended.record["code"]
+    assert code != recipe("trl", "cpu").code_hash, "nothing hides the code of the user's own image"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from tests.containers.runs import ROOT, TIMEOUT, TRACEBACK, TRAINING, Bench, End
 from aligntune_run.images import recipe
 
 PAIRS = [{"prompt": f"what is {n} plus two", "completion": f" {n + 2}"} for n in range(16)]
+START_SECONDS = 5
+"""From the command to the worker's first event, after its code has changed."""
 REFUSED = 1
 """The exit code where another distribution owns our import name."""
 
@@ -198,6 +201,35 @@ def test_it_trains_in_a_container(installed: Installation, bench: Bench) -> None
     assert ended.losses[-1] < ended.losses[0] - 1
     assert ended.record["plan"]["choice"]["image"]["ref"] == recipe("trl", "cpu").ref
     assert (output / "model" / "model.safetensors").stat().st_size > 0
+
+
+def test_changed_code_starts_at_once_in_the_same_image_and_a_resumed_run_says_so(
+    installed: Installation, bench: Bench
+) -> None:
+    output = installed.elsewhere / "changed"
+    fixed = ["--engine", "docker", "--pull", "never", "--output", str(output)]
+    (module,) = installed.venv.glob("lib/*/site-packages/aligntune/worker/main.py")
+    with module.open("a", encoding="utf-8") as file:
+        file.write("# a comment\n")
+    asked = time.time()
+    ended = installed.run(
+        *request(installed, bench), *fixed, "--set=training.save_steps=1", output=output
+    )
+    assert ended.code == 0, ended.told
+    assert ended.record["plan"]["choice"]["image"]["how"] == "present"
+    first_event = json.loads((output / "events.jsonl").read_text().splitlines()[0])
+    assert first_event["time"] - asked < START_SECONDS
+    (code,) = ended.record["code"]
+    assert code != recipe("trl", "cpu").code_hash
+
+    stopped = {**ended.record, "status": "stopped"}
+    (output / "run.json").write_text(json.dumps(stopped), encoding="utf-8")
+    shutil.rmtree(output / "model")
+    installed.reinstall()
+    ended = installed.run("--resume", output, output=output)
+    assert ended.code == 0, ended.told
+    assert ended.record["code"] == [code, recipe("trl", "cpu").code_hash]
+    assert f"this run began with version {code[:12]} of the code" in ended.told
 
 
 @pytest.mark.parametrize(

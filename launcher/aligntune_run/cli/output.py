@@ -228,6 +228,12 @@ def images(found: Sequence[Listed], as_json: bool) -> None:
         versions = " ".join(
             f"{name} {image.versions[name]}" for name in HEADLINE_VERSIONS if name in image.versions
         )
-        print(f"{image.ref:38} {size:>8}  {(image.id or '-')[7:19]:12}  {image.state}; {versions}")
+        state = image.state + (f", code {image.code}" if image.code == "differs" else "")
+        print(f"{image.ref:38} {size:>8}  {(image.id or '-')[7:19]:12}  {state}; {versions}")
     if any(image.stale for image in found):
         print("To remove the stale images, run `aligntune-run images prune`")
+    if any(image.code == "differs" and not image.stale for image in found):
+        print(
+            "code differs: runs are not affected, because they mount this version's code. "
+            "`aligntune-run images build` renews the copy for compose and `docker run`"
+        )

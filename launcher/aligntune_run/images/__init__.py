@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from aligntune_run.images.builder import build, find_buildkit_client
 from aligntune_run.images.indexes import find_torch_wheel
+from aligntune_run.images.listing import Listed, list_images, prune
 from aligntune_run.images.recipes import Recipe, Sources, facts, images_dir, recipe, recipes
 from aligntune_run.images.store import (
-    Listed,
     PullPolicy,
     announcement,
     check_labels,
     derived_state,
-    list_images,
     obtain,
     present,
-    prune,
     states,
 )
 

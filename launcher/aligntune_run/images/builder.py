@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 DEBIAN = "debian:bookworm-slim"
 BUILT_IN = range(18, 23)
-"""Docker clients of these years have BuildKit built in; later ones need the buildx plugin."""
+"""Versions of the docker client that have BuildKit built in; later ones need the buildx plugin."""
 
 USUAL_FOLDERS = ("/usr/bin", "/usr/local/bin")
-"""Where to look for a client beside the path: the first on the path may be one without BuildKit."""
+"""Searched besides PATH, because the first client on PATH may be one without BuildKit."""
 
 REMEDIES = (
     (r"no space left on device", "Free some disk: `docker system prune`, `docker builder prune`"),
@@ -61,7 +61,7 @@ class Client:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The caller's, set so that builds land in the engine that ``engine`` is the address of."""
+        """The caller's variables, changed so that builds go to the engine at address ``engine``."""
         return {
             **os.environ,
             **({"DOCKER_HOST": self.engine} if self.engine else {}),
@@ -72,7 +72,7 @@ class Client:
         }
 
     def build(self, arguments: Sequence[str | Path], say: Say) -> None:
-        """Build; raises ImageError with the telling lines where that fails."""
+        """Build; if that fails, raises ImageError with the lines that say why."""
         _checked(stream([self.path, "build", *arguments], say, env=self.environment))
 
     def has(self, image: str) -> bool:
@@ -84,12 +84,12 @@ def find_buildkit_client() -> Client:
     """The first docker client on this machine that has BuildKit.
 
     Raises:
-        ImageError: there is none; it names the clients that were found and what each lacks.
+        ImageError: none was found; it names the clients that were found and what each lacks.
     """
     folders = [*os.environ.get("PATH", "").split(os.pathsep), *USUAL_FOLDERS]
     paths = dict.fromkeys(Path(folder, "docker") for folder in folders if folder)
     lacking: list[str] = []
-    for path in filter(os.path.isfile, paths):  # no exception below a folder that is closed to us
+    for path in filter(os.path.isfile, paths):  # isfile does not raise below an unreadable folder
         version = re.match(
             r"Docker version (\d+)\.\S*?(?=,|\s|$)", capture([path, "--version"]).out
         )
@@ -118,12 +118,14 @@ def build(
 ) -> str:
     """Build an image and tag it as ``recipe.ref`` and ``recipe.alias``; returns its id.
 
+    Where only code changed, this takes seconds: the engine's build cache has all other layers.
+
     Args:
         client: the engine to build in.
         base: a Debian 12 image to build on; ``debootstrap`` makes one; ``auto`` takes
-            :data:`DEBIAN` where it can be had and else makes one.
+            :data:`DEBIAN` if it is here or can be pulled, and otherwise makes one.
         find_links: folders or addresses with the wheels that no index has.
-        say: takes the build's output, a line at a time.
+        say: called with each line of the build's output.
 
     Raises:
         ImageError: something is missing, or the build failed; with its last lines and a remedy.
@@ -153,7 +155,7 @@ def _address(client: DockerClient) -> str:
 
 @contextmanager
 def _context(recipe: Recipe, find_links: Sequence[str]) -> Iterator[tuple[Path, list[str]]]:
-    """A folder with what the Dockerfile copies, and the options that every build of it shares."""
+    """A folder with what the Dockerfile copies, and the options of every build in it."""
     wheels = find_torch_wheel(recipe.lock, find_links)
     images, backend = recipe.sources.images, f"images/{recipe.backend}"
     with tempfile.TemporaryDirectory(prefix="aligntune-build-") as name:
@@ -186,13 +188,13 @@ def _context(recipe: Recipe, find_links: Sequence[str]) -> Iterator[tuple[Path, 
 
 
 def _proxies() -> list[str]:
-    """The proxy variables that are set; Docker passes their values and keeps them out of images."""
+    """The proxy variables that are set; Docker passes them and keeps them out of images."""
     names = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
     return [name for upper in names for name in (upper, upper.lower()) if os.environ.get(name)]
 
 
 def _system(cli: Client, recipe: Recipe, base: str, say: Say) -> str:
-    """The Debian to build on: what the engine has or a registry gives, else one made here."""
+    """The Debian to build on: one that the engine has or can pull, otherwise one made here."""
     if base not in ("auto", "debootstrap"):
         return base
     made = f"aligntune-os:bookworm-{sha256(_packages(recipe).encode()).hexdigest()[:12]}"
@@ -224,7 +226,7 @@ def _debootstrap(cli: Client, recipe: Recipe, name: str, say: Say) -> None:
         lack = "is not installed" if program is None else "needs root"
         raise ImageError(
             f"debootstrap, which would make a base image, {lack}",
-            "Name a Debian 12 image that is here with --base IMAGE, make the registry reachable, "
+            "Name a local Debian 12 image with --base IMAGE, make the registry reachable, "
             + ("or install debootstrap" if program is None else "or build once as root"),
         )
     with tempfile.TemporaryDirectory(prefix="aligntune-os-") as folder:
@@ -242,7 +244,7 @@ def _packages(recipe: Recipe) -> str:
 
 
 def _mirror(folder: Path = Path("/etc/apt")) -> list[str]:
-    """The Debian mirror that this machine's own apt uses; none where it is not Debian's."""
+    """The Debian mirror that this machine's apt uses, as arguments; empty on other systems."""
     files = [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))]
     text = "\n".join(
         path.read_text()
@@ -256,7 +258,7 @@ def _mirror(folder: Path = Path("/etc/apt")) -> list[str]:
 
 
 def _checked(done: Finished) -> None:
-    """Raises ImageError where a program of the build failed, with what it said last."""
+    """Raises ImageError with a program's last output if it failed."""
     if done.ok:
         return
     said = [line for line in f"{done.out}\n{done.err}".splitlines() if line.strip()]

@@ -1,7 +1,7 @@
 """Where a build's packages come from: wheels that no index has, package indexes, and a proxy's CA.
 
-pip's own settings are read, from its variables and files, so that a machine on which pip works
-needs nothing said twice; pip itself is not imported.
+Settings are read from pip's own variables and files, so a machine on which pip works needs no
+further configuration. pip itself is not imported.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ INDEX_VARIABLES = {
     "UV_DEFAULT_INDEX": ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"),
     "UV_INDEX": ("UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL"),
 }
-"""uv's variable -> the host's variables that may say it, the strongest first."""
+"""uv's variable -> the host's variables that it is taken from, the first one that is set."""
 
 SITE_CONFIG = (Path(sys.prefix, "pip.conf"), Path("/etc/xdg/pip/pip.conf"), Path("/etc/pip.conf"))
-"""pip's files that are not of one user."""
+"""pip's configuration files for all users."""
 
 LOCAL_BUILD = re.compile(r"^(?P<name>[\w.-]+)==(?P<version>[\w.]+\+cpu)\b", re.MULTILINE)
 SHA256 = re.compile(r"--hash=sha256:([0-9a-f]{64})")
@@ -35,21 +35,22 @@ SHA256 = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class Wheels:
-    """What a lock needs beside an index: files that are here, else addresses that may have them."""
+    """What a lock needs besides an index: local files, or addresses that may have them."""
 
     files: tuple[Path, ...] = ()
     urls: tuple[str, ...] = ()
 
 
 def find_torch_wheel(lock: Path, find_links: Sequence[str] = (), *, check: bool = True) -> Wheels:
-    """The CPU build of torch that ``lock`` names; nothing where it names none.
+    """The CPU build of torch that ``lock`` names; empty if it names none.
 
     Args:
-        find_links: folders or addresses to look in first; then come those pip and uv look in.
-        check: compare the file's hash; without, it is only seen to be there.
+        lock: the lock file.
+        find_links: folders or addresses to search first; those of pip and uv come after them.
+        check: compare the file's hash; otherwise the file only has to exist.
 
     Raises:
-        ImageError: there is none, or its hash is not the one in the lock.
+        ImageError: it was not found, or its hash is not the one in the lock.
     """
     text = lock.read_text()
     wanted = LOCAL_BUILD.search(text)
@@ -75,8 +76,8 @@ def find_torch_wheel(lock: Path, find_links: Sequence[str] = (), *, check: bool 
     urls = tuple(place for place in places if _folder(place) is None and "://" in place)
     if not urls and not _addresses(INDEX_VARIABLES["UV_INDEX"], "extra-index-url"):
         raise ImageError(
-            f"no wheel of {wanted['name']} {wanted['version']} was found, which the public index "
-            "does not have",
+            f"no wheel of {wanted['name']} {wanted['version']} was found; the public index does "
+            "not have it",
             "Say where it is: --find-links FOLDER or --find-links URL (PyTorch's own CPU index), "
             "or use --flavour cuda, which also runs on a CPU",
         )
@@ -84,10 +85,10 @@ def find_torch_wheel(lock: Path, find_links: Sequence[str] = (), *, check: bool 
 
 
 def index_settings(wheels: Wheels, environment: Mapping[str, str] = os.environ) -> str:
-    """A shell fragment that points pip and uv, in a build, at the indexes this host uses.
+    """A shell fragment that makes pip and uv in a build use the indexes of this host.
 
-    It may hold a password, so it goes into a build as a secret. Folders of this host are left out,
-    for a build cannot see them.
+    It may contain a password, so a build gets it as a secret. Folders of this host are left out,
+    because a build cannot see them.
     """
     default = _addresses(INDEX_VARIABLES["UV_DEFAULT_INDEX"], "index-url", environment)[:1]
     extra = _addresses(INDEX_VARIABLES["UV_INDEX"], "extra-index-url", environment)
@@ -106,7 +107,7 @@ def index_settings(wheels: Wheels, environment: Mapping[str, str] = os.environ) 
 
 
 def ca_bundle(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """The CA bundle this host was told to use, as behind a proxy that inspects TLS."""
+    """The CA bundle that this host is configured to use, for example behind a TLS proxy."""
     named = (Path(environment[name]) for name in CA_VARIABLES if environment.get(name))
     configured = (Path(value) for value in _configured("cert", ("PIP",), environment))
     return next((path for path in (*named, *configured) if path.is_file()), None)
@@ -118,7 +119,7 @@ def _sha256(path: Path) -> str:
 
 
 def _folder(place: str) -> Path | None:
-    """The folder that a find-links entry means; None for an address of another machine."""
+    """The folder that a find-links entry names; None for an address of another machine."""
     parts = urlsplit(place)
     if parts.scheme == "file":
         place = unquote(parts.path)
@@ -131,7 +132,7 @@ def _folder(place: str) -> Path | None:
 def _addresses(
     variables: Sequence[str], option: str, environment: Mapping[str, str] = os.environ
 ) -> list[str]:
-    """Indexes that another machine serves, from variables, else from pip's files."""
+    """Indexes on other machines, from variables or, if none is set, from pip's files."""
     values: list[str] = []
     for name in variables:
         values += environment.get(name, "").split()
@@ -142,7 +143,7 @@ def _addresses(
 def _configured(
     option: str, prefixes: Sequence[str], environment: Mapping[str, str] = os.environ
 ) -> Iterator[str]:
-    """An option's values, from the variables of the tools named and from pip's files."""
+    """An option's values, from the variables of the named tools and from pip's files."""
     for prefix in prefixes:
         variable = f"{prefix}_{option.upper().replace('-', '_')}"
         yield from environment.get(variable, "").replace(",", " ").split()
@@ -151,13 +152,13 @@ def _configured(
         try:
             parser.read(path)
         except (configparser.Error, UnicodeDecodeError):
-            continue  # pip itself says what is wrong with its file; here it only is no help
+            continue  # pip reports what is wrong with its file
         for section in ("install", "global"):
             yield from parser.get(section, option, fallback="").split()
 
 
 def _pip_files(environment: Mapping[str, str]) -> tuple[Path, ...]:
-    """Where pip keeps settings, the strongest first."""
+    """pip's configuration files, in order of precedence."""
     named = environment.get("PIP_CONFIG_FILE")
     if named == os.devnull:
         return ()

@@ -1,7 +1,9 @@
-"""Recipes: what each image is made of, and the names that follow from it. Reads files, no more.
+"""Recipes: what each image is made of, and the names that follow from it. Only reads files.
 
-A recipe's tag holds a hash of everything that goes in, so a tag never means two things, and an
-image is up to date exactly if the tag its recipe asks for is there.
+A recipe has two hashes. ``recipe_hash`` covers what decides the environment: the Dockerfile, the
+locks and the files of the base. It is in the tag, so an environment is up to date if the engine has
+the tag of its recipe. ``code_hash`` covers the worker's code, which changes far more often. It is
+only a label, since a run mounts the launcher's code, see :mod:`aligntune_run.images.code`.
 """
 
 from __future__ import annotations
@@ -19,18 +21,19 @@ import aligntune_run
 from aligntune import contract
 from aligntune.algorithms import BACKENDS
 from aligntune.errors import ImageError
+from aligntune.record.code_hash import BACKEND_FILE, code_hash
 
 FLAVOURS = ("cuda", "cpu")
 BASE_FILES = ("packages.txt", "tools.lock", "install.sh")
-SHARED_STAGES_END = b"FROM ${TORCH}"
-"""Where the Dockerfile's first stage that is a backend's own begins."""
+SHARED_STAGES_END = b"FROM scratch AS backend-inputs"
+"""Where the Dockerfile's stages that both backends share end."""
 
 PINS_VARIABLE = "ALIGNTUNE_PINS"
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where recipes and the code that goes into every image lie."""
+    """The folders of the recipes and of the package ``aligntune``."""
 
     images: Path
     shared: Path
@@ -38,13 +41,15 @@ class Sources:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One image: how to make it, what it is called, and what it will be able to do.
+    """One image: what it is made from, its names, and what it can do.
 
     Attributes:
-        ref: the tag of exactly this recipe; it never moves.
+        recipe_hash: of everything that decides the environment.
+        code_hash: of the worker's code, see :mod:`aligntune.record.code_hash`.
+        ref: the tag of this environment; it moves only when a build renews the copy of the code.
         alias: the tag of the newest build, for compose and for people.
         base_ref: the tag of the layers shared with the other backend.
-        pin: where it is published, by digest; None where it is not.
+        pin: where the environment is published, by digest; None if it is not.
         facts: the backend's ``facts.json``.
     """
 
@@ -54,6 +59,7 @@ class Recipe:
     lock: Path
     lock_hash: str
     recipe_hash: str
+    code_hash: str
     base_hash: str
     pin: str | None
     facts: dict[str, Any]
@@ -72,7 +78,7 @@ class Recipe:
 
     @property
     def flavour_facts(self) -> dict[str, Any]:
-        """The part of the facts that differs between flavours; empty before they were measured."""
+        """The facts that differ between flavours; empty until they have been measured."""
         return dict(self.facts.get("flavours", {}).get(self.flavour, {}))
 
     @property
@@ -92,14 +98,15 @@ class Recipe:
 
     @property
     def labels(self) -> dict[str, str]:
-        """What the launcher reads of an image without starting it."""
+        """What the launcher can read about an image without starting it."""
         facts = self.flavour_facts
         return {
-            contract.LABEL_CONTRACT: contract.CONTRACT_VERSION,
+            contract.LABEL_CONTRACT: str(contract.CONTRACT_VERSION),
             contract.LABEL_BACKEND: self.backend,
             contract.LABEL_FLAVOUR: self.flavour,
             contract.LABEL_LOCK: self.lock_hash,
             contract.LABEL_RECIPE: self.recipe_hash,
+            contract.LABEL_CODE: self.code_hash,
             contract.LABEL_VERSIONS: json.dumps(self.versions, separators=(",", ":")),
             contract.LABEL_CUDA: facts.get("cuda") or "",
             contract.LABEL_MIN_DRIVER: facts.get("min_driver") or "",
@@ -122,7 +129,7 @@ def recipe(backend: str, flavour: str, where: Sources | None = None) -> Recipe:
     """The recipe of one image.
 
     Raises:
-        ImageError: there is no such backend, flavour, or a file of it is missing.
+        ImageError: the backend or flavour does not exist, or a file of it is missing.
     """
     where = where or sources()
     folder = where.images / backend
@@ -131,11 +138,9 @@ def recipe(backend: str, flavour: str, where: Sources | None = None) -> Recipe:
         known = ", ".join(f"{one} {other}" for one, other in _available(where))
         raise ImageError(f"there is no {flavour} image of {backend}", f"There are: {known}")
     base = [where.images / "base" / name for name in (*BASE_FILES, f"{flavour}.lock")]
-    own = [lock, folder / "facts.json", folder / "aligntune_backend.py"]
     try:
         dockerfile = (where.images / "Dockerfile").read_bytes()
         shared_stages = dockerfile.partition(SHARED_STAGES_END)[0]
-        code = sorted(where.shared.rglob("*.py"))
         return Recipe(
             sources=where,
             backend=backend,
@@ -143,12 +148,10 @@ def recipe(backend: str, flavour: str, where: Sources | None = None) -> Recipe:
             lock=lock,
             lock_hash=sha256(lock.read_bytes()).hexdigest(),
             base_hash=_hash(where.images, base, shared_stages),
-            recipe_hash=sha256(
-                _hash(where.images, base + own, dockerfile).encode()
-                + _hash(where.shared, code).encode()
-            ).hexdigest(),
+            recipe_hash=_hash(where.images, [*base, lock], dockerfile),
+            code_hash=code_hash(where.shared, folder / BACKEND_FILE),
             pin=_pins(where).get(f"{backend}/{flavour}"),
-            facts=json.loads(own[1].read_text()),
+            facts=json.loads((folder / "facts.json").read_text()),
         )
     except (OSError, json.JSONDecodeError) as error:
         raise ImageError(
@@ -188,16 +191,20 @@ def _hash(root: Path, files: Iterable[Path], *more: bytes) -> str:
 
 
 def _pins(where: Sources) -> dict[str, str]:
-    """Published images, ``{"trl/cuda": "registry/name@sha256:..."}``, a tag being no pin."""
+    """Published images by digest: ``{"trl/cuda": "registry/name@sha256:..."}``."""
     named = os.environ.get(PINS_VARIABLE)
     path = Path(named) if named else where.images / "pins.json"
     try:
         pins = json.loads(path.read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise ImageError(f"{path}: {error}", f"Mend the file, or unset {PINS_VARIABLE}") from error
+        raise ImageError(f"{path}: {error}", f"Fix the file, or unset {PINS_VARIABLE}") from error
     if not isinstance(pins, dict):
-        raise ImageError(f"{path} is no object of pins", f"Mend the file, or unset {PINS_VARIABLE}")
+        raise ImageError(
+            f"{path} does not hold an object of pins", f"Fix the file, or unset {PINS_VARIABLE}"
+        )
     for name, pin in pins.items():
         if "@sha256:" not in str(pin):
-            raise ImageError(f"{path}: {name}: {pin!r} is no digest", "Use registry/name@sha256:…")
+            raise ImageError(
+                f"{path}: {name}: {pin!r} is not a digest", "Use registry/name@sha256:…"
+            )
     return {str(name): str(pin) for name, pin in pins.items()}

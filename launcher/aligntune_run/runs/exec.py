@@ -29,6 +29,7 @@ from aligntune_run.host.docker_info import probe_engine
 from aligntune_run.host.probe import probe
 from aligntune_run.host.resources import memory_limit
 from aligntune_run.host.types import Host
+from aligntune_run.images.code import lay_out_code
 from aligntune_run.planning.planner import Obtaining
 from aligntune_run.selection.rules import OF_THE_MACHINE, judge
 from aligntune_run.selection.select import bare_request, gpu_options, pick_image, require, situate
@@ -44,6 +45,7 @@ class Environment:
 
     Attributes:
         image: the image's id; None for a venv.
+        code: the folder of the launcher's code, which is mounted over the image's.
         variables: all variables of a program in the venv.
     """
 
@@ -51,6 +53,7 @@ class Environment:
     gpus: tuple[str, ...]
     client: DockerClient | None
     image: str | None
+    code: Path | None
     variables: Mapping[str, str]
 
 
@@ -90,11 +93,11 @@ def obtain(backend: str, engine: str, wanted: str, obtaining: Obtaining, say: Sa
         process.make(recipe, say)
         dropped = (*DROPPED, *TOKEN_VARIABLES)
         variables = without(os.environ, dropped) | process.variables(recipe)
-        return Environment(host, uuids, None, None, variables)
+        return Environment(host, uuids, None, None, None, variables)
     image = images.obtain(
         client, recipe, find_links=obtaining.find_links, say=say, agree=obtaining.agree
     )
-    return Environment(host, uuids, client, image, {})
+    return Environment(host, uuids, client, image, lay_out_code(recipe, host.cache), {})
 
 
 def run_program(words: Sequence[str], environment: Environment, folders: Sequence[Path]) -> int:
@@ -136,6 +139,7 @@ def _in_container(
     cache.mkdir(parents=True, exist_ok=True)
     mounts = [Bind(folder, folder, read_only=False) for folder in seen]
     mounts.append(Bind(str(cache), contract.CACHE_DIR, read_only=False))
+    mounts.append(Bind(str(environment.code), contract.CODE_DIR))
     arguments = {
         "image": environment.image,
         "entrypoint": list(words[:1]),

@@ -78,6 +78,7 @@ class RunRecord(Part):
         handle: where the worker of the current phase runs, for
             :meth:`~aligntune_run.engines.base.Engine.attach`.
         phase: the phase that ``handle`` is of.
+        code: hashes of the worker's code that worked on the run, the newest last.
         fetched: commit and path of everything that was fetched from a hub.
         inputs: fingerprints of what was read.
         machine: what the worker computed on.
@@ -97,6 +98,7 @@ class RunRecord(Part):
     task: dict[str, Any] | None = None
     handle: str | None = None
     phase: str | None = None
+    code: list[str] = []
     fetched: dict[str, Any] | None = None
     inputs: dict[str, Any] = {}
     machine: dict[str, Any] = {}

@@ -15,9 +15,7 @@ from aligntune.spec.yaml import Loader
 
 ENVIRONMENT_PREFIX = "ALIGNTUNE_"
 
-NOT_SETTINGS = frozenset(
-    {"ALIGNTUNE_CACHE_DIR", "ALIGNTUNE_INPUT_ROOT", "ALIGNTUNE_PINS", "ALIGNTUNE_BASE"}
-)
+NOT_SETTINGS = frozenset({"ALIGNTUNE_CACHE_DIR", "ALIGNTUNE_INPUT_ROOT", "ALIGNTUNE_PINS"})
 """Variables that configure the program and not a run."""
 
 SHORTHANDS = {"model": "name", "dataset": "name"}

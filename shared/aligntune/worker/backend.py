@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import aligntune
+from aligntune.record.code_hash import code_hash
 from aligntune.spec.run_spec import RunSpec
 
 
@@ -70,3 +72,10 @@ def installed() -> Backend:
     import aligntune_backend
 
     return cast(Backend, aligntune_backend)
+
+
+def installed_code() -> str:
+    """The hash of the code that this worker runs, see :mod:`aligntune.record.code_hash`."""
+    import aligntune_backend
+
+    return code_hash(Path(aligntune.__file__).parent, Path(aligntune_backend.__file__))

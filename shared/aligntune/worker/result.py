@@ -14,6 +14,7 @@ from typing import Any
 
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
+from aligntune.worker.backend import installed_code
 from aligntune.worker.device import Device
 from aligntune.worker.modeling.reference import REFERENCE_ADAPTER
 
@@ -78,6 +79,22 @@ def stack_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return {"python": platform.python_version(), **found}
+
+
+def record_code(run: RunDir, events: EventWriter) -> None:
+    """Add the hash of this worker's code to the record, and say if the run began with other code.
+
+    ``code`` in the record lists the versions of the code that worked on the run, the newest last.
+    """
+    now, before = installed_code(), run.record().code
+    if before and before[0] != now:
+        events(
+            "note",
+            message=f"this run began with version {before[0][:12]} of the code and continues with "
+            f"{now[:12]}",
+        )
+    if before[-1:] != [now]:
+        run.update(code=[*before, now])
 
 
 def machine(device: Device) -> dict[str, Any]:

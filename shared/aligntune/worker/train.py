@@ -40,7 +40,7 @@ from aligntune.worker.inputs.tokenize import is_chat
 from aligntune.worker.metrics import Measurement
 from aligntune.worker.model_card import model_card
 from aligntune.worker.process_memory import most_resident, resident
-from aligntune.worker.result import Clock, machine, save_model, stack_versions
+from aligntune.worker.result import Clock, machine, record_code, save_model, stack_versions
 from aligntune.worker.stop_signal import StopSignal
 from aligntune.worker.trainer.arguments import accepted_arguments, trainer_arguments
 from aligntune.worker.trainer.build import trainer_class
@@ -127,6 +127,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
     """
     session = Session(spec, run, events, stop=StopSignal(), clock=Clock(events))
     _claim(spec, run)
+    record_code(run, events)
     refuse_owned(spec)
 
     stack = prepare(session)

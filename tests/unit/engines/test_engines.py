@@ -42,7 +42,8 @@ from aligntune_run.engines.local.venv import find_python, without
 from aligntune_run.engines.local.worker import ProcessWorker
 from aligntune_run.host.docker_client import connect
 from aligntune_run.host.types import Engine, Host
-from aligntune_run.images.recipes import Sources
+from aligntune_run.images.code import code_folder
+from aligntune_run.images.recipes import Sources, recipe
 from aligntune_run.plan import Choice, Image, Phase, Plan, hub_ids
 
 TOKEN = "hf_thisIsNobodysToken"
@@ -192,6 +193,30 @@ class TestContainerArguments:
             given = arguments(make_plan("org/model", "org/data"), host, phase)
             sources = {mount["source"] for mount in given["mounts"]}
             assert str(host.hub_cache.parent) not in sources
+
+    def test_every_phase_runs_the_launchers_code_which_it_cannot_change(self, host: Host) -> None:
+        plan = make_plan("org/model")
+        code = look(plan, host, {}).code
+        now = recipe("trl", "cpu").code_hash
+        assert code == str(code_folder("trl", now, host.cache))
+        for phase in plan.phases:
+            mount = targets(arguments(plan, host, phase, Surroundings(code=code)))[
+                contract.CODE_DIR
+            ]
+            assert (mount["source"], mount["read_only"]) == (code, True)
+
+    def test_a_plan_keeps_its_code_while_it_waits_and_the_clone_is_edited(self, host: Host) -> None:
+        plan = make_plan()
+        image = Image("aligntune-trl:cpu-abc", "sha256:abc", "present", "f00", "0" * 64)
+        plan = replace(plan, choice=replace(plan.choice, image=image))
+        assert look(plan, host, {}).code == str(code_folder("trl", "0" * 64, host.cache))
+
+    def test_the_users_own_image_runs_its_own_code(self, host: Host) -> None:
+        plan = make_plan()
+        plan = replace(plan, spec=plan.spec.model_copy(update={"image": "mine:1"}))
+        around = look(plan, host, {})
+        assert around.code is None
+        assert contract.CODE_DIR not in targets(arguments(plan, host, around=around))
 
     def test_a_company_proxys_ca_bundle_is_given_to_fetching(self, host: Host) -> None:
         around = Surroundings(ca_bundle="/etc/ssl/company.pem")

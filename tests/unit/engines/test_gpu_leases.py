@@ -419,7 +419,7 @@ fcntl.flock(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 def test_a_program_of_exec_has_its_gpu_while_it_runs(tmp_path: Path, place: Path) -> None:
     machine = host(tmp_path)
-    environment = Environment(machine, ("GPU-aaaa",), None, None, dict(os.environ))
+    environment = Environment(machine, ("GPU-aaaa",), None, None, None, dict(os.environ))
     lock = place / "aligntune-gpu-GPU-aaaa.lock"
     words = [sys.executable, "-c", TRY_TO_LOCK, str(lock)]
     assert run_program(words, environment, ()) == 1, "it is taken"

@@ -100,22 +100,36 @@ class TestRecipes:
             "images/base/install.sh",
             "images/base/cuda.lock",
             "images/trl/cuda.lock",
-            "images/trl/facts.json",
-            "images/trl/aligntune_backend.py",
-            "shared/contract.py",
-            "shared/worker/train.py",
         ],
     )
-    def test_every_input_changes_the_tag(self, copied: Sources, tmp_path: Path, name: str) -> None:
+    def test_what_decides_the_environment_changes_the_tag(
+        self, copied: Sources, tmp_path: Path, name: str
+    ) -> None:
         before = recipe("trl", "cuda", copied)
         path = tmp_path / name
         path.write_text(path.read_text() + "\n")
-        assert recipe("trl", "cuda", copied).ref != before.ref
+        after = recipe("trl", "cuda", copied)
+        assert after.ref != before.ref
+        assert after.code_hash == before.code_hash
 
-    def test_a_new_module_changes_the_tag(self, copied: Sources) -> None:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "images/trl/aligntune_backend.py",
+            "shared/contract.py",
+            "shared/worker/train.py",
+            "shared/training/extra.py",
+        ],
+    )
+    def test_code_changes_its_own_hash_and_leaves_the_tag(
+        self, copied: Sources, tmp_path: Path, name: str
+    ) -> None:
         before = recipe("trl", "cuda", copied)
-        (copied.shared / "training" / "extra.py").touch()
-        assert recipe("trl", "cuda", copied).ref != before.ref
+        with (tmp_path / name).open("a") as file:
+            file.write("# a comment\n")
+        after = recipe("trl", "cuda", copied)
+        assert after.code_hash != before.code_hash
+        assert (after.ref, after.base_ref) == (before.ref, before.base_ref)
 
     def test_a_file_of_another_image_does_not_change_the_tag(self, copied: Sources) -> None:
         before = recipe("trl", "cuda", copied)
@@ -145,7 +159,8 @@ class TestRecipes:
 
     def test_labels_say_the_contract_and_the_lock(self) -> None:
         made = recipe("trl", "cuda")
-        assert made.labels[contract.LABEL_CONTRACT] == contract.CONTRACT_VERSION
+        assert made.labels[contract.LABEL_CONTRACT] == str(contract.CONTRACT_VERSION)
+        assert made.labels[contract.LABEL_CODE] == made.code_hash
         assert made.labels[contract.LABEL_LOCK] == sha256(made.lock.read_bytes()).hexdigest()
         assert json.loads(made.labels[contract.LABEL_VERSIONS])["trl"] == "1.16.0"
         assert made.labels[contract.LABEL_MIN_DRIVER] == "580.65.06"
@@ -156,6 +171,8 @@ class TestRecipes:
         assert f"HF_HUB_CACHE={contract.HUB_CACHE} " in text
         assert f"HF_DATASETS_CACHE={contract.DATASETS_CACHE} " in text
         assert f"{contract.INPUT_ROOT_VARIABLE}={contract.INPUT_ROOT} " in text
+        assert f"cp -r /tmp/code {contract.CODE_DIR} " in text
+        assert f"echo {contract.CODE_DIR} > /opt/aligntune/lib/" in text
 
 
 class TestPins:
@@ -300,11 +317,16 @@ class TestLabels:
     def test_our_own_pass(self) -> None:
         check_labels("x", recipe("trl", "cuda").labels)
 
-    def test_another_contract_names_both_versions(self) -> None:
-        with pytest.raises(
-            ImageError, match=f"version 0 .*keeps version {contract.CONTRACT_VERSION}"
-        ):
-            check_labels("x", {contract.LABEL_CONTRACT: "0"})
+    def test_every_version_from_the_oldest_passes(self) -> None:
+        for version in range(contract.OLDEST_CONTRACT, contract.CONTRACT_VERSION + 1):
+            check_labels("x", {contract.LABEL_CONTRACT: str(version)})
+
+    @pytest.mark.parametrize("version", ["0", str(contract.CONTRACT_VERSION + 1), "x", ""])
+    def test_another_contract_names_the_versions_that_run(self, version: str) -> None:
+        runs = f"{contract.OLDEST_CONTRACT} to {contract.CONTRACT_VERSION}"
+        with pytest.raises(ImageError, match=f"version {version} .*runs versions {runs}") as caught:
+            check_labels("x", {contract.LABEL_CONTRACT: version})
+        assert len(str(caught.value).splitlines()) == 1
 
     def test_an_image_of_someone_else_is_refused(self) -> None:
         with pytest.raises(ImageError, match="not made from an aligntune image"):
@@ -387,8 +409,47 @@ class TestStore:
         self.pruned(client)
         assert client.removed == ["aligntune-base:x"]
         row, *missing = list_images(client)
-        assert (row.ref, row.state) == (made.ref, "up to date")
+        assert (row.ref, row.state, row.code) == (made.ref, "up to date", "up to date")
         assert made.ref not in {image.ref for image in missing}
+
+    def test_an_image_of_other_code_is_up_to_date_and_stays(self) -> None:
+        made = recipe("trl", "cuda")
+        older = {**made.labels, contract.LABEL_CODE: "0" * 64}
+        client: Any = FakeClient(([made.ref, made.alias], older))
+        self.pruned(client)
+        assert client.removed == []
+        row, *missing = list_images(client)
+        assert (row.state, row.code, row.stale) == ("up to date", "differs", False)
+        assert made.ref not in {image.ref for image in missing}
+
+    @pytest.mark.parametrize(
+        ("change", "ours"),
+        [
+            ({}, True),
+            ({"Env": ["MINE=1"]}, False),
+            ({"layers": ["a", "b", "mine"]}, False),
+            ({"labels": {"mine": "1"}}, False),
+        ],
+        ids=["other code", "another variable", "another layer", "another label"],
+    )
+    def test_a_build_with_newer_code_leaves_a_stale_image_and_a_derived_one_is_the_users(
+        self, change: dict[str, Any], ours: bool
+    ) -> None:
+        made = recipe("trl", "cuda")
+        labels = {**made.labels, contract.LABEL_CODE: "0" * 64, **change.get("labels", {})}
+        client: Any = FakeClient(([made.ref, made.alias], made.labels), ([], labels))
+        config = {"Labels": labels, "Env": change.get("Env", ["A=1"])}
+        layers = change.get("layers", ["a", "old"])
+        inspected = {
+            "sha256:1": {"Config": config, "RootFS": {"Layers": layers}},
+            made.ref: {
+                "Config": {"Labels": made.labels, "Env": ["A=1"]},
+                "RootFS": {"Layers": ["a", "new"]},
+            },
+        }
+        client.images.get = lambda ref: SimpleNamespace(attrs=inspected[ref])
+        self.pruned(client)
+        assert client.removed == (["sha256:1"] if ours else [])
 
     def test_what_is_in_use_is_named_and_the_rest_goes_on(self, stale: dict[str, str]) -> None:
         exact = f"aligntune-trl:cuda-{'0' * 12}"

@@ -50,7 +50,7 @@ def build_images(backend: str, flavour: str | None, base: str, find_links: tuple
 @images_group.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print the images as JSON.")
 def list_images(as_json: bool) -> None:
-    """List the images with their sizes and versions, and whether they are up to date.
+    """List the images, and whether their environment and code are up to date.
 
     \b
     Examples:

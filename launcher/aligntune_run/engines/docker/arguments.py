@@ -14,7 +14,9 @@ from aligntune_run.engines.docker.mounts import Bind, input_mounts
 from aligntune_run.host.docker_client import address_parts, is_loopback
 from aligntune_run.host.docker_info import NVIDIA_DEVICES
 from aligntune_run.host.types import Host
+from aligntune_run.images.code import code_folder
 from aligntune_run.images.indexes import ca_bundle
+from aligntune_run.images.recipes import recipe
 from aligntune_run.plan import ONLINE, Phase, Plan
 
 ENTRY_POINT = "aligntune-train"
@@ -45,6 +47,8 @@ class Surroundings:
         token: a file with the hub token, which may be created later, see
             :meth:`DockerEngine.submit`.
         secret_variables: a file with variables that hold a password; the same holds.
+        code: the folder of the launcher's code, which is mounted over the image's copy; None for
+            the user's own image, which runs its own code.
     """
 
     inputs: tuple[Bind, ...] = ()
@@ -52,6 +56,7 @@ class Surroundings:
     ca_bundle: str | None = None
     token: str | None = None
     secret_variables: str | None = None
+    code: str | None = None
 
 
 def confinement(host: Host, groups: tuple[int, ...], memory: int) -> dict[str, Any]:
@@ -122,6 +127,8 @@ def container_arguments(
     assert image is not None, "a plan for containers has an image"
     command = [ENTRY_POINT, "--spec", f"{contract.RUN_DIR}/spec.yaml"]
     mounts = [Bind(plan.run_dir, contract.RUN_DIR, read_only=False), *_caches(plan, host, phase)]
+    if around.code:
+        mounts.append(Bind(around.code, contract.CODE_DIR))
     environment = dict(IDENTITY)
     network, gpus = "none", () if phase in ONLINE else plan.choice.gpus
     if plan.task:
@@ -211,6 +218,7 @@ def look(plan: Plan, host: Host, environment: Mapping[str, str] = os.environ) ->
     if token(environment):
         token_file = str(private / "hf_token")
     return Surroundings(
+        code=_code(plan, host),
         inputs=input_mounts(plan.local_inputs),
         groups=caller_groups(host),
         ca_bundle=str(bundle.resolve()) if bundle else None,
@@ -219,6 +227,16 @@ def look(plan: Plan, host: Host, environment: Mapping[str, str] = os.environ) ->
             str(private / "environment") if secret_variables(host.environment) else None
         ),
     )
+
+
+def _code(plan: Plan, host: Host) -> str | None:
+    """The folder of the code that a plan's containers run; None for the user's own image."""
+    if plan.spec.image:
+        return None
+    choice = plan.choice
+    planned = choice.image.code_hash if choice.image else None
+    code_hash = planned or recipe(choice.backend, choice.flavour).code_hash
+    return str(code_folder(choice.backend, code_hash, host.cache))
 
 
 def caller_groups(host: Host) -> tuple[int, ...]:

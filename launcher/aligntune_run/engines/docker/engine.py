@@ -25,6 +25,7 @@ from aligntune_run.engines.docker.arguments import (
 from aligntune_run.engines.docker.worker import ContainerWorker, last_output, remove
 from aligntune_run.host.docker_client import engine_errors
 from aligntune_run.host.types import Host
+from aligntune_run.images.code import lay_out_code
 from aligntune_run.images.recipes import recipe
 from aligntune_run.images.store import derived_state, obtain
 from aligntune_run.plan import Plan
@@ -77,26 +78,31 @@ class DockerEngine:
         self._agree = agree
 
     def prepare(self, plan: Plan, say: Say) -> Plan:
-        """Obtain the image; the plan with the image's digest in it.
+        """Obtain the image and lay out the code; returns the plan with the image's digest in it.
 
         Raises:
             ImageError: the image is unavailable, or breaks the launcher's contract.
-            EngineError: the engine stopped answering.
+            EngineError: the engine stopped answering, or the cache cannot be written.
         """
         choice = plan.choice
         assert choice.image is not None, "a plan for containers has an image"
+        code_hash = None
         if plan.spec.image:
             image = derived_state(self._client, plan.spec.image).id
         else:
+            made_of = recipe(choice.backend, choice.flavour)
+            lay_out_code(made_of, self._host.cache)
+            code_hash = made_of.code_hash
             image = obtain(
                 self._client,
-                recipe(choice.backend, choice.flavour),
+                made_of,
                 plan.spec.pull,
                 find_links=self._find_links,
                 say=say,
                 agree=self._agree,
             )
-        return replace(plan, choice=replace(choice, image=replace(choice.image, id=image)))
+        obtained = replace(choice.image, id=image, code_hash=code_hash)
+        return replace(plan, choice=replace(choice, image=obtained))
 
     def commands(self, plan: Plan) -> list[Command]:
         """The containers of a run, in order. It follows links in the inputs and changes nothing."""

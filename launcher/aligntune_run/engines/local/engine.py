@@ -15,9 +15,10 @@ from aligntune.errors import EngineError, ImageError
 from aligntune.tasks import TASK_FILE
 from aligntune_run.engines.base import Command, EngineContext, EngineKind, Say, WorkerStatus
 from aligntune_run.engines.docker.arguments import OFFLINE, TOKEN_VARIABLES
-from aligntune_run.engines.local.venv import COMPLETE, DROPPED, lay_out_code, make_venv, without
+from aligntune_run.engines.local.venv import COMPLETE, DROPPED, make_venv, without
 from aligntune_run.engines.local.worker import Handle, ProcessWorker, submit
 from aligntune_run.host.types import Host
+from aligntune_run.images.code import code_folder, lay_out_code
 from aligntune_run.images.recipes import Recipe, Sources, recipe
 from aligntune_run.plan import ONLINE, Phase, Plan
 
@@ -72,12 +73,12 @@ class ProcessEngine:
                 )
         try:
             make_venv(made_of, venv, say, self._environment, self._find_links)
-            lay_out_code(made_of, self._code(made_of))
         except OSError as error:
             raise EngineError(
                 f"cannot write to the cache {self._host.cache}: {error.strerror}",
                 "Free some space there, or set ALIGNTUNE_CACHE_DIR",
             ) from error
+        lay_out_code(made_of, self._host.cache)
 
     def commands(self, plan: Plan) -> list[Command]:
         """The processes of a run, in order; ``environment`` is added to the caller's."""
@@ -180,7 +181,7 @@ class ProcessEngine:
         return self._host.cache / "envs" / name
 
     def _code(self, made_of: Recipe) -> Path:
-        return self._host.cache / "code" / f"{made_of.backend}-{made_of.recipe_hash[:12]}"
+        return code_folder(made_of.backend, made_of.code_hash, self._host.cache)
 
 
 def _make(context: EngineContext) -> ProcessEngine:

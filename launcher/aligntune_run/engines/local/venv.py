@@ -1,7 +1,6 @@
-"""The worker's environment without containers: a venv made from an image's own lock, and the code.
+"""The worker's environment without containers: a venv made from an image's own lock.
 
-Both are kept in the user's cache under the hash of their contents, so each is made once and never
-changes.
+It is kept in the user's cache under the lock's hash, so it is made once and never changes.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import importlib.util
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -201,26 +199,6 @@ def _locked(path: Path, say: Say) -> Iterator[None]:
             say("waiting for another run that is making the same environment")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def lay_out_code(made_of: Recipe, folder: Path) -> None:
-    """Copy our code, as an image has it, into ``folder``, completely or not at all.
-
-    The launcher's site-packages stay off the worker's path: their versions are not the lock's.
-    """
-    if folder.exists():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
-        beside = Path(name, "code")
-        caches = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(made_of.sources.shared, beside / "aligntune", ignore=caches)
-        shutil.copy(made_of.lock.with_name("aligntune_backend.py"), beside)
-        try:
-            beside.rename(folder)
-        except OSError:
-            if not folder.exists():  # else another run was quicker
-                raise
 
 
 def without(environment: Mapping[str, str], names: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from aligntune.tasks import Evaluate, Push, Task, spec_for
 from aligntune.worker.backend import Backend, installed
 from aligntune.worker.device import Device, find_device
 from aligntune.worker.inputs.fetch import fetch_missing
-from aligntune.worker.result import Clock, machine, stack_versions
+from aligntune.worker.result import Clock, machine, record_code, stack_versions
 from aligntune.worker.stop_signal import StopSignal
 from aligntune.worker.tasks.evaluate import evaluate
 from aligntune.worker.tasks.predict import predict
@@ -35,6 +35,7 @@ def do(spec: RunSpec, run: RunDir, events: EventWriter, task: Task) -> None:
     spec = spec_for(spec, task)
     clock = Clock(events)
     run.update(status="running")
+    record_code(run, events)
     if isinstance(task, Push):
         with clock.phase("push"):
             result: dict[str, Any] = push(task, events)
