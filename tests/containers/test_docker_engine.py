@@ -46,6 +46,7 @@ MEMORY = 128 * 2**20
 STRANGER = 1234
 """A user that no image knows."""
 
+STAND_IN = "aligntune-test:stand-in"
 SCRIPT = b'#!/bin/sh\nexec /bin/sh /run-dir/script "$@"\n'
 REPORT = """
 id -u > uid; id -g > gid
@@ -119,9 +120,14 @@ class Bench:
     def plan(self, model: str = "org/model", dataset: str | None = None) -> Plan:
         dataset = dataset or str(self.folder / "inputs" / "d.jsonl")
         spec = RunSpec.model_validate(
-            {"algorithm": "sft", "model": {"name": model}, "dataset": {"name": dataset}}
+            {
+                "algorithm": "sft",
+                "model": {"name": model},
+                "dataset": {"name": dataset},
+                "image": STAND_IN,
+            }
         )
-        image = Image("aligntune-test:stand-in", self.image, "present", "f00")
+        image = Image(STAND_IN, self.image, "present", "f00")
         choice = Choice("trl", "cpu", "docker", image, "f00", (), "TRL", (), ())
         run_id = f"test-{os.path.basename(self.folder)}"
         return Plan(run_id, str(self.run_dir), spec, {}, choice, MEMORY, hub_ids(spec))
