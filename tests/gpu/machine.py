@@ -97,17 +97,22 @@ def _image(backend: str, work: Path, rehearsing: bool) -> Stack:
 
 def about(rehearsing: bool) -> Mapping[str, Any]:
     """Where and of what the results are."""
-    commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    )
     return {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "rehearsal": rehearsing,
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
         "machine": platform.platform(),
         "cpus": len(os.sched_getaffinity(0)),
         "gpus": [] if rehearsing else [gpu.name for gpu in probe_gpus().found],
     }
+
+
+def _commit() -> str | None:
+    """The commit of this clone; None for a copy without git."""
+    if shutil.which("git") is None:
+        return None
+    words = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(words, capture_output=True, text=True).stdout.strip() or None
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import uuid
@@ -174,6 +175,8 @@ class Job:
 
 def remove_containers(work: Path) -> None:
     """Remove what a step that was cut off left running."""
+    if shutil.which("docker") is None:
+        return
     label = f"label={LABEL}={work}"
     listed = subprocess.run(
         ["docker", "ps", "--all", "--quiet", "--filter", label], capture_output=True, text=True

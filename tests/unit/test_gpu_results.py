@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.gpu import machine
+from tests.gpu import machine, stacks
 from tests.gpu.__main__ import STEPS, _steps
 from tests.gpu.bench import Bench
 from tests.gpu.machine import GIB, NotReadyError, require_gpu, require_room
@@ -167,6 +167,14 @@ def test_a_machine_that_is_not_ready_is_one_line(
     with pytest.raises(NotReadyError, match=words) as caught:
         require_gpu()
     assert "\n" not in str(caught.value)
+
+
+def test_a_machine_without_docker_and_git_is_no_reason_to_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    stacks.remove_containers(tmp_path)
+    assert machine.about(rehearsing=True)["commit"] is None
 
 
 def test_a_disk_that_is_full_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
