@@ -190,7 +190,7 @@ def test_a_model_is_pushed_with_the_token_and_the_run_keeps_none_of_it(
         for path in (run / "model").iterdir():
             assert files[path.name].read_bytes() == path.read_bytes()
 
-        for token, says in (("hf_reads", "this token may not write there"), ("", "needs a token")):
+        for token, says in (("hf_reads", "the token has no write access"), ("", "needs a token")):
             refused = bench.run(
                 "push", run, "me/other", environment={**variables, "HF_TOKEN": token}
             )

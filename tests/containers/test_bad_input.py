@@ -174,8 +174,8 @@ def test_an_engine_on_another_machine(bench: Bench, good: Path) -> None:
 
 def test_an_image_that_is_missing_and_may_not_be_obtained(bench: Bench, good: Path) -> None:
     other = copy_program(bench.folder / "changed")
-    with (other / "shared" / "aligntune" / "contract.py").open("a") as file:
-        file.write("# another recipe, and so another image\n")
+    with (other / "images" / "Dockerfile").open("a") as file:
+        file.write("# another environment, and so another image\n")
     ended = bench.train("llama", good, program=other)
     refused(ended, 7, r"--pull never", before=True)
 
