@@ -200,8 +200,8 @@ def job(task: Task) -> Job:
         named = local_name(task.dataset, Path.cwd(), "dataset", "eval_name", DataError)
         task = task.model_copy(update={"dataset": named})
     elif isinstance(task, Predict) and task.chat is None:
-        told = record.inputs.get("train", {}).get("chat")
-        task = task.model_copy(update={"chat": told})
+        chat = record.inputs.get("train", {}).get("chat")
+        task = task.model_copy(update={"chat": chat})
     return Job(task, spec_for(spec, task), record)
 
 

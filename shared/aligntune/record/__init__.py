@@ -1,1 +1,1 @@
-"""What a run leaves: its directory, its record, its events."""
+"""The run directory, its record and its events."""

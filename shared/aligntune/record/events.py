@@ -1,12 +1,12 @@
-"""Events: one JSON object a line in ``events.jsonl``, written by the worker, read by everyone else.
+"""Events: one JSON object per line in ``events.jsonl``, written by the worker, read by others.
 
 Every event has ``time`` (seconds since the epoch) and ``event``, one of:
 
 ============ ==================================================================================
-``phase``    ``name``: a phase of the run began (see :data:`PHASES`)
+``phase``    ``name``: a phase of the run starts (see :data:`PHASES`)
 ``data``     ``part``, ``rows``, ``format``, ``source``: what was read
-``start``    ``max_steps``, ``epochs``, ``parameters``, ``trainable``: training begins
-``step``     ``step``, ``max_steps``, ``epoch``, ``tokens``, ``tokens_per_second``, and where the
+``start``    ``max_steps``, ``epochs``, ``parameters``, ``trainable``: training starts
+``step``     ``step``, ``max_steps``, ``epoch``, ``tokens``, ``tokens_per_second``, and if the
              trainer logged them ``loss``, ``grad_norm``, ``learning_rate``; further ones, such as
              rewards, by the trainer's names in ``figures``
 ``evaluate`` ``step`` (of a run that is trained) and what the algorithm's family measures: ``loss``
@@ -16,7 +16,7 @@ Every event has ``time`` (seconds since the epoch) and ``event``, one of:
 ``note``     ``message``: something the user should know
 ``warning``  ``message``: something the user must not miss
 ``error``    ``kind``, ``what``, ``remedy``: the run failed, and why
-``end``      ``status`` and ``result``, the worker's last word
+``end``      ``status`` and ``result``: the last event
 ============ ==================================================================================
 """
 
@@ -40,7 +40,7 @@ PHASES = (
 
 
 class EventWriter:
-    """Appends events to a file, each whole and flushed, and tells them in words as they come."""
+    """Appends events to a file, flushed one by one, and prints them for people."""
 
     def __init__(self, path: Path, say: TextIO | None = None) -> None:
         self._file = path.open("a", encoding="utf-8")
@@ -49,12 +49,13 @@ class EventWriter:
         except BlockingIOError:
             self._file.close()
             raise OutputError(
-                f"another worker is at work in {path.parent}", "Wait for it, or use another folder"
+                f"another worker is using {path.parent}",
+                "Wait for it to end, or use another folder",
             ) from None
         except OSError:
-            pass  # a file system without locks, as some network ones
+            pass  # a file system without locks, such as some network file systems
         if path.stat().st_size > (whole := _whole_lines(path)):
-            self._file.truncate(whole)  # what a worker that was killed had begun to write
+            self._file.truncate(whole)  # an incomplete line of a worker that was killed
         self._say = say
 
     def __call__(self, event: str, **values: Any) -> None:
@@ -64,7 +65,7 @@ class EventWriter:
                 json.dumps(record, ensure_ascii=False, allow_nan=False, default=str) + "\n"
             )
             self._file.flush()
-        finally:  # on a full disk the words are all that is left
+        finally:  # on a full disk, only the printed line remains
             line = describe(record)
             if self._say is not None and line:
                 print(line, file=self._say, flush=True)
@@ -77,11 +78,11 @@ class EventWriter:
 
 
 class EventReader:
-    """Reads the events that were appended since the last look; a half-written line waits.
+    """Reads the events since the last read; an incomplete line is left for the next read.
 
     Args:
-        path: ``events.jsonl``, which need not be there yet.
-        skip: leave out what is there now.
+        path: ``events.jsonl``, which need not exist yet.
+        skip: ignore the events that exist now.
     """
 
     def __init__(self, path: Path, skip: bool = False) -> None:
@@ -102,20 +103,20 @@ class EventReader:
 
 
 HEADLINES = ("loss", "accuracy", "margin", "reward", "kl")
-"""The figures of an evaluation that are worth a word."""
+"""The main figures of an evaluation."""
 
 PROGRESS = {"reward": "reward", "rewards/accuracies": "accuracy", "accuracy": "accuracy"}
-"""What a trainer logs that tells more of how it goes than the loss does, and its name."""
+"""Logged figures that show progress better than the loss, and their names."""
 
 
 def headline(figures: Event) -> str:
-    """The figures of an evaluation, in words: ``accuracy 0.9000, margin 1.2345``."""
+    """The main figures of an evaluation, as text: ``accuracy 0.9000, margin 1.2345``."""
     found = {name: figures[name] for name in HEADLINES if figures.get(name) is not None}
     return ", ".join(f"{name} {value:.4f}" for name, value in found.items())
 
 
 def progress(step: Event) -> str:
-    """The loss of a step, and what else tells how it goes."""
+    """The loss of a step, and further figures that show progress."""
     words = [f"loss {step['loss']:.4f}"]
     figures = step.get("figures", {})
     words += [f"{title} {figures[name]:.4f}" for name, title in PROGRESS.items() if name in figures]
@@ -123,12 +124,12 @@ def progress(step: Event) -> str:
 
 
 def _whole_lines(path: Path) -> int:
-    """Bytes up to the end of the last line that is whole."""
+    """Bytes up to the end of the last complete line."""
     return path.read_bytes().rfind(b"\n") + 1
 
 
 def describe(event: Event) -> str:
-    """One plain line for an event, or nothing where it is not worth one."""
+    """One line of text for an event, or nothing for minor events."""
     match event["event"]:
         case "phase":
             return f"{event['name'].replace('_', ' ')} ..."

@@ -1,8 +1,8 @@
-"""The run directory: what a run leaves behind, and the state that everything else reads.
+"""The run directory: the files of a run, and the state that everything else reads.
 
-Each file has one writer at a time: the launcher makes the folder with ``spec.yaml`` and the first
-``run.json`` before the worker starts, the worker owns everything while it lives, and the launcher
-adds the exit cause to ``run.json`` after the worker is gone.
+Each file has one writer at a time. The launcher creates the folder with ``spec.yaml`` and the first
+``run.json``, the worker owns all files while it runs, and the launcher adds the exit cause to
+``run.json`` after the worker has ended.
 """
 
 from __future__ import annotations
@@ -64,21 +64,21 @@ class RunDir:
         return record
 
     def in_use(self) -> bool:
-        """Whether a worker is at work here: it holds a lock on the events while it lives."""
+        """Whether a worker is running here: it holds a lock on the events while it runs."""
         try:
             with self.events.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         except OSError:
-            return False  # no worker has begun
+            return False  # no worker has started
         return False
 
     def require_new(self) -> None:
-        """Refuse a folder that holds anything: nothing is ever overwritten.
+        """Refuse a folder that is not empty, because nothing is ever overwritten.
 
         Raises:
-            OutputError: the folder is a run, holds other files, or is not a folder.
+            OutputError: the folder is a run, contains other files, or is not a folder.
         """
         if not os.path.lexists(self.path):
             return
@@ -96,16 +96,18 @@ class RunDir:
             )
 
     def create(self, run_id: str, spec: RunSpec, **values: Any) -> None:
-        """Make the folder with its spec and the first record; refuse one that is in use.
+        """Create the folder with its spec and the first record.
 
         Raises:
-            OutputError: it is in use, or cannot be written.
+            OutputError: the folder is in use, or cannot be written.
         """
         with self.writing("Name another folder with --output"):
             self.path.mkdir(parents=True, exist_ok=True)
             self.require_new()
             again = spec.model_copy(update={"output": None})
-            with self.spec.open("x", encoding="utf-8") as file:  # of two at once, one is the first
+            with self.spec.open(
+                "x", encoding="utf-8"
+            ) as file:  # of two at the same time, only one succeeds
                 file.write(again.to_yaml())
             self.update(
                 id=run_id,
@@ -118,7 +120,7 @@ class RunDir:
 
     @contextmanager
     def writing(self, remedy: str) -> Iterator[None]:
-        """Turns what the run directory does not take into an OutputError with this remedy."""
+        """Turn write errors of the run directory into an OutputError with this remedy."""
         try:
             yield
         except OSError as error:
@@ -128,7 +130,7 @@ class RunDir:
 
 
 def finished_model(path: Path) -> Path | None:
-    """The model that the run in ``path`` left, or None where there is no such run or model."""
+    """The model of the run in ``path``, or None if there is no such run or model."""
     model = path / "model"
     there = os.path.isfile(path / RECORD) and os.path.isdir(model)
     return model if there else None

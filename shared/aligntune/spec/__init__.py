@@ -1,1 +1,1 @@
-"""The request: its keys, the words they are made from, and what of it the trainer is told."""
+"""The request: its keys, their sources, and the trainer arguments that it determines."""

@@ -25,7 +25,7 @@ class Sets:
 
     Attributes:
         arguments: names in the trainers' configuration classes.
-        key: what the user is told to set instead, if that is not the dotted key itself.
+        key: the key to name in messages, if that is not the dotted key itself.
     """
 
     arguments: tuple[str, ...]

@@ -1,1 +1,1 @@
-"""What is asked of a model: completions, log-probabilities, scores."""
+"""Computations with a model: completions, log-probabilities, scores."""

@@ -1,4 +1,4 @@
-"""Completions of prompts by a model, in batches of prompts of like length."""
+"""Generate completions, in batches of prompts of similar length."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ def complete(
     seed: int,
     **sampling: Any,
 ) -> list[list[int]]:
-    """A completion of each prompt, up to and with its end.
+    """Complete each prompt, up to and including the end token.
 
-    The same seed makes the same completions of the same weights, and leaves the caller's own random
-    state as it was.
+    The same seed and weights give the same completions. The caller's random state is unchanged.
 
     Args:
         model: a causal language model.
         prompts: token ids.
         tokenizer: of the model, for padding and end.
-        generating: makes the model ready to generate for as long as its context lasts.
-        size: prompts a batch.
-        seed: of sampling.
-        sampling: what ``transformers.GenerationConfig`` is given beside that.
+        generating: a context that prepares the model to generate.
+        size: prompts per batch.
+        seed: random seed of sampling.
+        sampling: further arguments of ``transformers.GenerationConfig``.
     """
     from transformers import GenerationConfig
 
@@ -53,16 +52,16 @@ def generate(
     batch_size: int,
     generating: Generating,
 ) -> list[list[int]]:
-    """Sample a completion of each prompt, its end token included if it came to one.
+    """Sample one completion per prompt, including its end token if it has one.
 
-    Batches are of prompts of like length, so that little is padded.
+    Prompts of similar length share a batch, which needs little padding.
 
     Args:
         model: a causal language model.
         prompts: tokens of each.
-        settings: a ``GenerationConfig``, all that generation does; the model's own are left aside,
-            which would fill in what is not said, such as a repetition penalty.
-        batch_size: prompts generated from at once.
+        settings: a ``GenerationConfig`` that replaces the model's, whose values (such as a
+            repetition penalty) would otherwise fill in unset values.
+        batch_size: prompts per batch.
         generating: puts the model into inference mode, and back.
 
     Returns:
@@ -98,14 +97,14 @@ def generate(
 
 
 def up_to_end(tokens: list[int], stops: Sequence[int]) -> list[int]:
-    """Tokens up to the first that ends a completion, and that one."""
+    """Tokens up to and including the first token that ends a completion."""
     last = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
     return tokens[: last + 1]
 
 
 @contextmanager
 def plain_generating(model: Any) -> Iterator[None]:
-    """Evaluation mode, and back to what it was."""
+    """Evaluation mode inside this context."""
     training = model.training
     model.eval()
     try:
@@ -115,18 +114,18 @@ def plain_generating(model: Any) -> Iterator[None]:
 
 
 def ends(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end a completion: the tokenizer's and those of the model's own settings."""
-    told = getattr(plain(model).generation_config, "eos_token_id", None)
-    wanted = [tokenizer.eos_token_id, *(told if isinstance(told, list) else [told])]
-    return list(dict.fromkeys(end for end in wanted if end is not None))
+    """Tokens that end a completion, of the tokenizer and of the model's settings."""
+    own = getattr(plain(model).generation_config, "eos_token_id", None)
+    tokens = [tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+    return list(dict.fromkeys(end for end in tokens if end is not None))
 
 
 @contextmanager
 def seeded(seed: int, device: Any) -> Iterator[None]:
-    """Random numbers of torch as a function of ``seed``; what was there before is put back.
+    """Seed torch inside this context, and restore its random state afterwards.
 
-    So sampling is a function of the run's seed and the rollout's number, and a resumed run repeats
-    it, whatever else has drawn random numbers.
+    So sampling depends only on the run's seed and the rollout's number, and a resumed run repeats
+    it.
     """
     import torch
 

@@ -1,8 +1,8 @@
-"""Log-probabilities of labels for evaluation: in training's precision, without whole logits.
+"""Log-probabilities of labels for evaluation, in training's precision and without full logits.
 
-What (tokens, vocabulary) takes in float32 is the likeliest to run out of a GPU's memory. Training
-projects through the head a tile at a time (``trl.trainer.utils.add_fused_lm_head``) or fuses head
-and loss (Unsloth on a GPU), and so does evaluation.
+Float32 logits of shape (tokens, vocabulary) are the most likely cause of running out of GPU memory.
+Training projects through the head one tile at a time (``trl.trainer.utils.add_fused_lm_head``) or
+fuses head and loss (Unsloth on a GPU), and so does evaluation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class LossHead:
 
     Attributes:
         device: of the run, with the precision that it trains in.
-        own: whether the model's own forward returns a loss and no logits where it is given labels.
+        own: whether the model's forward, given labels, returns a loss and no logits.
     """
 
     device: Device
@@ -34,7 +34,7 @@ class LossHead:
     def autocast(self) -> Iterator[None]:
         """Training's precision.
 
-        Casts are not kept: autocast would hold a copy of all float32 weights in half precision.
+        The cache is off: autocast would keep a half-precision copy of all float32 weights.
         """
         import torch
 
@@ -46,11 +46,11 @@ class LossHead:
 
     @contextmanager
     def on(self, model: Any, temperature: float = 1.0) -> Iterator[None]:
-        """TRL's fused head on ``model`` for as long as this lasts, in training's precision.
+        """Add TRL's fused head to ``model`` inside this context, in training's precision.
 
         Args:
             model: a causal language model, which may have an adapter.
-            temperature: that logits are divided by.
+            temperature: divisor of the logits.
         """
         if not self.fuses(model):
             with self.autocast():
@@ -70,15 +70,15 @@ class LossHead:
                 whole.forward = before
 
     def fuses(self, model: Any) -> bool:
-        """Whether :meth:`on` fuses: a model with code of its own may have no body apart."""
+        """Whether :meth:`on` adds the head; a model with custom code may have no separate body."""
         whole = plain(model)
         return not self.own and hasattr(whole, whole.base_model_prefix)
 
     def log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
-        """Log-probabilities of the labels, 0 where they are ignored, inside :meth:`on`.
+        """Log-probabilities of the labels, 0 for ignored labels. Call it inside :meth:`on`.
 
         Args:
-            model: one for which :meth:`fuses` is true.
+            model: a model that :meth:`fuses` accepts.
             inputs: ``input_ids``, ``attention_mask`` and ``labels``, each (B, L).
 
         Returns:
@@ -87,7 +87,7 @@ class LossHead:
         return model(**inputs, fused_lm_head=True).log_probs
 
     def loss(self, model: Any, inputs: dict[str, Any], tokens: int) -> float:
-        """The cross entropy of the labels, summed, inside :meth:`on`; arguments as above.
+        """The summed cross entropy of the labels. Call it inside :meth:`on`.
 
         Args:
             tokens: number of labels that are predicted.

@@ -1,4 +1,4 @@
-"""A model below its adapter, its body, its dropout."""
+"""Access to a model below its adapter, to its body, and to its dropout."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ def plain(model: Any) -> Any:
 
 
 def decoder(model: Any) -> Any:
-    """The body of a causal language model, without its head; adapters in it stay."""
+    """The body of a causal language model, without its head but with adapters."""
     whole = plain(model)
     return getattr(whole, whole.base_model_prefix)
 
 
 def disable_dropout(model: Any) -> None:
-    """Turn all dropout off for good, so that sampled and learned log-probabilities agree."""
+    """Turn off all dropout permanently, so that sampled and learned log-probabilities agree."""
     import torch
 
     for module in model.modules():

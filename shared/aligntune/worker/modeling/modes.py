@@ -1,4 +1,4 @@
-"""Models in evaluation mode, and rows in batches of like length."""
+"""Evaluation mode, and batches of similar length."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def by_length(lengths: list[int], size: int) -> Iterator[list[int]]:
-    """Indices in batches of like length, the longest first: what does not fit shows at once."""
+    """Indices in batches of similar length, the longest first, so that memory errors come early."""
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     for start in range(0, len(order), size):
         yield order[start : start + size]
@@ -16,7 +16,7 @@ def by_length(lengths: list[int], size: int) -> Iterator[list[int]]:
 
 @contextmanager
 def quiet(model: Any) -> Iterator[None]:
-    """Evaluation mode without gradients, and the mode it was in afterwards."""
+    """Evaluation mode without gradients inside this context."""
     import torch
 
     was_training = model.training
@@ -32,8 +32,8 @@ def quiet(model: Any) -> Iterator[None]:
 def keep_trainable(model: Any) -> None:
     """Keep bitsandbytes from repacking 4-bit weights for inference on a CPU.
 
-    Seen in 0.50.2: a forward in evaluation mode repacks them for good, and from then on the layer
-    passes no gradient, so that training after an evaluation would go wrong without a word.
+    Seen in 0.50.2: a forward pass in evaluation mode repacks them permanently. The layer then
+    passes no gradient, and training after an evaluation silently fails.
     """
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":

@@ -1,4 +1,4 @@
-"""Log-probabilities of whole completions, and the reference that they are compared with."""
+"""Log-probabilities of whole completions, and the reference model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aligntune.worker.modeling.loss_head import LossHead
 from aligntune.worker.modeling.modes import by_length, quiet
 
 REFERENCE_ADAPTER = "ref"
-"""What TRL calls its frozen copy of an adapter that training began with."""
+"""TRL's name of the frozen copy of the adapter that training started from."""
 
 
 def completion_logprobs(
@@ -27,13 +27,13 @@ def completion_logprobs(
 
     Args:
         model: a causal language model.
-        prompts: token ids; without any, the first token of a completion is not predicted.
+        prompts: token ids; after an empty prompt, the first token of a completion is not predicted.
         completions: token ids.
-        size: sequences a forward.
-        padding: token id that shorter ones are filled up with.
-        head: computes log-probabilities without whole logits, unless the model's own forward gives
-            logits only; then those of the completions are made.
-        temperature: that logits are divided by, as in sampling.
+        size: sequences per forward pass.
+        padding: token id for padding.
+        head: computes log-probabilities without full logits. If the model's forward returns only
+            logits, those of the completions are used.
+        temperature: divisor of the logits, as in sampling.
     """
     from aligntune.worker.modeling.score import Sequences, score
 
@@ -43,12 +43,14 @@ def completion_logprobs(
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
     found = [0.0] * len(pairs)
-    told = [index for index, (_, completion) in enumerate(pairs) if completion]
+    predicted = [index for index, (_, completion) in enumerate(pairs) if completion]
     with quiet(model), head.on(model, temperature):
-        for chosen in by_length([len(pairs[index][0] + pairs[index][1]) for index in told], size):
-            rows = [told[place] for place in chosen]
-            one, two = ([pairs[index][side] for index in rows] for side in (0, 1))
-            batch = Sequences.of(one, two, padding, device)
+        for chosen in by_length(
+            [len(pairs[index][0] + pairs[index][1]) for index in predicted], size
+        ):
+            rows = [predicted[place] for place in chosen]
+            starts, ends = ([pairs[index][side] for index in rows] for side in (0, 1))
+            batch = Sequences.of(starts, ends, padding, device)
             if head.fuses(model):
                 inputs = {
                     "input_ids": batch.ids,
@@ -65,12 +67,12 @@ def completion_logprobs(
 
 @contextmanager
 def reference(model: Any, frozen: Any | None) -> Iterator[Any | None]:
-    """The model that training began with, for as long as this; None where none is at hand.
+    """The model that training started from, inside this context; None if there is none.
 
     Args:
-        model: the policy. With an adapter the reference is what it was put on, or the frozen copy
-            of the adapter that was gone on with.
-        frozen: a copy of all weights, where there is one.
+        model: the policy. With an adapter the reference is the base model, or the frozen copy of
+            the adapter that training started from.
+        frozen: a frozen copy of all weights, if there is one.
     """
     if frozen is not None or not hasattr(model, "peft_config"):
         yield frozen
@@ -88,9 +90,9 @@ def reference(model: Any, frozen: Any | None) -> Iterator[Any | None]:
 
 
 def keep_reference(model: Any) -> None:
-    """Keep a frozen copy of an adapter that is gone on with, as TRL does for its trainers.
+    """Keep a frozen copy of an adapter that training continues, as TRL does for its trainers.
 
-    A new adapter begins at nothing, so that to switch it off is to have the reference.
+    A new adapter starts at 0, so the model without it is the reference.
     """
     if not hasattr(model, "peft_config") or REFERENCE_ADAPTER in model.peft_config:
         return

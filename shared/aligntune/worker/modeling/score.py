@@ -1,7 +1,7 @@
 """Log-probabilities of completions, token by token, under a model.
 
-Sequences are padded on the right. So positions count from 0 as they are, and no token sees padding
-even where attention masks are left aside, as Unsloth does on a GPU in training.
+Sequences are padded on the right. So positions count from 0, and no token sees padding even if
+attention masks are ignored, as by Unsloth in training on a GPU.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Sequences:
         return cls(ids.to(device), *(torch.tensor(each, device=device) for each in lengths))
 
     def __getitem__(self, rows: Any) -> Sequences:
-        """Some rows, no longer than the longest of them."""
+        """Some rows, cut to the longest of them."""
         prompts, completions = self.prompts[rows], self.completions[rows]
         longest = int((prompts + completions).max())
         return Sequences(self.ids[rows, :longest], prompts, completions)
@@ -70,7 +70,7 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a forward pass says of completions; T is the longest completion's tokens.
+    """The result of a forward pass for completions of at most T tokens.
 
     Attributes:
         log_probs: (B, T) float32, of each token among all words at the sampling temperature.
@@ -86,10 +86,9 @@ class Scored:
 def score(model: Any, batch: Sequences, temperature: float, hidden: bool = False) -> Scored:
     """Log-probabilities of the completions in ``batch``, read from logits, with no labels.
 
-    With labels Unsloth's fused loss returns no logits on a GPU. The last hidden states are asked
-    for and not caught by a hook: only then does Unsloth know that their gradient is not its own to
-    overwrite. Logits are made from the last prompt token of the shortest prompt on, where the
-    model can leave out the others.
+    With labels, Unsloth's fused loss returns no logits on a GPU. The last hidden states are
+    requested and not read by a hook, because otherwise Unsloth overwrites their gradient. If the
+    model supports it, logits start at the last token of the shortest prompt.
 
     Args:
         model: a causal language model.
@@ -98,7 +97,7 @@ def score(model: Any, batch: Sequences, temperature: float, hidden: bool = False
         hidden: whether to return hidden states.
 
     Raises:
-        TrainingError: the model returned no logits, or other ones than asked for.
+        TrainingError: the model returned no logits, or not the requested ones.
     """
     ids = batch.ids
     first = int(batch.prompts.min()) - 1
@@ -129,20 +128,20 @@ def _logits(model: Any, outputs: Any, length: int) -> Tensor:
     logits, words = outputs.logits, plain(model).config.get_text_config().vocab_size
     if not isinstance(logits, torch.Tensor) or logits.dim() != 3:
         raise TrainingError(
-            "log-probabilities are read from logits, and the model returned none",
+            "log-probabilities are computed from logits, but the model returned none",
             "With Unsloth on a GPU set UNSLOTH_RETURN_LOGITS=1 before the model is loaded",
         )
     if logits.shape[2] < words:
         raise TrainingError(
-            f"logits of {words} words are read, and the model returned {logits.shape[2]} numbers a "
-            "position: hidden states, it seems",
+            f"logits of {words} words were expected, but the model returned {logits.shape[2]} "
+            "numbers per position, probably hidden states",
             "Set UNSLOTH_RETURN_HIDDEN_STATES=0",
         )
     if logits.shape[1] != length:
         raise TrainingError(
-            f"logits of {length} positions were asked for, and {logits.shape[1]} came back",
+            f"{length} logits were requested, but the model returned {logits.shape[1]}",
             "Raise training.max_length, or shorten prompts or max_completion_length: a model "
-            "that was loaded for shorter sequences may cut them",
+            "loaded for shorter sequences may cut them",
         )
     return logits
 
@@ -151,8 +150,8 @@ def _last_hidden(outputs: Any) -> Tensor:
     states = getattr(outputs, "hidden_states", None)
     if not states:
         raise TrainingError(
-            "the value head reads the last hidden states, and the model returned none",
-            'Use critic="model", a critic with a body of its own',
+            "the value head needs the last hidden states, but the model returned none",
+            "Set ppo.critic=model, which uses a separate critic",
         )
     return states[-1]
 

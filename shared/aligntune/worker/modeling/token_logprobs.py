@@ -9,14 +9,14 @@ import torch
 Tensor: TypeAlias = Any
 
 ROOM = 2**24
-"""Logits that are held in float32 at once while log-probabilities are made of them: 64 MiB."""
+"""Logits that are converted to float32 at the same time: 64 MiB."""
 
 
 class _TokenLogProbs(torch.autograd.Function):  # type: ignore[misc]
     """log softmax(logits / temperature) at the targets, a few rows at a time.
 
-    Autograd's own would keep a float32 copy of all logits for the way back. This keeps the logits
-    as they are and one number a position, and computes the softmax again.
+    Autograd would keep a float32 copy of all logits for the backward pass. This keeps the logits
+    unchanged and one number per position, and recomputes the softmax.
     """
 
     @staticmethod
@@ -63,7 +63,7 @@ def token_log_probs(logits: Tensor, targets: Tensor, temperature: float) -> tupl
     Args:
         logits: (B, T, V), any floating type; the softmax is in float32.
         targets: (B, T) token numbers.
-        temperature: that tokens are sampled with.
+        temperature: sampling temperature.
 
     Returns:
         (B, T) float32 log-probabilities, and (B, T) float32 entropies, which carry no gradient.

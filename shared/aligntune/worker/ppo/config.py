@@ -13,35 +13,34 @@ class PPOConfig(TrainingArguments):  # type: ignore[misc]
 
     ``per_device_train_batch_size`` times ``gradient_accumulation_steps`` sequences are a minibatch,
     one optimizer step; ``max_steps`` counts these. A rollout is ``num_mini_batches`` minibatches,
-    gone over ``num_ppo_epochs`` times. ``num_train_epochs`` are passes over the prompts.
+    used ``num_ppo_epochs`` times. ``num_train_epochs`` are passes over the prompts.
 
     Attributes:
         learning_rate: of policy and critic.
-        critic_learning_rate: of the critic, where it is another.
-        num_ppo_epochs: times each rollout is learned from.
-        num_mini_batches: minibatches a rollout.
-        kl_coef: reward lost per nat of divergence from the reference; 0 does without a reference.
+        critic_learning_rate: of the critic, if it differs.
+        num_ppo_epochs: passes over each rollout.
+        num_mini_batches: minibatches per rollout.
+        kl_coef: reward lost per nat of divergence from the reference; 0 needs no reference.
         kl_estimator: "k1" or "k3", see :func:`aligntune.worker.ppo.objective.kl_penalty`.
         cliprange: how far a token's ratio of probabilities may go from 1.
-        cliprange_value: how far a value may go from what it was at the rollout.
+        cliprange_value: how far a value may move from the rollout's value.
         vf_coef: weight of the value loss.
-        gamma: discount a token.
+        gamma: discount per token.
         lam: of generalized advantage estimation.
-        whiten_rewards: bring rewards to variance 1 over a rollout's tokens, their mean kept.
-        whiten_advantages: bring advantages to mean 0 and variance 1 over a rollout's tokens.
-        missing_eos_penalty: taken off the score of a completion that came to no end.
-        target_kl: of the policy from the one that sampled, nats a token: once a minibatch is
-            beyond it, the rest of the rollout is left out and the next one begins.
-        reward_weights: one a reward function, 1 each if not given.
-        max_completion_length: tokens.
-        temperature: of sampling; log-probabilities are of the distribution at this temperature.
-        top_p, top_k: of sampling. They cut the distribution that is sampled, not the one that
-            log-probabilities are of, as in TRL's GRPO; off by default.
-        generation_batch_size: completions sampled at once.
+        whiten_rewards: scale rewards to variance 1 over a rollout's tokens, and keep their mean.
+        whiten_advantages: scale advantages to mean 0 and variance 1 over a rollout's tokens.
+        missing_eos_penalty: subtracted from the score of a completion without an end token.
+        target_kl: KL of the policy from the sampling policy, in nats per token. If a minibatch
+            exceeds it, the rest of the rollout is skipped.
+        reward_weights: one per reward function; 1 each by default.
+        max_completion_length: in tokens.
+        temperature: sampling temperature, which log-probabilities use too.
+        top_p, top_k: of sampling. As in TRL's GRPO, log-probabilities ignore them; off by default.
+        generation_batch_size: completions per batch of sampling.
         critic: "head", one linear layer on the policy's last hidden states, which learn from it
             too; or "model", a second model with such a head.
         disable_dropout: in policy, reference and critic.
-        num_eval_samples: completions of an evaluation that are kept to be looked at.
+        num_eval_samples: completions of an evaluation to keep as samples.
     """
 
     learning_rate: float = 3e-6
@@ -97,10 +96,10 @@ class PPOConfig(TrainingArguments):  # type: ignore[misc]
 
     @property
     def minibatch(self) -> int:
-        """Sequences an optimizer step."""
+        """Sequences per optimizer step."""
         return int(self.per_device_train_batch_size * self.gradient_accumulation_steps)
 
     @property
     def rollout(self) -> int:
-        """Sequences a rollout."""
+        """Sequences per rollout."""
         return self.minibatch * self.num_mini_batches

@@ -1,4 +1,4 @@
-"""What PPO has beside a policy: the critic, and what the KL penalty is to."""
+"""PPO's critic, and the reference of its KL penalty."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from aligntune.worker.ppo.config import PPOConfig
 
 
 class Critic(torch.nn.Module):  # type: ignore[misc]
-    """V of the state that each completion token is chosen in.
+    """The value of the state in which each completion token is chosen.
 
-    The head begins at 0, as in arXiv:1909.08593: so do all values, and advantages are rewards.
+    The head starts at 0, as in arXiv:1909.08593, so all values start at 0 too.
 
     Args:
         hidden_size: H.
-        body: a decoder of the critic's own, which returns ``last_hidden_state``; None for a head
+        body: a separate decoder, which returns ``last_hidden_state``; None for a head
             on the policy's hidden states.
     """
 
@@ -41,14 +41,14 @@ class Critic(torch.nn.Module):  # type: ignore[misc]
             )
             longest = int(batch.completions.max())
             places = batch.prompts[:, None] - 1 + torch.arange(longest, device=batch.ids.device)
-            # Past the end of a short row stands padding, which the mask leaves out.
+            # Positions past the end of a short row are padding, which the mask excludes.
             hidden = states_at(outputs.last_hidden_state, places.clamp(max=batch.ids.shape[1] - 1))
         with torch.autocast(self.head.weight.device.type, enabled=False):
             values: Tensor = self.head(hidden.float()).squeeze(-1)  # type: ignore[union-attr]
         return values
 
     def learned(self) -> dict[str, Tensor]:
-        """What a checkpoint has to hold: a body below an adapter has frozen weights too."""
+        """The trained weights, for a checkpoint; a body below an adapter has frozen weights too."""
         return {
             name: weight.detach()
             for name, weight in self.named_parameters()
@@ -57,12 +57,12 @@ class Critic(torch.nn.Module):  # type: ignore[misc]
 
 
 def make_critic(model: Any, value_model: Any | None, args: PPOConfig) -> Critic:
-    """The critic that is asked for: a head on the policy's hidden states, or with a body.
+    """The requested critic: a head on the policy's hidden states, or with a separate body.
 
     Args:
         model: the policy.
-        value_model: whose body the critic takes; None is a copy of the policy's.
-        args: says which.
+        value_model: provides the critic's body; None copies the policy's.
+        args: select the kind of critic.
     """
     body = None
     if args.critic == "model":
@@ -77,9 +77,9 @@ def make_critic(model: Any, value_model: Any | None, args: PPOConfig) -> Critic:
 
 
 class CriticSteps(TrainerCallback):  # type: ignore[misc]
-    """The critic's share of a step: the trainer clips and clears the policy's gradients alone.
+    """Clips and clears the critic's gradients; the trainer does so only for the policy's.
 
-    Clipped by themselves, so that a critic that is far off does not shrink the policy's step.
+    Separate clipping prevents a critic with large errors from shrinking the policy's step.
     """
 
     def __init__(self, critic: Critic) -> None:
@@ -94,9 +94,9 @@ class CriticSteps(TrainerCallback):  # type: ignore[misc]
 
 
 def frozen_reference(model: Any, given: Any | None, args: PPOConfig) -> Any | None:
-    """What the KL penalty is to, frozen: the model that was given, or else a copy of the policy.
+    """The frozen reference of the KL penalty: the given model, or a copy of the policy.
 
-    None where there is no penalty, or where the policy with its adapter switched off will do.
+    None without a penalty, or if the policy without its adapter is the reference.
     """
     found = given
     if given is None and args.kl_coef and not hasattr(model, "disable_adapter"):

@@ -1,8 +1,8 @@
 """The mathematics of PPO on sequences, as functions of tensors.
 
 Shapes: B sequences, T tokens of the longest completion, V words. A mask is True at real completion
-tokens, which are the first of each row; the end-of-sequence token is one of them. What stands where
-the mask is False never matters.
+tokens, which are the first of each row; the end-of-sequence token is one of them. Values where
+the mask is False have no effect.
 
 Papers: PPO (Schulman et al. 2017, arXiv:1707.06347), GAE (Schulman et al. 2015, arXiv:1506.02438),
 PPO on language models with a KL penalty per token (Ziegler et al. 2019, arXiv:1909.08593; Ouyang et
@@ -41,7 +41,7 @@ def whiten(values: Tensor, mask: Tensor, shift_mean: bool = True) -> Tensor:
 
 
 def kl_penalty(log_probs: Tensor, reference: Tensor, estimator: str) -> Tensor:
-    """An estimate a token of KL(policy || reference), from tokens that the policy sampled.
+    """An estimate per token of KL(policy || reference), from tokens that the policy sampled.
 
     Args:
         log_probs: (B, T) of the sampled tokens under the policy.
@@ -57,10 +57,10 @@ def kl_penalty(log_probs: Tensor, reference: Tensor, estimator: str) -> Tensor:
 
 
 def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
-    """Rewards a token: the KL penalty at each, and the completion's score at its last.
+    """Rewards per token: the KL penalty at each, and the completion's score at the last.
 
     Args:
-        scores: (B,) a completion.
+        scores: (B,) one per completion.
         kl: (B, T) estimates.
         mask: (B, T).
         kl_coef: weight of the penalty.
@@ -79,8 +79,8 @@ def advantages_and_returns(
     """Generalized advantage estimates and the returns that the critic learns (arXiv:1506.02438).
 
     delta[t] = r[t] + gamma V[t + 1] - V[t], A[t] = delta[t] + gamma lam A[t + 1]. After the last
-    real token there is neither a value nor an advantage: a completion that was cut off at the
-    limit ends there like any other, as its score was given for what it is.
+    real token there is neither a value nor an advantage. A completion that was cut at the limit
+    ends there like any other, because its score is for the completion as it is.
 
     Args:
         rewards: (B, T).
@@ -127,13 +127,13 @@ def policy_loss(
     with torch.no_grad():
         low = (ratio < 1 - cliprange) & (advantages < 0) & mask
         high = (ratio > 1 + cliprange) & (advantages > 0) & mask
-        told = {
+        figures = {
             "ratio": (ratio * mask).sum(),
             "approx_kl": ((change.expm1() - change) * mask).sum(),
             "clip_ratio/low_mean": low.sum(),
             "clip_ratio/high_mean": high.sum(),
         }
-    return torch.where(mask, losses, torch.zeros_like(losses)).sum(), told
+    return torch.where(mask, losses, torch.zeros_like(losses)).sum(), figures
 
 
 def value_loss(

@@ -1,4 +1,4 @@
-"""A rollout: completions that were sampled once and are learned from in several epochs."""
+"""Rollouts: completions that are sampled once and used in several epochs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from aligntune.worker.modeling.score import Sequences
 from aligntune.worker.modeling.token_logprobs import Tensor
 
 RewardFunc = Callable[..., list[float | None]]
-"""``f(prompts, completions, completion_ids, **columns)``: a reward a completion, or None."""
+"""``f(prompts, completions, completion_ids, **columns)``: one reward per completion, or None."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """N completions and what was known of them when they were sampled, T tokens at most.
+    """N completions of at most T tokens, with values from the time of sampling.
 
     Attributes:
-        number: of this rollout in the run, from 0.
+        number: number of the rollout, from 0.
         batch: prompts and completions.
         old_log_probs, old_values, advantages, returns: (N, T) float32 each.
-        order: (epochs, N), the rows of each epoch in the order they are learned in.
-        taken: minibatches handed out so far.
-        over: whether the rest of it is left out, as the policy has moved too far.
+        order: (epochs, N), the order of rows in each epoch.
+        taken: minibatches used so far.
+        over: whether the rest is skipped, because the policy has moved too far.
     """
 
     number: int
@@ -39,11 +39,11 @@ class Rollout:
     over: bool = False
 
     def spent(self, minibatch: int) -> bool:
-        """Whether nothing is left to learn from, in minibatches of so many sequences."""
+        """Whether all minibatches of this many sequences are used."""
         return self.over or self.taken * minibatch >= self.order.numel()
 
     def rows(self, begin: int, size: int) -> Tensor:
-        """Some of the rows in the order they are learned in, all epochs after each other."""
+        """Some rows in learning order, across all epochs."""
         return self.order.flatten()[begin : begin + size]
 
     def micro_batch(self, begin: int, size: int) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Rollout:
         return inputs | {name: getattr(self, name)[rows, :longest] for name in learned}
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`of_state` makes it from again: tensors and numbers."""
+        """Tensors and numbers for :meth:`of_state`."""
         kept = {item.name: getattr(self, item.name) for item in fields(self)}
         batch = {item.name: getattr(self.batch, item.name) for item in fields(self.batch)}
         return kept | {"batch": batch}
@@ -76,21 +76,21 @@ class Rollout:
         return cls(**{**moved, "batch": Sequences(**batch)})
 
     def after(self, minibatches: int, over: bool = False) -> Rollout:
-        """The same, with more of it handed out."""
+        """The rollout with more minibatches used."""
         return replace(self, taken=self.taken + minibatches, over=over)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """N judged completions.
+    """N completions with their rewards.
 
     Attributes:
         rows: of the data set, with ``prompt``.
         texts: completions.
         batch: prompts and completions.
-        rewards: (N, F) of F functions, NaN where one did not apply.
+        rewards: (N, F) of F functions, NaN if a function does not apply.
         weights: (F,).
-        ended: (N,), whether a completion came to its end.
+        ended: (N,), whether a completion has an end token.
     """
 
     rows: list[dict[str, Any]]
@@ -102,17 +102,17 @@ class Sample:
 
     @property
     def total(self) -> Tensor:
-        """(N,) weighted sums; what does not apply counts as nothing."""
+        """(N,) weighted sums; NaN counts as 0."""
         return (self.rewards * self.weights).nansum(1)
 
     def scores(self, missing_eos_penalty: float | None) -> Tensor:
-        """(N,) rewards, less the penalty where a completion came to no end."""
+        """(N,) rewards, minus the penalty for completions without an end token."""
         return self.total - (missing_eos_penalty or 0.0) * ~self.ended
 
     def metrics(self, functions: Sequence[RewardFunc]) -> dict[str, float]:
         """Rewards (without penalties) and lengths, under the names that TRL's GRPO logs."""
         lengths = self.batch.completions.float().cpu()
-        told = {
+        figures = {
             "reward": float(self.total.mean()),
             "reward_std": _std(self.total),
             "completions/mean_length": float(lengths.mean()),
@@ -124,11 +124,11 @@ class Sample:
             applies = rewards[~rewards.isnan()]
             if len(applies):
                 name = f"rewards/{reward_name(function)}"
-                told |= {f"{name}/mean": float(applies.mean()), f"{name}/std": _std(applies)}
-        return told
+                figures |= {f"{name}/mean": float(applies.mean()), f"{name}/std": _std(applies)}
+        return figures
 
     def shown(self, count: int) -> list[dict[str, Any]]:
-        """The first few, to be looked at."""
+        """The first few completions, as samples."""
         shown = zip(self.rows[:count], self.texts[:count], self.total.tolist(), strict=False)
         return [
             {"prompt": row["prompt"], "completion": text, "reward": reward}
@@ -141,10 +141,10 @@ def _std(values: Tensor) -> float:
 
 
 def prompts_of(rollout: int, size: int, rows: int, seed: int) -> list[int]:
-    """The rows whose prompts a rollout takes.
+    """The rows whose prompts a rollout uses.
 
-    Each pass over the prompts is in an order of its own, drawn from ``seed`` + pass. A pass is a
-    whole number of rollouts: the last one is filled up with prompts from the pass's beginning.
+    Each pass over the prompts has a new order, seeded with ``seed`` + pass. A pass is a whole
+    number of rollouts; the last rollout is filled with prompts from the start of the pass.
     """
     in_pass = -(-rows // size)
     number, place = divmod(rollout, in_pass)
@@ -168,19 +168,19 @@ def rewards_of(
     texts: list[str],
     completion_ids: list[list[int]],
 ) -> Tensor:
-    """What each reward function says of each completion.
+    """The reward of each completion by each function.
 
     Args:
         functions: F of them.
-        rows: N rows with ``prompt`` and any further columns, which the functions are given too.
+        rows: N rows with ``prompt`` and any further columns, which the functions receive too.
         texts: N completions.
         completion_ids: their tokens.
 
     Returns:
-        (N, F) float32, NaN where a function said None.
+        (N, F) float32, NaN where a function returned None.
 
     Raises:
-        ValueError: a function returned another number of rewards than there are completions.
+        ValueError: a function did not return one reward per completion.
     """
     prompts = [row["prompt"] for row in rows]
     completions = [
@@ -191,13 +191,13 @@ def rewards_of(
     columns = {name: [row[name] for row in rows] for name in rows[0] if name not in taken}
     found = []
     for function in functions:
-        told = function(
+        returned = function(
             prompts=prompts, completions=completions, completion_ids=completion_ids, **columns
         )
-        if len(told) != len(rows):
+        if len(returned) != len(rows):
             raise ValueError(
-                f"reward {reward_name(function)} returned {len(told)} rewards for {len(rows)} "
+                f"reward {reward_name(function)} returned {len(returned)} rewards for {len(rows)} "
                 "completions"
             )
-        found.append([float("nan") if reward is None else float(reward) for reward in told])
+        found.append([float("nan") if reward is None else float(reward) for reward in returned])
     return torch.tensor(found, dtype=torch.float32).T

@@ -1,9 +1,9 @@
-"""PPO on language models: sample, judge, learn from it in a few epochs of minibatches, again.
+"""PPO on language models: sample, score, learn in a few epochs of minibatches, and repeat.
 
-Schulman et al. 2017 (arXiv:1707.06347) with a KL penalty a token as in Ziegler et al. 2019
+Schulman et al. 2017 (arXiv:1707.06347) with a KL penalty per token as in Ziegler et al. 2019
 (arXiv:1909.08593) and Ouyang et al. 2022 (arXiv:2203.02155); Huang et al. 2024 (arXiv:2403.17031)
-tell the details that matter. On the public face of transformers' Trainer: it owns optimizer,
-schedule, checkpoints, logs and callbacks, and asks for the next micro-batch.
+describe important details. It uses the public interface of transformers' Trainer, which owns
+optimizer, schedule, checkpoints, logs and callbacks.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from aligntune.worker.ppo.rollout import (
 __all__ = ["PPOConfig", "PPOTrainer"]
 
 STATE = "ppo_state.pt"
-"""In a checkpoint: the critic's weights and the rollout that is being learned from."""
+"""In a checkpoint: the critic's weights and the current rollout."""
 
 
 class PPOTrainer(Trainer):  # type: ignore[misc]
@@ -57,25 +57,25 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         model: the policy, plain or with an adapter.
         args: see :class:`PPOConfig`.
         reward_funcs: one or more ``f(prompts, completions, completion_ids, **columns)``, each
-            returning a number a completion, or None where it does not apply.
-        train_dataset: rows with ``prompt`` (a text, or a conversation to be answered) and any
-            further columns, which the reward functions are given.
+            returning one number per completion, or None if it does not apply.
+        train_dataset: rows with ``prompt`` (a text or a conversation) and any further columns,
+            which the reward functions receive.
         eval_dataset: rows of the same kind, or several sets of them by name.
         processing_class: the tokenizer.
-        ref_model: what the KL penalty is to; without one, the policy with its adapter switched
-            off, or else a frozen copy of it.
-        value_model: a model whose body a separate critic takes; without one, a copy of the policy.
+        ref_model: the reference of the KL penalty; by default the policy without its adapter, or a
+            frozen copy of the policy.
+        value_model: a model whose body a separate critic uses; by default a copy of the policy.
         callbacks: further trainer callbacks.
-        generating: puts a model into inference mode, and back to training.
-        peft_config: adapter to give the policy first.
+        generating: a context that prepares the model to generate.
+        peft_config: an adapter to add to the policy first.
         optimizers: optimizer and schedule to use instead of those of ``args``.
 
     Attributes:
-        critic: the value head, with its body if it has one of its own.
+        critic: the value head, with its separate body if it has one.
         eval_samples: of the last evaluation, with ``prompt``, ``completion`` and ``reward``.
 
     Raises:
-        ValueError: arguments that cannot be meant.
+        ValueError: arguments are not valid.
     """
 
     def __init__(
@@ -96,7 +96,9 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         self.reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         weights = args.reward_weights or [1.0] * len(self.reward_funcs)
         if not self.reward_funcs or len(weights) != len(self.reward_funcs):
-            raise ValueError(f"{len(self.reward_funcs)} rewards, and {len(weights)} reward_weights")
+            raise ValueError(
+                f"reward_weights has {len(weights)} weights for {len(self.reward_funcs)} rewards"
+            )
         if args.world_size > 1 or args.n_gpu > 1:
             raise ValueError("PPO runs in one process, on one device")
         if processing_class is None or not len(train_dataset):
@@ -129,7 +131,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         self._rollout: Rollout | None = None
         self._micro = 0
         self._sums: defaultdict[str, float] = defaultdict(float)
-        self._told: defaultdict[str, list[float]] = defaultdict(list)
+        self._figures: defaultdict[str, list[float]] = defaultdict(list)
         self.eval_samples: list[dict[str, Any]] = []
         super().__init__(
             model=model,
@@ -146,7 +148,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
     # What the trainer asks for
 
     def get_train_dataloader(self) -> Any:
-        """Tickets for micro-batches: what is in them is made when their turn comes."""
+        """Tickets for micro-batches, whose content is created when they are used."""
         args, rows = self.args, len(self.train_dataset)
         rollouts = -(-rows // args.rollout)
         tickets = rollouts * args.num_ppo_epochs * args.num_mini_batches
@@ -172,14 +174,14 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         return optimizer
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **named: Any) -> Any:
-        """See :class:`transformers.Trainer`; a resumed run goes on in the middle of a rollout."""
+        """See :class:`transformers.Trainer`; a run can be resumed in the middle of a rollout."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(f"no checkpoint in {self.args.output_dir}")
         self._rollout, self._micro = None, 0
         self._sums.clear()
-        self._told.clear()
+        self._figures.clear()
         self.critic.train().zero_grad()
         if resume_from_checkpoint:
             path = Path(str(resume_from_checkpoint)) / STATE
@@ -198,8 +200,8 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
             torch.save(state, Path(output_dir or self.args.output_dir) / STATE)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Any:
-        """One micro-batch; the first of a rollout that is spent makes the next rollout."""
-        # In place, as the trainer counts the tokens of what it handed in, every pass over them.
+        """One micro-batch. If the rollout is used up, sample the next one first."""
+        # In place, because the trainer counts the tokens of the inputs that it passed.
         inputs.update(self._next_micro_batch())
         loss = super().training_step(model, inputs, *given, **named)
         self._micro += 1
@@ -216,8 +218,8 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:
         """Policy and value loss, each a mean over all tokens of the minibatch.
 
-        So every token weighs the same, in whatever micro-batches it is accumulated. The trainer
-        divides by the number of these, which is undone here.
+        So every token has the same weight in any micro-batch. The trainer divides by the number of
+        micro-batches, which is undone here.
         """
         args = self.args
         batch = Sequences(inputs["input_ids"], inputs["prompts"], inputs["completions"])
@@ -239,10 +241,10 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         return (loss, scored) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds what was told since the last time: means over minibatches, and over rollouts."""
+        """Adds means over the minibatches and rollouts since the last log."""
         if "loss" in logs:
-            logs |= {name: sum(told) / len(told) for name, told in self._told.items()}
-            self._told.clear()
+            logs |= {name: sum(values) / len(values) for name, values in self._figures.items()}
+            self._figures.clear()
         super().log(logs, start_time)
 
     def evaluate(
@@ -258,10 +260,10 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         """
         found = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(found, dict):
-            told: dict[str, float] = {}
+            figures: dict[str, float] = {}
             for name, rows in found.items():
-                told |= self.evaluate(rows, ignore_keys, f"{metric_key_prefix}_{name}")
-            return told
+                figures |= self.evaluate(rows, ignore_keys, f"{metric_key_prefix}_{name}")
+            return figures
         sample = self._sample([found[place] for place in range(len(found))], self.args.seed)
         metrics = sample.metrics(self.reward_funcs)
         if self._has_reference:
@@ -305,13 +307,13 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
             means["clip_ratio/low_mean"] + means["clip_ratio/high_mean"]
         )
         for name, mean in means.items():
-            self._told[name].append(mean)
+            self._figures[name].append(mean)
 
     def _roll_out(self, number: int) -> Rollout:
-        """Sample completions, judge them, and note what policy, critic and reference say of them.
+        """Sample completions, and score them with rewards, policy, critic and reference.
 
-        Policy and critic score them in the micro-batches of the first epoch, so that its first
-        ratio of probabilities is 1 to the last digit.
+        Policy and critic use the micro-batches of the first epoch, so that the first ratio of
+        probabilities is exactly 1.
         """
         args, seed = self.args, self.args.seed * 1_000_003 + number
         data_seed = args.seed if args.data_seed is None else args.data_seed
@@ -337,18 +339,18 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         if args.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
         advantages, returns = advantages_and_returns(rewards, values, mask, args.gamma, args.lam)
-        told = sample.metrics(self.reward_funcs)
-        told |= {"kl": float(masked_mean(kl, mask))} if self._has_reference else {}
-        told |= {"values/mean": float(masked_mean(values, mask))}
-        told |= {"num_tokens": float(self.state.num_input_tokens_seen)}
-        for name, value in told.items():
-            self._told[name].append(value)
+        figures = sample.metrics(self.reward_funcs)
+        figures |= {"kl": float(masked_mean(kl, mask))} if self._has_reference else {}
+        figures |= {"values/mean": float(masked_mean(values, mask))}
+        figures |= {"num_tokens": float(self.state.num_input_tokens_seen)}
+        for name, value in figures.items():
+            self._figures[name].append(value)
         if args.whiten_advantages:
             advantages = whiten(advantages, mask)
         return Rollout(number, batch, log_probs, values, advantages, returns, order)
 
     def _sample(self, rows: list[dict[str, Any]], seed: int) -> Sample:
-        """A judged completion of each row's prompt."""
+        """One completion with rewards for each row's prompt."""
         prompts = [self._encoded(row["prompt"]) for row in rows]
         with seeded(seed, self.args.device):
             completions = generate(
@@ -365,11 +367,13 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         batch = Sequences.of(prompts, completions, pad, self.args.device)
         sample = Sample(rows, texts, batch, rewards, self._reward_weights, ended)
         if bool(rewards.isnan().all(1).any()):
-            warnings.warn("a completion got no reward from any function: it counts 0", stacklevel=2)
+            warnings.warn(
+                "a completion got no reward from any function; it counts as 0", stacklevel=2
+            )
         return sample
 
     def _encoded(self, prompt: Any) -> list[int]:
-        """Tokens of a prompt; a conversation is rendered up to where the answer begins."""
+        """Tokens of a prompt; a conversation is rendered up to the answer."""
         tokens = encode_prompt(self.processing_class, prompt)
         if not tokens:
             raise ValueError(f"a prompt has no tokens: {prompt!r}")
@@ -378,7 +382,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
     # Models
 
     def _forward(self, model: Any, batch: Sequences) -> tuple[Scored, Tensor]:
-        """What the policy says of completions, and the critic's (B, T) values."""
+        """The policy's scores of completions, and the critic's (B, T) values."""
         scored = score(model, batch, self.args.temperature, hidden=self.critic.body is None)
         with self.accelerator.autocast():
             return scored, self.critic(batch, scored.hidden)
@@ -391,6 +395,6 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         return kl_penalty(log_probs, reference, self.args.kl_estimator)
 
     def _reference_log_probs(self, batch: Sequences) -> Tensor:
-        """(B, T) log-probabilities of completions under what the policy is not to stray from."""
+        """(B, T) log-probabilities of completions under the reference."""
         with reference(self.model, self.ref_model) as model, self.accelerator.autocast():
             return score(model, batch, self.args.temperature).log_probs
