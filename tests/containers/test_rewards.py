@@ -63,7 +63,7 @@ def test_what_is_too_long_for_a_reward_model_loses_its_beginning(found: Found) -
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("classifier", "classifies into 3 labels (LABEL_0, LABEL_1, LABEL_2)"),
+        ("classifier", "is a classifier with 3 labels (LABEL_0, LABEL_1, LABEL_2)"),
         ("headless", "lack score.weight"),
         ("empty", "there is no config.json"),
         ("models/llama", "is a LlamaForCausalLM, which has no reward head"),
