@@ -516,8 +516,9 @@ WORKER = (
     "    print('checkpoint', flush=True)\n"
     "    sys.exit(75)\n"
     "signal.signal(signal.SIGTERM, stopped)\n"
-    "json.dump([sys.argv[1:], dict(os.environ), sys.path], open('seen.json', 'w'))\n"
+    # Last, as tests stop it once they see the file: a signal while it prints would be an error.
     "print('here', flush=True)\n"
+    "json.dump([sys.argv[1:], dict(os.environ), sys.path], open('seen.json', 'w'))\n"
     "while os.path.exists('wait'):\n"
     "    time.sleep(0.01)\n"
     "sys.exit(int(os.path.exists('fail')) * 4)\n"
