@@ -20,7 +20,9 @@ NO_PADDING = {"generation_kwargs": {"suppress_tokens": [0]}}
 
 def on_the_gpu_path(learning: Learning, spec: Mapping[str, Any]) -> Ended:
     """A run through the trainers that Unsloth rewrites."""
-    script = shutil.copy(ROOT / "tests" / "unsloth_gpu_path.py", learning.bench.folder)
+    script = shutil.copy(
+        ROOT / "tests" / "containers" / "unsloth_gpu_path.py", learning.bench.folder
+    )
     image, program = learning.image("unsloth", "cuda"), ["python", f"/in{script}"]
     return bare(learning.engine, image, learning.bench, spec, program)
 
