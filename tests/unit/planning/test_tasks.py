@@ -288,7 +288,7 @@ class Machine:
         self.models.append(model)
         self.waits.append(obtaining.wait)
         if spec.backend in self.lacks:
-            raise BackendError(f"--strict: {spec.backend} cannot be had: no GPU")
+            raise BackendError(f"--strict: {spec.backend} is unavailable: no GPU")
         engine: Any = None
         chosen = choice(self.lock)
         outcome = Outcome((), chosen, None, "", None)
@@ -334,7 +334,7 @@ def test_where_that_cannot_be_had_something_else_is_chosen_with_a_warning(
     plan, asked = prepared(task, machine, monkeypatch)
     assert (asked.backend, asked.strict) == ("auto", False)
     (warning,) = plan.choice.warnings
-    assert "is unavailable: unsloth cannot be had: no GPU" in warning
+    assert "unsloth is unavailable: no GPU" in warning
     assert "TRL is used instead" in warning
 
 

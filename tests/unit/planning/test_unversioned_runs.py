@@ -27,7 +27,7 @@ def run(tmp_path: Path) -> RunDir:
     for name in ("pairs", "held-out"):
         (tmp_path / "data" / f"{name}.jsonl").touch()
     for file in (run.record_file, run.spec):
-        file.write_text(file.read_text().replace("/work/bench", str(tmp_path)))
+        file.write_text(file.read_text().replace("/bench", str(tmp_path)))
     return run
 
 
