@@ -12,8 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 CANONICAL_COLUMNS = (
     *("messages", "conversations", "prompt", "completion", "instruction", "input", "output"),
     *("text", "tools", "chosen", "rejected", "label"),
+    *("system", "history", "context", "response", "chat_template_args"),
 )
 """Columns that data can have, under these names or as mapped by ``dataset.columns``."""
+
+TEMPLATE_INPUTS = (
+    *("messages", "tools", "documents", "add_generation_prompt", "conversation"),
+    *("chat_template", "tokenize", "return_dict", "return_assistant_tokens_mask"),
+)
+"""Arguments of a chat template that come from the data, or from the way it is called."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -55,6 +62,9 @@ class ModelSpec(Section):
             adapter (QLoRA, https://arxiv.org/abs/2305.14314).
         attention: attention implementation, in transformers' names.
         chat_template: a Jinja file to use instead of the tokenizer's own chat template.
+        chat_template_args: arguments of the chat template, e.g. ``{enable_thinking: false}``; rows
+            may have their own in a column ``chat_template_args``.
+        eos_token: the token that ends a completion, instead of the tokenizer's own.
         trust_remote_code: run the Python code in the model's repository.
     """
 
@@ -64,7 +74,17 @@ class ModelSpec(Section):
     quantization: Literal["none", "4bit", "8bit"] = "none"
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = "auto"
     chat_template: Annotated[str | None, sets("chat_template_path")] = None
+    chat_template_args: Annotated[dict[str, Any], sets("chat_template_kwargs")] = {}
+    eos_token: Annotated[str | None, sets("eos_token")] = None
     trust_remote_code: Annotated[bool, sets("trust_remote_code")] = False
+
+    @model_validator(mode="after")
+    def _recordable_arguments(self) -> Self:
+        require_recordable(self.chat_template_args, "chat_template_args")
+        taken = [name for name in self.chat_template_args if name in TEMPLATE_INPUTS]
+        if taken:
+            raise ValueError(f"chat_template_args.{taken[0]} is set from the data; remove it")
+        return self
 
 
 class DatasetSpec(Section):

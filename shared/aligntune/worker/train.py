@@ -24,6 +24,7 @@ from aligntune.spec.trainer_args import longest_row, refuse_owned, rounds, save_
 from aligntune.worker.backend import Backend, installed
 from aligntune.worker.device import Device, find_device
 from aligntune.worker.families import Family, Setup, family, trainer_classes
+from aligntune.worker.inputs.encoding import Encoder
 from aligntune.worker.inputs.fetch import fetch_missing
 from aligntune.worker.inputs.fingerprints import of_model, of_rows, other_inputs
 from aligntune.worker.inputs.model import (
@@ -180,13 +181,17 @@ def load(session: Session, stack: Stack) -> Inputs:
         require_matching(tokenizer, model, spec)
 
     with session.clock.phase("load_data"):
+        from aligntune.worker.inputs.stops import settle_run_ends
         from aligntune.worker.modeling.loss_head import LossHead
 
-        train_rows, eval_rows = load_rows(spec, run, tokenizer.chat_template is not None)
+        train_rows, eval_rows = load_rows(spec, run, tokenizer)
         parts = {"train": train_rows} | ({"evaluation": eval_rows} if eval_rows else {})
         rewards = load_rewards(spec, run, events, device, *parts.values())
         head = LossHead(device, backend.computes_loss())
-        setup = Setup(spec, tokenizer, max_length, rewards, backend.inference, head)
+        ends, noted = settle_run_ends(spec, model, tokenizer, train_rows.dataset)
+        for note in noted:
+            session.note(note)
+        setup = Setup(spec, tokenizer, max_length, rewards, backend.inference, head, ends)
         record: dict[str, Any] = {
             "model": {"source": spec.model.name, "fingerprint": of_model(path)},
             **other_inputs(spec, run),
@@ -211,7 +216,7 @@ def _encode(session: Session, kind: Family, setup: Setup, part: str, rows: Rows)
         "data", part=part, rows=len(rows.dataset), format=rows.format, source=rows.source
     )
     encoded = kind.encode(rows.dataset, setup, part == "train")
-    for note in encoded.notes:
+    for note in (*rows.notes, *encoded.notes):
         session.note(f"{part}: {note}")
     return encoded.dataset
 
@@ -267,6 +272,7 @@ def _build_trainer(session: Session, stack: Stack, inputs: Inputs, callback: Any
         rows_are_prepared=kind.PREPARED,
         losses=callback.losses,
         measure=_measure_function(stack, setup),
+        encode_prompt=Encoder.of(setup.tokenizer, spec).prompt,
     )
     try:
         trainer = our_trainer(

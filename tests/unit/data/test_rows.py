@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aligntune.algorithms import ALGORITHMS
-from aligntune.data.formats import FORMATS, ROLES, detect
+from aligntune.data.formats import FORMATS, detect
+from aligntune.data.messages import ROLES
 from aligntune.data.rows import canonicalise
 from aligntune.data.sources import Source, read_rows
 from aligntune.errors import DataError

@@ -31,6 +31,7 @@ class Setup:
         rewards: guarded reward functions, in the order of ``spec.rewards``.
         inference: a context that prepares the model to generate.
         head: how an evaluation computes.
+        ends: tokens that end generation.
     """
 
     spec: RunSpec
@@ -39,6 +40,7 @@ class Setup:
     rewards: tuple[Reward, ...]
     inference: Callable[[Any], Any]
     head: LossHead
+    ends: tuple[int, ...]
 
 
 class Family(Protocol):

@@ -38,7 +38,8 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
 def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
     """Rows with ``input_ids``, ``labels`` and ``length``."""
     whole = train and keeps_whole_rows(setup.spec)
-    return tokenize(dataset, setup.tokenizer, setup.spec, None if whole else setup.max_length)
+    limit = None if whole else setup.max_length
+    return tokenize(dataset, setup.tokenizer, setup.spec, limit, setup.ends)
 
 
 def extras(setup: Setup) -> dict[str, Any]:

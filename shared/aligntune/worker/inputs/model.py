@@ -63,7 +63,11 @@ def load_tokenizer(spec: RunSpec, path: Path) -> Any:
             "Save the tokenizer in the model's folder",
         ) from error
     if spec.model.chat_template:
-        tokenizer.chat_template = locate(spec.model.chat_template).read_text(encoding="utf-8")
+        # Windows' editors begin a file with a byte order mark, which is no part of the template.
+        file = locate(spec.model.chat_template)
+        tokenizer.chat_template = file.read_text(encoding="utf-8-sig")
+    if spec.model.eos_token:
+        _set_end(tokenizer, spec.model.eos_token)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
@@ -73,6 +77,17 @@ def load_tokenizer(spec: RunSpec, path: Path) -> Any:
         )
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def _set_end(tokenizer: Any, end: str) -> None:
+    """Let a token of the vocabulary end a sequence."""
+    if end not in tokenizer.get_vocab():
+        special = ", ".join(tokenizer.all_special_tokens)
+        raise ModelError(
+            f"model.eos_token: the tokenizer has no token {end!r}; its special tokens: {special}",
+            "Set it to a token of the vocabulary",
+        )
+    tokenizer.eos_token = end
 
 
 def load_config(spec: RunSpec, path: Path) -> Any:

@@ -8,13 +8,14 @@ completion differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 from aligntune.errors import DataError, ModelError
 from aligntune.spec.run_spec import RunSpec
+from aligntune.worker.inputs.encoding import Encoder, Starts, training_renderer
+from aligntune.worker.inputs.rendering import conversation
 
 IGNORED = -100
 """Label of a token that is not learned, as in torch's cross entropy."""
@@ -35,7 +36,20 @@ def notes(*counted: tuple[int, str]) -> tuple[str, ...]:
     return tuple(f"{count} {what}" for count, what in counted if count)
 
 
-def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> Tokenized:
+ENDLESS = (
+    "rows have no learned token that ends generation, so the model may not learn to stop; end the "
+    "assistant's turn with {{ eos_token }} in the chat template (inside {% generation %}, if that "
+    "is there), or set model.eos_token to the token that ends the turn"
+)
+
+
+ASKED = 4
+"""Conversations that are compared with how the model is asked for their last message."""
+
+
+def tokenize(
+    dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None, ends: Collection[int]
+) -> Tokenized:
     """Encode canonical rows.
 
     Args:
@@ -43,12 +57,14 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> 
         tokenizer: of the model.
         spec: the request, for what is learned.
         limit: rows are cut to this many tokens; None keeps them whole.
+        ends: tokens that end generation.
 
     Raises:
         ModelError: chat data without a chat template, or one that cannot render a row.
         DataError: no row has a token to learn, or the requested loss does not fit the data.
     """
-    encode = _encoder(dataset.column_names, is_chat(dataset), tokenizer, spec)
+    starts = Starts(tokenizer)
+    encode = _encoder(dataset.column_names, is_chat(dataset), tokenizer, spec, starts)
 
     def encode_row(row: Row) -> Row:
         tokens, learned = encode(row)
@@ -59,8 +75,11 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> 
             "labels": labels[:limit],
             "length": min(full, limit or full),
             "cut": limit is not None and full > limit,
+            "endless": not any(label in ends for label in labels),
         }
 
+    if "messages" in dataset.column_names:
+        _ask_first_rows(dataset, Encoder.of(tokenizer, spec), encode, starts)
     encoded = dataset.map(encode_row, remove_columns=dataset.column_names, keep_in_memory=True)
     # The first token is never predicted, so only later labels count.
     useful = encoded.filter(
@@ -73,7 +92,9 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> 
         )
     return Tokenized(
         dataset=useful.select_columns(["input_ids", "labels", "length"]),
-        notes=notes(
+        notes=starts.notes()
+        + notes(
+            (sum(useful["endless"]), ENDLESS),
             (sum(encoded["cut"]), f"rows are longer than {limit} tokens and were cut"),
             (
                 len(encoded) - len(useful),
@@ -84,7 +105,7 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> 
 
 
 def _encoder(
-    columns: list[str], conversational: bool, tokenizer: Any, spec: RunSpec
+    columns: list[str], conversational: bool, tokenizer: Any, spec: RunSpec, starts: Starts
 ) -> Callable[[Row], tuple[list[int], list[bool]]]:
     """A function that encodes a row: token ids, and whether each is learned."""
     training = spec.training
@@ -94,110 +115,49 @@ def _encoder(
     if training.completion_only_loss and "prompt" not in columns:
         raise DataError("training.completion_only_loss needs prompt-completion data", "Remove it")
     require_usable(tokenizer, spec, chat)
-    if "prompt" in columns:
-        whole = training.completion_only_loss is False
-        return _prompt_encoder(tokenizer, chat, whole, training.assistant_only_loss)
-    if chat:
-        return _chat_encoder(tokenizer, training.assistant_only_loss)
-
-    def encode_text(row: Row) -> tuple[list[int], list[bool]]:
-        tokens = tokenizer(_ended(row["text"], tokenizer))["input_ids"]
-        return tokens, [True] * len(tokens)
-
-    return encode_text
-
-
-def _prompt_encoder(
-    tokenizer: Any, chat: bool, whole: bool, assistant_only: bool
-) -> Callable[[Row], tuple[list[int], list[bool]]]:
-    render = _chat_encoder(tokenizer, assistant_only) if chat else None
+    plain = Encoder.of(tokenizer, spec)
+    trained = Encoder(training_renderer(tokenizer, spec))
+    encode_chat = trained.masked if training.assistant_only_loss else trained.whole
+    texts = ["prompt", "completion"] if "prompt" in columns else ["messages"]
 
     def encode(row: Row) -> tuple[list[int], list[bool]]:
-        if render is not None:
-            tokens, learned = render({"messages": row["prompt"] + row["completion"]})
+        if chat:
+            tokens, learned = encode_chat(conversation(row, *texts))
         else:
-            tokens = tokenizer(row["prompt"] + _ended(row["completion"], tokenizer))["input_ids"]
+            tokens = (
+                plain.answered(row, "completion")
+                if "prompt" in row
+                else plain.text(row["text"], ends=True)
+            )
             learned = [True] * len(tokens)
-        if not whole:
-            start = shared(encode_prompt(tokenizer, row["prompt"]), tokens)
+        if "prompt" in row and training.completion_only_loss is not False:
+            start = starts.find(plain.prompt(row), tokens)
             learned = [keep and place >= start for place, keep in enumerate(learned)]
         return tokens, learned
 
     return encode
 
 
-def encode_prompt(tokenizer: Any, prompt: str | list[dict[str, str]]) -> list[int]:
-    """The tokens to generate a completion from: the text, or the chat up to the answer."""
-    if isinstance(prompt, str):
-        tokens = tokenizer(prompt)["input_ids"]
-    else:
-        tokens = _apply(tokenizer, prompt, add_generation_prompt=True)["input_ids"]
-    return list(tokens)
-
-
-def encode_answered(tokenizer: Any, prompt: Any, completion: Any) -> list[int]:
-    """The tokens of a prompt with its completion and the end-of-sequence token."""
-    if isinstance(prompt, str):
-        tokens = tokenizer(prompt + _ended(completion, tokenizer))["input_ids"]
-    else:
-        tokens = _apply(tokenizer, prompt + completion)["input_ids"]
-    return list(tokens)
-
-
-def shared(first: list[int], second: list[int]) -> int:
-    """The number of tokens that two sequences share at the start."""
-    pairs = zip(first, second, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+def _ask_first_rows(
+    dataset: Any,
+    plain: Encoder,
+    encode: Callable[[Row], tuple[list[int], list[bool]]],
+    starts: Starts,
+) -> None:
+    """Compare a few conversations with how the model is asked for their last message."""
+    for row in dataset.select(range(min(ASKED, len(dataset)))):
+        *before, last = row["messages"]
+        if before and last["role"] == "assistant":
+            try:
+                prompt = plain.prompt({**row, "prompt": before})
+            except ModelError:
+                continue  # a template that cannot ask here can still be trained with
+            starts.find(prompt, encode(row)[0])
 
 
 def is_chat(dataset: Any) -> bool:
     """Whether rows contain messages and not text."""
     return isinstance(dataset[0].get("prompt"), list)
-
-
-def _chat_encoder(
-    tokenizer: Any, assistant_only: bool
-) -> Callable[[Row], tuple[list[int], list[bool]]]:
-    template = None
-    if assistant_only:
-        from trl.chat_template_utils import get_training_chat_template
-
-        try:
-            # None if the tokenizer's template already marks the assistant's messages.
-            template = get_training_chat_template(tokenizer)
-        except ValueError as error:
-            raise ModelError(
-                "the chat template does not mark the assistant's messages ({% generation %}), "
-                "which training.assistant_only_loss needs",
-                "Set model.chat_template to a template with the markers",
-            ) from error
-
-    def encode(row: Row) -> tuple[list[int], list[bool]]:
-        if not assistant_only:
-            tokens = _apply(tokenizer, row["messages"])["input_ids"]
-            return tokens, [True] * len(tokens)
-        rendered = _apply(
-            tokenizer,
-            row["messages"],
-            return_assistant_tokens_mask=True,
-            **({"chat_template": template} if template else {}),
-        )
-        return rendered["input_ids"], [bool(bit) for bit in rendered["assistant_masks"]]
-
-    return encode
-
-
-def _apply(tokenizer: Any, messages: list[dict[str, str]], **how: Any) -> Any:
-    import jinja2
-
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **how)
-    except (jinja2.TemplateError, ValueError) as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise ModelError(
-            f"the chat template cannot render a conversation with the roles {roles}: {error}",
-            "Fix the roles in the data, or set model.chat_template to a template that takes them",
-        ) from error
 
 
 def require_usable(tokenizer: Any, spec: RunSpec, chat: bool) -> None:
@@ -219,8 +179,3 @@ def require_usable(tokenizer: Any, spec: RunSpec, chat: bool) -> None:
             "the tokenizer has no end-of-sequence token, so the model could not learn to stop",
             "Set eos_token in its tokenizer_config.json",
         )
-
-
-def _ended(text: str, tokenizer: Any) -> str:
-    end: str = tokenizer.eos_token
-    return text if text.endswith(end) else text + end

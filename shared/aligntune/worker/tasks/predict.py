@@ -9,7 +9,9 @@ from aligntune.errors import DataError, ModelError
 from aligntune.spec.run_spec import RunSpec
 from aligntune.tasks import Predict, Prompt
 from aligntune.worker.families.reward_model import scores
-from aligntune.worker.inputs.tokenize import encode_answered, encode_prompt
+from aligntune.worker.inputs.encoding import Encoder
+from aligntune.worker.inputs.rendering import Conversation
+from aligntune.worker.inputs.stops import settle_ends
 from aligntune.worker.modeling.generate import complete
 from aligntune.worker.tasks.saved import Saved
 
@@ -22,7 +24,10 @@ def predict(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
     if spec.row.head == "classifier":
         return _score(saved, spec, task)
     prompts = [_as_trained(prompt, chat, system) for prompt in task.prompts]
-    encoded = [encode_prompt(tokenizer, prompt) for prompt in _renderable(prompts, tokenizer)]
+    encoder = Encoder.of(tokenizer, spec)
+    encoded = [encoder.prompt({"prompt": prompt}) for prompt in _renderable(prompts, tokenizer)]
+    chats = any(not isinstance(prompt, str) for prompt in prompts)
+    ends, _ = settle_ends(saved.model, encoder.renderer, chats)
     _require_room(encoded, saved.model, task.max_new_tokens)
     sampling: dict[str, Any] = {"do_sample": False}
     if task.temperature:
@@ -45,7 +50,7 @@ def predict(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
                 "chat": not isinstance(prompt, str),
                 "text": text,
                 "tokens": len(tokens),
-                "ended": tokens[-1:] == [tokenizer.eos_token_id],
+                "ended": tokens[-1] in ends,
             }
             for asked, prompt, text, tokens in zip(task.prompts, prompts, texts, found, strict=True)
         ]
@@ -55,10 +60,11 @@ def predict(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
 def _score(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
     """A reward model's score of each text or conversation."""
     tokenizer = saved.tokenizer
+    encoder = Encoder.of(tokenizer, spec)
     sequences = [
-        encode_answered(tokenizer, "", prompt)
+        encoder.text(prompt, ends=True)
         if isinstance(prompt, str)
-        else encode_answered(tokenizer, prompt, [])
+        else encoder.chat(Conversation(prompt))
         for prompt in _renderable(task.prompts, tokenizer)
     ]
     found = scores(saved.model, sequences, task.batch_size, tokenizer.pad_token_id)

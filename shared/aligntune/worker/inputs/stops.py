@@ -1,0 +1,74 @@
+"""The tokens that end generation: all that the tokenizer, the model and the chat template name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aligntune.spec.run_spec import RunSpec
+from aligntune.worker.inputs.encoding import training_renderer
+from aligntune.worker.inputs.rendering import MARK, Conversation, Renderer
+from aligntune.worker.inputs.tokenize import is_chat
+from aligntune.worker.modeling.generate import ends
+from aligntune.worker.modeling.model import plain
+
+WITHOUT_END = (
+    "the chat template does not end the assistant's turn with a special token, so the model may "
+    "not learn to stop; write {{ eos_token }} after the assistant's content in a template of yours "
+    "(model.chat_template)"
+)
+
+
+def settle_ends(
+    model: Any, renderer: Renderer, chat: bool
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The tokens that end generation, with notes about them.
+
+    A chat template may end the assistant's turn with another token than the tokenizer's, such as
+    ``<|im_end|>`` beside ``<|endoftext|>``. It is added to the model's generation config, which is
+    saved with the model.
+
+    Args:
+        model: a causal language model; its generation config is completed.
+        renderer: of the chat template.
+        chat: whether conversations are rendered.
+    """
+    tokenizer = renderer.tokenizer
+    found, notes = ends(model, tokenizer), []
+    if chat:
+        end = end_of_turn(renderer)
+        if end is None:
+            notes.append(WITHOUT_END)
+        elif end not in found:
+            found.append(end)
+            notes.append(
+                f"{tokenizer.convert_ids_to_tokens(end)} ends the assistant's turn in the chat "
+                "template, so it also ends generation now"
+            )
+    settings = getattr(plain(model), "generation_config", None)
+    if settings is not None:
+        own = settings.eos_token_id
+        own = own if isinstance(own, list) else [] if own is None else [own]
+        if set(found) > set(own):  # what was trained to end must also end generation elsewhere
+            settings.eos_token_id = [*own, *(token for token in found if token not in own)]
+    return tuple(found), tuple(notes)
+
+
+def settle_run_ends(
+    spec: RunSpec, model: Any, tokenizer: Any, dataset: Any
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """As :func:`settle_ends`, for a run's rows; a classifier generates nothing."""
+    if spec.row.head == "classifier":
+        return (), ()
+    chat = is_chat(dataset) or "messages" in dataset.column_names
+    return settle_ends(model, training_renderer(tokenizer, spec), chat)
+
+
+def end_of_turn(renderer: Renderer) -> int | None:
+    """The first special token after the assistant's content; None if there is none."""
+    asked, answer = MARK.format("asked"), MARK.format("answered")
+    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
+    _, found, tail = renderer.render(Conversation(turns)).text.rpartition(answer)
+    tokenizer = renderer.tokenizer
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    tokens = tokenizer(tail, add_special_tokens=False)["input_ids"] if found else []
+    return next((token for token in tokens if token in special), None)
