@@ -133,7 +133,7 @@ class Renderer:
         return str(self.tokenizer.get_chat_template(self.template, tools))
 
     def _probe(self, chat: Conversation) -> tuple[int, tuple[Loss, ...]]:
-        """The first form of tool calls that loses nothing that matters, and what it loses."""
+        """The first form of messages that loses nothing that matters, and what it loses."""
         shape = (
             tuple(_shape(message) for message in chat.messages),
             bool(chat.tools),
@@ -148,8 +148,7 @@ class Renderer:
         marks: dict[str, Loss] = {}
         marked = _marked(chat, marks)
         found: list[tuple[int, tuple[Loss, ...]]] = []
-        has_calls = any("tool_calls" in message for message in chat.messages)
-        for form in range(len(FORMS) if has_calls else 1):
+        for form in range(len(FORMS)):
             try:
                 text = self._render(marked, form, False).text
             except Exception:
@@ -200,11 +199,13 @@ def _adapted(message: Message, form: int, developer: bool) -> Message:
         adapted["role"] = "system"
     if "reasoning_content" in message:
         adapted |= dict.fromkeys(REASONING, message["reasoning_content"])
-    return FORMS[form](adapted) if "tool_calls" in message else adapted
+    return FORMS[form](adapted)
 
 
 def _with_text_arguments(message: Message) -> Message:
     """Arguments as JSON text, which DeepSeek's templates append to a string."""
+    if "tool_calls" not in message:
+        return message
     calls = []
     for call in message["tool_calls"]:
         arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
@@ -214,7 +215,14 @@ def _with_text_arguments(message: Message) -> Message:
 
 def _without_content(message: Message) -> Message:
     """No content beside calls, which other templates need."""
-    return {**message, "content": message["content"] or None}
+    return (
+        {**message, "content": message["content"] or None} if "tool_calls" in message else message
+    )
+
+
+def _with_parts(message: Message) -> Message:
+    """Content as a list of parts, which templates of vision models need."""
+    return {**message, "content": [{"type": "text", "text": message["content"]}]}
 
 
 FORMS = (
@@ -222,8 +230,9 @@ FORMS = (
     _with_text_arguments,
     _without_content,
     lambda message: _without_content(_with_text_arguments(message)),
+    _with_parts,
 )
-"""Forms of a message with tool calls, in the order in which they are tried."""
+"""Forms of a message that templates differ in, in the order in which they are tried."""
 
 
 def _shape(message: Message) -> tuple[Any, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import dropwhile, takewhile
 from typing import Any
 
+from aligntune.errors import ModelError
 from aligntune.spec.run_spec import RunSpec
-from aligntune.worker.inputs.encoding import training_renderer
+from aligntune.worker.inputs.encoding import shared, training_renderer
 from aligntune.worker.inputs.rendering import MARK, Conversation, Renderer
 from aligntune.worker.inputs.tokenize import is_chat
 from aligntune.worker.modeling.generate import ends
@@ -64,11 +66,27 @@ def settle_run_ends(
 
 
 def end_of_turn(renderer: Renderer) -> int | None:
-    """The first special token after the assistant's content; None if there is none."""
-    asked, answer = MARK.format("asked"), MARK.format("answered")
-    turns = [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
-    _, found, tail = renderer.render(Conversation(turns)).text.rpartition(answer)
+    """The token with which a chat template ends the assistant's turn; None if there is none.
+
+    It is the last of the special tokens that follow both the last answer and an earlier one, or
+    else the first special token after the last answer.
+    """
+    last, earlier = _after_answer(renderer, 1), _after_answer(renderer, 2)
     tokenizer = renderer.tokenizer
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    tokens = tokenizer(tail, add_special_tokens=False)["input_ids"] if found else []
-    return next((token for token in tokens if token in special), None)
+    always = last[: shared(last, earlier)]
+    ends = takewhile(special.__contains__, dropwhile(lambda token: token not in special, always))
+    return next(iter([*ends][-1:]), next((token for token in last if token in special), None))
+
+
+def _after_answer(renderer: Renderer, turns: int) -> list[int]:
+    """What a chat template writes after the first answer of a conversation of so many turns."""
+    marks = [MARK.format(place) for place in range(2 * turns)]
+    roles = ("user", "assistant") * turns
+    messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+    try:
+        text = renderer.render(Conversation(messages)).text
+    except ModelError:
+        return []  # it takes no such conversation; every row is checked as well
+    tail = text.rpartition(marks[1])[2].partition(MARK.format(2))[0]
+    return list(renderer.tokenizer(tail, add_special_tokens=False)["input_ids"])
