@@ -32,6 +32,7 @@ def load_model(
     """See :class:`aligntune.worker.backend.Backend`."""
     import torch
     from transformers import (
+        AutoConfig,
         AutoModelForCausalLM,
         AutoModelForSequenceClassification,
         BitsAndBytesConfig,
@@ -50,8 +51,11 @@ def load_model(
     classifier = head == "classifier"
     own = {name: value for name, value in spec.trl.items() if name in model_arguments()}
     kind = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
-    return kind.from_pretrained(
-        path,
+    trust = spec.model.trust_remote_code
+    config = AutoConfig.from_pretrained(path, trust_remote_code=trust, local_files_only=True)
+    load = partial(load_text_part, kind, config=config) if has_vision(config) else kind.from_pretrained
+    return load(
+        path=path,
         dtype=dtype,
         attn_implementation=attention,
         quantization_config=quantization,

@@ -336,7 +336,8 @@ def _prompt(values: Values, chat: bool, ignored: Ignored) -> dict[str, Any]:
     prompt = (
         read_messages(values["prompt"], "prompt", ignored) if chatty else _string(values, "prompt")
     )
-    return {**values, "prompt": prompt}
+    kept = {name: value for name, value in values.items() if name not in ARGUMENTS}
+    return {**kept, "prompt": prompt}
 
 
 FORMATS = {

@@ -140,7 +140,7 @@ def canonicalise(
 
     def canonical() -> Iterator[dict[str, Any]]:
         shape: set[str] | None = None
-        known_columns = set(mapped)
+        known_columns = {*mapped, *SETTINGS}
         row: Row | None = first
         count = 0
         while row is not None:

@@ -94,7 +94,7 @@ def load_config(spec: RunSpec, path: Path) -> Any:
     """The model's configuration.
 
     Raises:
-        ModelError: the model type is unknown to this stack, or is a vision model.
+        ModelError: the model type is unknown to this stack.
     """
     from transformers import AutoConfig
 
@@ -109,11 +109,6 @@ def load_config(spec: RunSpec, path: Path) -> Any:
             if "trust_remote_code" in str(error)
             else "Check its config.json",
         ) from error
-    if hasattr(config, "vision_config"):
-        raise ModelError(
-            f"{config.model_type} is a vision model, which is not supported",
-            "Use a causal language model",
-        )
     return config
 
 

@@ -1,0 +1,45 @@
+"""The text part of a checkpoint that also has a vision part, such as Gemma 3's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+RENAMED = {
+    r"^language_model\.model\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+    r"^model\.language_model\.": "model.",
+}
+"""Names of weights in a checkpoint with a vision part -> names in the class of its text part."""
+
+
+def has_vision(config: Any) -> bool:
+    """Whether a configuration has a vision part."""
+    return hasattr(config, "vision_config")
+
+
+def load_text_part(
+    kind: Any, path: Any, config: Any, num_labels: int | None = None, **how: Any
+) -> Any:
+    """Load the text part of a checkpoint with its own class.
+
+    Args:
+        kind: an ``AutoModel`` class of transformers.
+        path: folder of the checkpoint.
+        config: configuration of the checkpoint.
+        num_labels: of a classifier.
+        how: further arguments of ``from_pretrained``.
+
+    Raises:
+        ValueError: transformers has no class for the text part.
+    """
+    text = config.get_text_config()
+    if type(text) not in kind._model_mapping:
+        raise ValueError(f"transformers has no text class for {config.model_type}")
+    text.tie_word_embeddings = config.tie_word_embeddings
+    if num_labels is not None:
+        text.num_labels = num_labels
+    model = kind.from_pretrained(path, config=text, key_mapping=RENAMED, **how)
+    # Saving would reverse the renaming, but the result is a checkpoint of the text class.
+    if hasattr(model, "_weight_conversions"):
+        del model._weight_conversions
+    return model
