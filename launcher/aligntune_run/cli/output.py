@@ -12,10 +12,10 @@ import yaml
 
 from aligntune.record.events import headline
 from aligntune.record.schema import RunRecord
+from aligntune_run.check import Verdict
 from aligntune_run.host.types import Gpu
 from aligntune_run.images import Listed
 from aligntune_run.memory.estimate import Estimate
-from aligntune_run.plan import Verdict
 from aligntune_run.planning.planner import Planner, Prepared
 from aligntune_run.selection.availability import Status
 from aligntune_run.selection.rules import gib

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune_run import images
+from aligntune_run.check import Verdict
 from aligntune_run.engines import gpu_leases
 from aligntune_run.engines.base import Engine, EngineContext
 from aligntune_run.engines.registry import ENGINES, may_use_containers
@@ -20,7 +21,7 @@ from aligntune_run.host.probe import probe
 from aligntune_run.host.types import Host, ImageState
 from aligntune_run.models.facts import ModelFacts
 from aligntune_run.models.hub import read_hub_model
-from aligntune_run.plan import Choice, Finding, Plan
+from aligntune_run.plan import Choice, Plan
 from aligntune_run.planning import preflight
 from aligntune_run.selection.select import Outcome, choose
 
@@ -55,7 +56,7 @@ class Inspection:
 
     host: Host
     model: ModelFacts | None = None
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Verdict, ...] = ()
 
 
 class Planner:
@@ -177,20 +178,19 @@ def inspect(
 
 def _inputs(
     spec: RunSpec, host: Host, model: str | None, run_dir: Path | None
-) -> tuple[ModelFacts | None, tuple[Finding, ...]]:
+) -> tuple[ModelFacts | None, tuple[Verdict, ...]]:
     """What is known of the model, and the findings in a training's other inputs."""
     if run_dir is not None:
-        seen = preflight.look(spec, run_dir, host.hub_cache, os.environ, host.token)
-        return seen.model, seen.findings
+        return preflight.look(spec, run_dir, host.hub_cache, os.environ, host.token)
     if model is None:
         return None, ()
-    there = ModelFacts()
+    on_hub = ModelFacts()
     if host.gpus and spec.backend != "trl" and not is_local(model):
         # Only the choice between backends needs it, and only a GPU leaves that choice.
         revision = spec.model.revision
-        there = read_hub_model(model, revision, host.hub_cache, os.environ, host.token)
-    known, findings = preflight.look_at_model(model, there)
-    return known, tuple(finding for finding in findings if finding.error)
+        on_hub = read_hub_model(model, revision, host.hub_cache, os.environ, host.token)
+    known = preflight.read_local(model, on_hub)
+    return known, preflight.refusals(known)
 
 
 def _images(

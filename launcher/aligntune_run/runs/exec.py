@@ -31,7 +31,7 @@ from aligntune_run.host.resources import memory_limit
 from aligntune_run.host.types import Host
 from aligntune_run.images.code import lay_out_code
 from aligntune_run.planning.planner import Obtaining
-from aligntune_run.selection.rules import OF_THE_MACHINE, judge
+from aligntune_run.selection.rules import MACHINE
 from aligntune_run.selection.select import bare_request, gpu_options, pick_image, require, situate
 from aligntune_run.subprocesses import passthrough
 
@@ -78,7 +78,7 @@ def obtain(backend: str, engine: str, wanted: str, obtaining: Obtaining, say: Sa
     host = gpu_leases.mark_leased(host, seen)
     best = gpu_options(wanted, host.gpus)[0]
     at = situate(bare_request(backend, engine, wanted), host, best)
-    require(judge(OF_THE_MACHINE, at))
+    require(MACHINE.judge(at))
     chosen, gpus = at.engine, at.gpus
     state = pick_image(host.images, backend, gpus)
     if state is None or state.how is None:

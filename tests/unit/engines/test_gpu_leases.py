@@ -34,7 +34,7 @@ from aligntune_run.planning.planner import Prepared
 from aligntune_run.runs import launch
 from aligntune_run.runs.exec import Environment, run_program
 from aligntune_run.runs.execute import execute
-from aligntune_run.selection.rules import OF_THE_MACHINE, judge
+from aligntune_run.selection.rules import MACHINE
 from aligntune_run.selection.select import bare_request, gpu_options, require, situate
 
 FIRST = Gpu(0, "GPU-aaaa", "NVIDIA H100", (9, 0), 2**36, 2**36)
@@ -355,7 +355,7 @@ def choose_gpus(wanted: str, host: Host) -> list[str]:
     """UUIDs of what a request gets in a process, or the refusal."""
     request = bare_request(engine="process", gpus=wanted)
     at = situate(request, host, gpu_options(wanted, host.gpus)[0])
-    require(judge(OF_THE_MACHINE, at))
+    require(MACHINE.judge(at))
     return [gpu.uuid for gpu in at.gpus]
 
 

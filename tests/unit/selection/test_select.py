@@ -18,10 +18,11 @@ from aligntune.spec.layers import Layer, from_assignment
 from aligntune.spec.resolve import resolve
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.trainer_args import refuse_owned
+from aligntune_run.check import Verdict
 from aligntune_run.host.types import Engine, Gpu, Host, ImageState
 from aligntune_run.models.facts import ModelFacts, of_config
-from aligntune_run.plan import Choice, Finding
-from aligntune_run.selection.rules import OF_A_BACKEND, OF_THE_MACHINE
+from aligntune_run.plan import Choice
+from aligntune_run.selection.rules import BACKEND, MACHINE
 from aligntune_run.selection.select import choose
 
 FACTS: dict[str, dict[str, Any]] = {
@@ -198,7 +199,7 @@ def test_a_situation_has_its_outcome(case: dict[str, Any]) -> None:
 def test_every_rule_decides_some_situation_or_is_only_a_warning() -> None:
     """But for the rule of an engine's cgroups, which never stands in the way."""
     deciding = {case.get("rule") for case in CASES}
-    assert set(OF_THE_MACHINE) | set(OF_A_BACKEND) == (deciding - {None}) | {"cgroups"}
+    assert set(MACHINE.checks) | set(BACKEND.checks) == (deciding - {None}) | {"cgroups"}
 
 
 def chosen(spec: RunSpec, host: Host, model: ModelFacts) -> Choice:
@@ -244,17 +245,18 @@ def test_a_trainer_argument_that_the_spec_has_a_key_for_is_refused_with_that_key
 class TestFindings:
     """What was seen of the request's own files is judged with the rest."""
 
-    BROKEN = Finding("data", "fail", "row 3 is no JSON", DataError("row 3 is no JSON", "Mend it"))
+    BROKEN = Verdict("data", "", "fail", "row 3 is not JSON", "Fix it", "DataError")
 
     def test_a_failure_is_refused_with_the_error_that_it_brings(self) -> None:
         outcome = choose(spec_of(), CPU_MACHINE, ModelFacts("llama"), FACTS, [self.BROKEN])
         assert outcome.choice is None
-        assert outcome.refusal is self.BROKEN.error
+        assert isinstance(outcome.refusal, DataError)
+        assert str(outcome.refusal) == "row 3 is not JSON. Fix it"
         assert outcome.rule == "data"
-        assert outcome.verdicts[0].remedy == "Mend it"
+        assert outcome.verdicts[0].remedy == "Fix it"
 
     def test_a_warning_is_told_and_forbids_nothing(self) -> None:
-        seen = [Finding("disk", "warn", "little is free")]
+        seen = [Verdict("disk", "", "warn", "little is free")]
         choice = choose(spec_of(), CPU_MACHINE, ModelFacts("llama"), FACTS, seen).require()
         assert choice.warnings == ("little is free",)
 
@@ -454,7 +456,7 @@ def test_the_choice_passes_every_rule_and_runs_on_this_host(
     if isinstance(found, Choice):
         verdicts = [one for one in found.verdicts if one.backend in ("", found.backend)]
         assert all(verdict.passed for verdict in verdicts)
-        assert {one.rule for one in verdicts} <= {*OF_THE_MACHINE, *OF_A_BACKEND}
+        assert {one.rule for one in verdicts} <= {*MACHINE.checks, *BACKEND.checks}
         assert set(found.gpus) <= {gpu.uuid for gpu in host.gpus}
         assert found.engine == "process" or host.engine.reachable
         assert found.flavour == "cuda" or not found.gpus
