@@ -12,6 +12,7 @@ import rich_click as click
 
 from aligntune.algorithms import ALGORITHMS
 from aligntune.errors import SpecError
+from aligntune_run.engines.registry import ENGINES
 
 if TYPE_CHECKING:
     from aligntune.spec.resolve import Settings
@@ -172,7 +173,7 @@ PANELS: dict[str, tuple[Flag, ...]] = {
             "--engine",
             "engine",
             "Container engine, or a process in a venv.",
-            click.Choice(["auto", "docker", "process"]),
+            click.Choice(["auto", *ENGINES]),
         ),
         Flag(
             "--gpus", "gpus", "auto, 0 (use the CPU), or the UUID of a GPU. One GPU per run so far."

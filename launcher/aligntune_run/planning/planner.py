@@ -13,7 +13,7 @@ from aligntune_run import images
 from aligntune_run.check import Verdict
 from aligntune_run.engines import gpu_leases
 from aligntune_run.engines.base import Engine, EngineContext
-from aligntune_run.engines.registry import ENGINES, may_use_containers
+from aligntune_run.engines.registry import engine_kind, may_use_containers
 from aligntune_run.host.docker_client import connect
 from aligntune_run.host.docker_info import probe_engine
 from aligntune_run.host.gpus import probe_gpus
@@ -66,8 +66,8 @@ class Planner:
         spec: the request.
         inspection: what was seen.
         obtaining: how what is missing may be obtained.
-        client: of the host's container engine; None if the request cannot use containers.
-        lease_client: of the engine whose containers may hold GPUs.
+        client: of the host's container engine, whose containers may hold GPUs; None if it is not
+            reachable, or if the request cannot use containers and there are no GPUs.
         trains: whether the request is a training, which has to fit in memory.
 
     Attributes:
@@ -83,7 +83,6 @@ class Planner:
         obtaining: Obtaining,
         *,
         client: DockerClient | None = None,
-        lease_client: DockerClient | None = None,
         trains: bool = True,
     ) -> None:
         self.inspection = inspection
@@ -91,7 +90,6 @@ class Planner:
         self._spec = spec
         self._obtaining = obtaining
         self._client = client
-        self._lease_client = lease_client
         self._trains = trains
         self._engines: dict[str, Engine] = {}
         self.outcome = self._decide(inspection.host)
@@ -104,7 +102,7 @@ class Planner:
         host = self.inspection.host
         now = {gpu.uuid: gpu for gpu in probe_gpus().found} if host.gpus else {}
         gpus = tuple(now.get(gpu.uuid, gpu) for gpu in host.gpus)
-        return gpu_leases.mark_leased(replace(host, gpus=gpus), self._lease_client)
+        return gpu_leases.mark_leased(replace(host, gpus=gpus), self._client)
 
     def choose_on(self, host: Host) -> Choice:
         """What is chosen for the same request on the host as it is now.
@@ -119,7 +117,7 @@ class Planner:
         if name not in self._engines:
             find_links, agree = self._obtaining.find_links, self._obtaining.agree
             context = EngineContext(self.inspection.host, self._client, find_links, agree)
-            self._engines[name] = ENGINES[name].make(context)
+            self._engines[name] = engine_kind(name).make(context)
         return self._engines[name]
 
     def _decide(self, host: Host) -> Outcome:
@@ -170,8 +168,7 @@ def inspect(
         spec,
         inspection,
         obtaining,
-        client=client,
-        lease_client=lease_client,
+        client=lease_client,
         trains=run_dir is not None,
     )
 

@@ -37,7 +37,7 @@ class Sections(TypedDict, total=False):
     adapter: Mapping[str, Any]
     strict: bool
     output: str | os.PathLike[str] | None
-    engine: Literal["auto", "docker", "process"]
+    engine: str
     gpus: str | int
     image: str | None
     pull: Literal["missing", "never", "always"]

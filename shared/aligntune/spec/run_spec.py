@@ -56,7 +56,8 @@ class RunSpec(Section):
         backend: ``auto`` selects the fastest backend that can run this; ``trl`` always selects TRL.
         strict: fail if the requested backend is unavailable, instead of falling back.
         output: the run directory; null creates a new folder below ``runs/``.
-        engine: where it runs; ``process`` is a venv made from the image's lock.
+        engine: where it runs, by a name that the launcher knows (an image need not know it);
+            ``process`` is a venv made from the image's lock.
         gpus: ``auto`` (one GPU if available), ``all``, a number (0 trains on the CPU), or a
             comma-separated list of indices or UUIDs.
         image: run this derived image instead of the pinned one.
@@ -81,7 +82,7 @@ class RunSpec(Section):
     backend: Literal["auto", "trl", "unsloth"] = "auto"
     strict: bool = False
     output: Annotated[str | None, sets("output_dir")] = None
-    engine: Literal["auto", "docker", "process"] = "auto"
+    engine: str = Field(default="auto", pattern=r"^[a-z][a-z0-9_-]*$")
     gpus: Annotated[str, sets("use_cpu")] = "auto"
     image: str | None = None
     pull: Literal["missing", "never", "always"] = "missing"

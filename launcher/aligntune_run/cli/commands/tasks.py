@@ -19,6 +19,7 @@ from aligntune_run.cli.options import (
     YES,
     json_option,
 )
+from aligntune_run.engines.registry import ENGINES
 
 if TYPE_CHECKING:
     from aligntune.record.schema import RunRecord
@@ -33,7 +34,7 @@ def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
         (
             click.option(
                 "--engine",
-                type=click.Choice(["auto", "docker", "process"]),
+                type=click.Choice(["auto", *ENGINES]),
                 help="Default: the run's own.",
                 panel=WHERE,
             ),

@@ -9,7 +9,7 @@ from typing import Any
 
 from aligntune.spec.run_spec import RunSpec
 from aligntune_run.check import Scope
-from aligntune_run.engines.registry import ENGINES
+from aligntune_run.engines.registry import engine_kind
 from aligntune_run.host.types import Gpu, Host, ImageState
 from aligntune_run.memory.estimate import Estimate, estimate
 from aligntune_run.models.facts import ModelFacts
@@ -37,7 +37,7 @@ class Situation:
     @property
     def in_containers(self) -> bool:
         """Whether it would run in a container of this host's engine."""
-        return ENGINES[self.engine].in_containers
+        return engine_kind(self.engine).in_containers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aligntune.errors import EngineError, HardwareError
 from aligntune_run.check import Result, fails, pass_if, passes, warns
-from aligntune_run.engines.registry import ENGINES
+from aligntune_run.engines.registry import engine_kind
 from aligntune_run.selection.rules.base import MACHINE, Situation
 
 START = "Start one (see 'Container engine' in the README)"
@@ -24,7 +24,7 @@ def _platform(at: Situation) -> Result:
 def _engine(at: Situation) -> Result:
     engine = at.host.engine
     if at.engine != at.spec.engine != "auto":
-        return fails(f"no container engine: {ENGINES[at.spec.engine].problem(at.host)}")
+        return fails(engine_kind(at.spec.engine).problem(at.host))
     if at.in_containers:
         rootless = ", rootless" if engine.rootless else ""
         return passes(f"{engine.kind} {engine.version}{rootless}".rstrip())
@@ -35,9 +35,10 @@ def _engine(at: Situation) -> Result:
             f"--image {at.spec.image} needs a container engine: {why}",
             f"Leave out --engine {at.engine}" if asked else START,
         )
+    title = engine_kind(at.engine).title
     if at.spec.engine != "auto":
-        return passes("a process in a venv, as requested")
-    return passes(f"a process in a venv, because there is no container engine: {engine.reason}")
+        return passes(f"{title}, as requested")
+    return passes(f"{title}, because there is no container engine: {engine.reason}")
 
 
 @MACHINE.check("vendor", HardwareError, "Use --gpus 0 to train on the CPU")
