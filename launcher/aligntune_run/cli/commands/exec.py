@@ -9,8 +9,9 @@ import rich_click as click
 from click.exceptions import Exit
 
 from aligntune.algorithms import BACKENDS
+from aligntune.spec.flags import WHERE
 from aligntune_run.cli.console import agree
-from aligntune_run.cli.options import FIND_LINKS, HELP_OPTION, WHERE, YES
+from aligntune_run.cli.options import FIND_LINKS, HELP_OPTION, YES
 from aligntune_run.engines.registry import ENGINES
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import rich_click as click
 
+from aligntune.spec.flags import WHERE
 from aligntune_run.cli.console import agree, carry_out, outliving
 from aligntune_run.cli.options import (
     DRY_RUN,
     FIND_LINKS,
     HELP_OPTION,
     WAIT,
-    WHERE,
     YES,
     json_option,
 )
