@@ -74,23 +74,20 @@ def read_flags() -> tuple[FlaggedKey, ...]:
         for node in ast.parse(Path(__file__).with_name(name).read_text("utf-8")).body
         if isinstance(node, ast.ClassDef)
     }
-    found: dict[str, FlaggedKey] = {}
+    flagged: dict[str, FlaggedKey] = {}
     for key, annotation in sorted(
         _fields(classes, "RunSpec", ""), key=lambda field: "." in field[0]
     ):
-        if (
-            not isinstance(annotation, ast.Subscript)
-            or ast.unparse(annotation.value) != "Annotated"
-        ):
+        if not (isinstance(annotation, ast.Subscript) and _is_name(annotation.value, "Annotated")):
             continue
         assert isinstance(annotation.slice, ast.Tuple)
         of_type, *marks = annotation.slice.elts
         for mark in marks:
-            if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "Flag":
+            if isinstance(mark, ast.Call) and _is_name(mark.func, "Flag"):
                 flag = _flag(mark)
-                before = found.get(flag.name, FlaggedKey(flag, (), ast.unparse(of_type)))
-                found[flag.name] = replace(before, keys=(*before.keys, key))
-    return tuple(found.values())
+                before = flagged.get(flag.name) or FlaggedKey(flag, (), ast.unparse(of_type))
+                flagged[flag.name] = replace(before, keys=(*before.keys, key))
+    return tuple(flagged.values())
 
 
 def _fields(
@@ -99,11 +96,15 @@ def _fields(
     """Every dotted key of a class of the spec, with its annotation."""
     for node in classes[name].body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            section = ast.unparse(node.annotation)
-            if section in classes:
-                yield from _fields(classes, section, f"{prefix}{node.target.id}.")
+            annotation, key = node.annotation, prefix + node.target.id
+            if isinstance(annotation, ast.Name) and annotation.id in classes:
+                yield from _fields(classes, annotation.id, f"{key}.")
             else:
-                yield prefix + node.target.id, node.annotation
+                yield key, annotation
+
+
+def _is_name(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
 
 
 def _flag(call: ast.Call) -> Flag:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from aligntune.algorithms import FORMATS
 from aligntune.spec.flags import ADAPTER, DATA, TRAINING, Flag
 
-CANONICAL_COLUMNS = (
-    *("messages", "conversations", "prompt", "completion", "instruction", "input", "output"),
-    *("text", "tools", "chosen", "rejected", "label"),
-)
+CANONICAL_COLUMNS = tuple(dict.fromkeys(chain.from_iterable(FORMATS.values())))
 """Columns that data can have, under these names or as mapped by ``dataset.columns``."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -28,15 +27,22 @@ class Sets:
     Attributes:
         arguments: names in the trainers' configuration classes.
         key: the key to name in messages, if that is not the dotted key itself.
+        unchanged: whether the first argument gets the key's value as it is.
     """
 
     arguments: tuple[str, ...]
     key: str | None = None
+    unchanged: bool = False
 
 
 def sets(*arguments: str, key: str | None = None) -> Sets:
-    """The metadata of a key that sets these trainer arguments."""
+    """The metadata of a key that sets these trainer arguments, as the worker says."""
     return Sets(arguments, key)
+
+
+def passes(*arguments: str) -> Sets:
+    """The same if the first argument gets the key's value as it is."""
+    return Sets(arguments, unchanged=True)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class ModelSpec(Section):
     ] = "none"
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = "auto"
     chat_template: Annotated[str | None, sets("chat_template_path")] = None
-    trust_remote_code: Annotated[bool, sets("trust_remote_code")] = False
+    trust_remote_code: Annotated[bool, passes("trust_remote_code")] = False
 
 
 class DatasetSpec(Section):
@@ -115,16 +121,7 @@ class DatasetSpec(Section):
         None
     )
     eval_split: str | None = None
-    format: Literal[
-        "auto",
-        "text",
-        "prompt_completion",
-        "chat",
-        "instruction",
-        "preference",
-        "unpaired",
-        "prompt",
-    ] = "auto"
+    format: str = "auto"
     columns: Annotated[dict[str, str], sets("dataset_text_field", key="dataset.columns.text")] = {}
     max_samples: Annotated[PositiveInt | None, Keyword("max_samples")] = None
     system_prompt: Annotated[
@@ -171,7 +168,7 @@ class TrainingSpec(Section):
 
     epochs: Annotated[
         float,
-        sets("num_train_epochs"),
+        passes("num_train_epochs"),
         Flag("--epochs", "Passes over the data.", TRAINING),
         Keyword("num_epochs"),
     ] = Field(default=3.0, gt=0)
@@ -183,25 +180,25 @@ class TrainingSpec(Section):
     ] = None
     batch_size: Annotated[
         PositiveInt,
-        sets("per_device_train_batch_size", "auto_find_batch_size"),
+        passes("per_device_train_batch_size", "auto_find_batch_size"),
         Flag("--batch-size", "Sequences per device per step.", TRAINING),
         Keyword("batch_size"),
     ] = 8
     gradient_accumulation: Annotated[
         PositiveInt,
-        sets("gradient_accumulation_steps"),
+        passes("gradient_accumulation_steps"),
         Flag("--grad-accum", "Batches to accumulate before each optimizer step.", TRAINING),
         Keyword("gradient_accumulation_steps"),
     ] = 1
     learning_rate: Annotated[
         float,
-        sets("learning_rate"),
+        passes("learning_rate"),
         Flag("--lr", "Peak learning rate.", TRAINING),
         Keyword("learning_rate"),
     ] = Field(default=2e-5, ge=0)
     schedule: Annotated[
         str,
-        sets("lr_scheduler_type"),
+        passes("lr_scheduler_type"),
         Flag("--schedule", "Learning-rate schedule, e.g. linear or cosine.", TRAINING),
     ] = "linear"
     warmup: Annotated[
@@ -209,9 +206,9 @@ class TrainingSpec(Section):
         sets("warmup_steps"),
         Flag("--warmup", "Warm-up: steps, or a fraction below 1.", TRAINING),
     ] = Field(default=0.0, ge=0)
-    weight_decay: Annotated[float, sets("weight_decay")] = Field(default=0.0, ge=0)
-    optimizer: Annotated[str, sets("optim")] = "adamw_torch_fused"
-    max_grad_norm: Annotated[float, sets("max_grad_norm")] = Field(default=1.0, ge=0)
+    weight_decay: Annotated[float, passes("weight_decay")] = Field(default=0.0, ge=0)
+    optimizer: Annotated[str, passes("optim")] = "adamw_torch_fused"
+    max_grad_norm: Annotated[float, passes("max_grad_norm")] = Field(default=1.0, ge=0)
     max_length: Annotated[
         PositiveInt | None,
         sets("max_length", "max_seq_length"),
@@ -236,20 +233,20 @@ class TrainingSpec(Section):
     ] = "auto"
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], sets("bf16", "fp16")] = "auto"
     seed: Annotated[
-        int, sets("seed"), Flag("--seed", "Random seed.", TRAINING), Keyword("seed")
+        int, passes("seed"), Flag("--seed", "Random seed.", TRAINING), Keyword("seed")
     ] = Field(default=42, ge=0, lt=2**32)
     logging_steps: Annotated[
         PositiveInt,
-        sets("logging_steps", "logging_strategy"),
+        passes("logging_steps", "logging_strategy"),
         Flag("--logging-steps", "Steps between logged losses.", TRAINING),
     ] = 10
-    eval_steps: Annotated[PositiveInt | None, sets("eval_steps", "eval_strategy")] = None
+    eval_steps: Annotated[PositiveInt | None, passes("eval_steps", "eval_strategy")] = None
     save_steps: Annotated[
         PositiveInt,
         sets("save_steps", "save_strategy"),
         Flag("--save-steps", "Steps between checkpoints.", TRAINING),
     ] = 500
-    save_total_limit: Annotated[PositiveInt | None, sets("save_total_limit")] = 2
+    save_total_limit: Annotated[PositiveInt | None, passes("save_total_limit")] = 2
 
 
 class AdapterSpec(Section):

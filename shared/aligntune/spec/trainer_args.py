@@ -7,6 +7,8 @@ of the spec declares the trainer arguments that it sets (:class:`aligntune.spec.
 from __future__ import annotations
 
 import math
+from functools import reduce
+from typing import Any
 
 from aligntune.algorithms import RESTRICTED, Algorithm
 from aligntune.errors import SpecError
@@ -63,6 +65,15 @@ def owners(row: Algorithm) -> dict[str, str]:
         for key, marker in marked_keys(Sets)
         for name in marker.arguments
         if _applies(key, row)
+    }
+
+
+def unchanged(spec: RunSpec) -> dict[str, Any]:
+    """The trainer arguments that get the value of a key as it is."""
+    return {
+        mark.arguments[0]: reduce(getattr, key.split("."), spec)
+        for key, mark in marked_keys(Sets)
+        if mark.unchanged and _applies(key, spec.row)
     }
 
 

@@ -40,8 +40,8 @@ FACTS: dict[str, dict[str, Any]] = {
         },
         "model_types": ["gpt2", "llama", "qwen3", "mamba"],
         "trainer_args": {
-            **{name: [] for name in ALGORITHMS},
-            "sft": ["neftune_noise_alpha", "torch_empty_cache_steps", "use_liger_kernel"],
+            **{row.config: ["beta"] for row in ALGORITHMS.values()},
+            "SFTConfig": ["neftune_noise_alpha", "torch_empty_cache_steps", "use_liger_kernel"],
         },
         "model_args": ["use_kernels"],
         "packages": ["bitsandbytes"],
@@ -54,7 +54,10 @@ FACTS["unsloth"] = {
     "versions": {"transformers": "5.17.0"},
     "model_types": ["gpt2", "llama", "qwen3"],
     "fast_model_types": ["llama", "qwen3"],
-    "trainer_args": {**{name: [] for name in ALGORITHMS}, "sft": ["neftune_noise_alpha"]},
+    "trainer_args": {
+        **{row.config: ["beta"] for row in ALGORITHMS.values()},
+        "SFTConfig": ["neftune_noise_alpha"],
+    },
     "model_args": ["fast_inference", "use_gradient_checkpointing", "load_in_fp8"],
     "packages": ["bitsandbytes", "torchao"],
 }
@@ -484,7 +487,7 @@ def test_the_committed_facts_contain_what_selection_reads(backend: str) -> None:
     assert {"llama", "qwen2", "qwen3", "mistral", "gemma", "gpt2"} <= set(facts["model_types"])
     for row in ALGORITHMS.values():
         if backend in row.backends:
-            assert "learning_rate" in facts["trainer_args"][row.name]
+            assert "learning_rate" in facts["trainer_args"][row.config]
     spec = spec_of()
     assert spec.training.optimizer in facts["optimizers"]
     assert spec.training.schedule in facts["schedules"]

@@ -178,9 +178,9 @@ def _packages(at: Candidate) -> Result | None:
 @BACKEND.check("trainer_args", SpecError, "Fix the name, or leave it out", about="request")
 def _trainer_args(at: Candidate) -> Result | None:
     row = ALGORITHMS[at.spec.algorithm]
-    if at.backend not in row.backends:
-        return None
-    known = list(at.facts["trainer_args"][row.name])
+    known = list(at.facts["trainer_args"].get(row.config, ()))
+    if at.backend not in row.backends or not known:
+        return None  # the worker checks arguments that were not measured
     own = {*known, *at.facts["model_args"]}
     section = at.spec.of_backend(at.backend)
     for key, given, names in (
