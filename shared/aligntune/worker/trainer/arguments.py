@@ -105,7 +105,7 @@ def trainer_arguments(
         "dataset_num_proc": None,
     }
     own = kind.arguments(spec, max_length)
-    return {**unchanged(spec), **explicit, **own, **spec.row.implies, **spec.trainer_args}
+    return {**explicit, **unchanged(spec), **own, **spec.row.implies, **spec.trainer_args}
 
 
 def accepted_arguments(
