@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from aligntune.spec.flags import REWARDS, TRAINING, Flag
+from aligntune.spec.flags import BETA, REWARDS, Flag
 from aligntune.spec.sections import (
     Keyword,
     PositiveInt,
@@ -30,11 +30,7 @@ class PreferenceSpec(Section):
     beta: Annotated[
         float,
         sets("beta"),
-        Flag(
-            "--beta",
-            "How strongly to stay near the reference model: rl.beta, or preference.beta.",
-            TRAINING,
-        ),
+        BETA,
         Keyword("beta"),
         Keyword("kl_coef"),
     ] = Field(default=0.1, ge=0)
@@ -86,11 +82,7 @@ class RLSpec(Section):
     beta: Annotated[
         float,
         sets("beta", "kl_coef"),
-        Flag(
-            "--beta",
-            "How strongly to stay near the reference model: rl.beta, or preference.beta.",
-            TRAINING,
-        ),
+        BETA,
         Keyword("beta"),
         Keyword("kl_coef"),
     ] = Field(default=0.0, ge=0)

@@ -50,6 +50,13 @@ class Flag:
     many: bool = False
 
 
+BETA = Flag(
+    "--beta",
+    "How strongly to stay near the reference model: rl.beta, or preference.beta.",
+    TRAINING,
+)
+
+
 @dataclass(frozen=True)
 class FlaggedKey:
     """A flag with the dotted keys that it sets and the source of their type."""
@@ -82,11 +89,9 @@ def read_flags() -> tuple[FlaggedKey, ...]:
             continue
         assert isinstance(annotation.slice, ast.Tuple)
         of_type, *marks = annotation.slice.elts
-        for mark in marks:
-            if isinstance(mark, ast.Call) and _is_name(mark.func, "Flag"):
-                flag = _flag(mark)
-                before = flagged.get(flag.name) or FlaggedKey(flag, (), ast.unparse(of_type))
-                flagged[flag.name] = replace(before, keys=(*before.keys, key))
+        for flag in filter(None, map(_flag, marks)):
+            before = flagged.get(flag.name) or FlaggedKey(flag, (), ast.unparse(of_type))
+            flagged[flag.name] = replace(before, keys=(*before.keys, key))
     return tuple(flagged.values())
 
 
@@ -107,11 +112,16 @@ def _is_name(node: ast.expr, name: str) -> bool:
     return isinstance(node, ast.Name) and node.id == name
 
 
-def _flag(call: ast.Call) -> Flag:
-    """The flag that a call declares, whose arguments are literals and names of panels."""
+def _flag(mark: ast.expr) -> Flag | None:
+    """The flag that metadata declares: a name of this module, or a call with literals and names."""
+    if isinstance(mark, ast.Name):
+        flag = globals().get(mark.id)
+        return flag if isinstance(flag, Flag) else None
+    if not (isinstance(mark, ast.Call) and _is_name(mark.func, "Flag")):
+        return None
 
     def value(node: ast.expr) -> Any:
         return globals()[node.id] if isinstance(node, ast.Name) else ast.literal_eval(node)
 
-    named = {keyword.arg or "": value(keyword.value) for keyword in call.keywords}
-    return Flag(*map(value, call.args), **named)
+    named = {keyword.arg or "": value(keyword.value) for keyword in mark.keywords}
+    return Flag(*map(value, mark.args), **named)
