@@ -46,7 +46,7 @@ WINGS = {
         ("failures", "hub_errors"),
         ("record",),
         ("spec",),
-        ("tasks", "packages"),
+        ("tasks", "packages", "pretrained"),
         ("data", "rewards"),
         ("worker",),
         ("api",),
