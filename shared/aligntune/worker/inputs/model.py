@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from aligntune.algorithms import Head
 from aligntune.contract import INPUT_ROOT_VARIABLE
 from aligntune.errors import ModelError, SpecError
 from aligntune.failures import first_line
@@ -13,7 +14,7 @@ from aligntune.pretrained import load_errors, padding_tokenizer
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.spec.trainer_args import longest_row
-from aligntune.worker.backend import Backend
+from aligntune.worker.backend import Backend, ModelForm
 from aligntune.worker.device import Device
 from aligntune.worker.inputs.fetch import fetched
 
@@ -106,17 +107,17 @@ def load_model(
     backend: Backend,
     device: Device,
     run: RunDir,
-    head: str,
+    head: Head,
 ) -> Any:
-    """Load the model, with the adapter of the request; ``head`` as in :class:`Backend`.
+    """Load the model, with the adapter of the request; ``head`` as in :class:`ModelForm`.
 
     Raises:
         ModelError: this stack does not support the model, or its files are damaged.
     """
-    dtype = _dtype(spec, config, device)
     attention = None if spec.model.attention == "auto" else spec.model.attention
+    form = ModelForm(_dtype(spec, config, device), attention, max_length, head)
     with load_errors(spec.model.name, "Check the model's files"):
-        model = backend.load_model(spec, path, dtype, attention, max_length, head)
+        model = backend.load_model(spec, path, form)
     if spec.adapter.type != "none":
         model = _with_adapter(spec, model, backend, run, head)
         if head == "classifier":  # the head is new, and rounding would lose small updates
@@ -129,7 +130,7 @@ def load_model(
     return model
 
 
-def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir, head: str) -> Any:
+def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir, head: Head) -> Any:
     name = spec.adapter.path
     if name is None:
         try:
