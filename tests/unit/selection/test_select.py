@@ -11,6 +11,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.helpers.hosts import make_host
 
 from aligntune.algorithms import ALGORITHMS, BACKENDS
 from aligntune.errors import AligntuneError, DataError, SpecError
@@ -98,24 +99,12 @@ IMAGES = {
     "mine_cuda": replace(TRL_CUDA, ref="mine:2"),
 }
 
-CPU_MACHINE = Host(
-    system="Linux",
-    machine="x86_64",
-    uid=1000,
-    gid=1000,
-    cpus=2,
+CPU_MACHINE = make_host(
+    Path("/home/u/.cache"),
     memory=16 * GIB,
-    gpus=(),
     gpu_note="NVML finds no GPU",
-    driver=None,
-    other_gpu=None,
     engine=Engine(True, kind="docker", version="28.0", gpu_way="nvidia", memory=16 * GIB),
     images=(TRL_CPU, TRL_CUDA, UNSLOTH),
-    cache=Path("/home/u/.cache/aligntune"),
-    hub_cache=Path("/home/u/.cache/huggingface/hub"),
-    datasets_cache=Path("/home/u/.cache/huggingface/datasets"),
-    token=None,
-    environment={},
 )
 GPU_MACHINE = replace(CPU_MACHINE, gpus=(H200,), gpu_note="", driver="580.65.06")
 NO_ENGINE = Engine(False, "there is no /var/run/docker.sock")
