@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import pytest
 from docker.errors import APIError
@@ -371,7 +371,6 @@ class Listener:
         self._socket.listen()
         self._answer = answer
         self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
 
     def _serve(self) -> None:
         connection, _ = self._socket.accept()
@@ -379,7 +378,11 @@ class Listener:
             connection.recv(4096)
             connection.sendall(self._answer)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._thread.join()
         self._socket.close()
 
@@ -418,16 +421,14 @@ class TestConnect:
         assert "has stopped" in reason
 
     def test_something_else_that_listens_is_no_engine(self, tmp_path: Path) -> None:
-        listener = Listener(tmp_path / "s", b"HTTP/1.0 404 Not Found\r\n\r\n")
-        client, reason = connect({"DOCKER_HOST": f"unix://{tmp_path}/s"})
-        listener.close()
+        with Listener(tmp_path / "s", b"HTTP/1.0 404 Not Found\r\n\r\n"):
+            client, reason = connect({"DOCKER_HOST": f"unix://{tmp_path}/s"})
         assert client is None
         assert "404" in reason
 
     def test_an_engine_that_answers_is_connected_to(self, tmp_path: Path) -> None:
-        listener = Listener(tmp_path / "s", b"HTTP/1.0 200 OK\r\nApi-Version: 1.41\r\n\r\nOK")
-        client, reason = connect({"DOCKER_HOST": f"unix://{tmp_path}/s"})
-        listener.close()
+        with Listener(tmp_path / "s", b"HTTP/1.0 200 OK\r\nApi-Version: 1.41\r\n\r\nOK"):
+            client, reason = connect({"DOCKER_HOST": f"unix://{tmp_path}/s"})
         assert client is not None
         assert client.api.api_version == "1.41"
         assert reason == ""

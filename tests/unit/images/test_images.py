@@ -90,44 +90,38 @@ def folder_with(path: Path, content: bytes) -> str:
     return str(path)
 
 
+ENVIRONMENT = [
+    *("images/Dockerfile", "images/base/packages.txt", "images/base/tools.lock"),
+    *("images/base/install.sh", "images/base/cuda.lock", "images/trl/cuda.lock"),
+]
+CODE = [
+    *("images/trl/aligntune_backend.py", "shared/contract.py"),
+    *("shared/worker/train.py", "shared/training/extra.py"),
+]
+
+
+def around_a_change(sources: Sources, path: Path) -> tuple[Recipe, Recipe]:
+    """The recipe before and after a line is added to a file."""
+    before = recipe("trl", "cuda", sources)
+    with path.open("a") as file:
+        file.write("# a comment\n")
+    return before, recipe("trl", "cuda", sources)
+
+
 class TestRecipes:
-    @pytest.mark.parametrize(
-        "name",
-        [
-            "images/Dockerfile",
-            "images/base/packages.txt",
-            "images/base/tools.lock",
-            "images/base/install.sh",
-            "images/base/cuda.lock",
-            "images/trl/cuda.lock",
-        ],
-    )
+    @pytest.mark.parametrize("name", ENVIRONMENT)
     def test_what_decides_the_environment_changes_the_tag(
         self, copied: Sources, tmp_path: Path, name: str
     ) -> None:
-        before = recipe("trl", "cuda", copied)
-        path = tmp_path / name
-        path.write_text(path.read_text() + "\n")
-        after = recipe("trl", "cuda", copied)
+        before, after = around_a_change(copied, tmp_path / name)
         assert after.ref != before.ref
         assert after.code_hash == before.code_hash
 
-    @pytest.mark.parametrize(
-        "name",
-        [
-            "images/trl/aligntune_backend.py",
-            "shared/contract.py",
-            "shared/worker/train.py",
-            "shared/training/extra.py",
-        ],
-    )
+    @pytest.mark.parametrize("name", CODE)
     def test_code_changes_its_own_hash_and_leaves_the_tag(
         self, copied: Sources, tmp_path: Path, name: str
     ) -> None:
-        before = recipe("trl", "cuda", copied)
-        with (tmp_path / name).open("a") as file:
-            file.write("# a comment\n")
-        after = recipe("trl", "cuda", copied)
+        before, after = around_a_change(copied, tmp_path / name)
         assert after.code_hash != before.code_hash
         assert (after.ref, after.base_ref) == (before.ref, before.base_ref)
 
