@@ -11,16 +11,16 @@ from aligntune.errors import ModelError
 from aligntune.failures import first_line
 
 
-def padding_tokenizer(folder: Path, name: str, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a folder, which pads on the right; ``name`` is the model's, for messages.
+def read_tokenizer(folder: Path, name: str, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a folder; ``name`` is the model's, for messages.
 
     Raises:
-        ModelError: there is no tokenizer, or it has no token to pad with.
+        ModelError: there is no usable tokenizer.
     """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
+        return AutoTokenizer.from_pretrained(
             folder, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except Exception as error:  # transformers raises a dozen classes for a folder without one
@@ -28,6 +28,14 @@ def padding_tokenizer(folder: Path, name: str, trust_remote_code: bool = False) 
             f"{name} has no usable tokenizer: {first_line(error)}",
             "Save the tokenizer in the model's folder",
         ) from error
+
+
+def set_padding(tokenizer: Any, name: str) -> None:
+    """Let the tokenizer pad on the right, with its end-of-sequence token if it has no other.
+
+    Raises:
+        ModelError: it has no token to pad with.
+    """
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
@@ -36,7 +44,6 @@ def padding_tokenizer(folder: Path, name: str, trust_remote_code: bool = False) 
             "Set pad_token in its tokenizer_config.json",
         )
     tokenizer.padding_side = "right"
-    return tokenizer
 
 
 @contextmanager

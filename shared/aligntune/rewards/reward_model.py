@@ -8,7 +8,7 @@ from typing import Any
 
 from aligntune.errors import ModelError
 from aligntune.failures import first_line
-from aligntune.pretrained import load_errors, padding_tokenizer
+from aligntune.pretrained import load_errors, read_tokenizer, set_padding
 
 HEAD = "ForSequenceClassification"
 
@@ -40,7 +40,8 @@ def load_model(
         ModelError: the model does not load, or has no reward head.
     """
     config = _config(folder, name)
-    tokenizer = padding_tokenizer(folder, f"the reward model {name}")
+    tokenizer = read_tokenizer(folder, f"the reward model {name}")
+    set_padding(tokenizer, f"the reward model {name}")
     tokenizer.truncation_side = "left"
     if chat and tokenizer.chat_template is None:
         raise ModelError(

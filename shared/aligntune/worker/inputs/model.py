@@ -10,7 +10,7 @@ from aligntune.algorithms import Head
 from aligntune.contract import INPUT_ROOT_VARIABLE
 from aligntune.errors import ModelError, SpecError
 from aligntune.failures import first_line
-from aligntune.pretrained import load_errors, padding_tokenizer
+from aligntune.pretrained import load_errors, read_tokenizer, set_padding
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.spec.trainer_args import longest_row
@@ -53,9 +53,10 @@ def locate_model(spec: RunSpec, run: RunDir) -> Path:
 
 def load_tokenizer(spec: RunSpec, path: Path) -> Any:
     """The model's tokenizer, with right padding and a padding token that is not learned."""
-    tokenizer = padding_tokenizer(path, spec.model.name, spec.model.trust_remote_code)
+    tokenizer = read_tokenizer(path, spec.model.name, spec.model.trust_remote_code)
     if spec.model.chat_template:
         tokenizer.chat_template = locate(spec.model.chat_template).read_text(encoding="utf-8")
+    set_padding(tokenizer, spec.model.name)
     return tokenizer
 
 
