@@ -14,7 +14,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from aligntune.spec.sections import RewardSpec
+from aligntune.spec.algorithm_sections import RewardSpec
 
 TEXTS = [("What is two plus two? ", "four"), ("Why? ", "the cat sat on the mat " * 8), ("a", "b")]
 CHATS = [
