@@ -18,7 +18,7 @@ from tests.containers.runs import TRACEBACK, Bench, Ended
 
 from aligntune import contract
 from aligntune.record.run_dir import RunDir
-from aligntune_run.doctor.checks.base import MACHINE
+from aligntune_run.doctor.checks import MACHINE
 from aligntune_run.selection import rules
 
 TOKEN = "hf_NobodyMaySeeThisOne"

@@ -10,8 +10,7 @@ from typing import Any
 from aligntune import __version__
 from aligntune.algorithms import BACKENDS
 from aligntune_run.check import Verdict
-from aligntune_run.doctor.checks import engine, gpu, machine, network  # noqa: F401
-from aligntune_run.doctor.checks.base import MACHINE
+from aligntune_run.doctor.checks import MACHINE
 from aligntune_run.doctor.probe import Findings
 from aligntune_run.doctor.run_report import report_run
 from aligntune_run.host.types import Gpu

@@ -17,7 +17,8 @@ from tests.helpers.hub import Hub
 from aligntune.errors import KINDS, OutputError
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
-from aligntune_run.doctor.checks.base import MACHINE, RUN
+from aligntune_run.doctor.checks import MACHINE
+from aligntune_run.doctor.checks.base import RUN
 from aligntune_run.doctor.diagnose import Diagnosis, checks, examine
 from aligntune_run.doctor.probe import Container, Findings, Folder, ask_hub
 from aligntune_run.doctor.run_report import report_run

@@ -14,49 +14,49 @@ ALIVE = ("running", "paused", "restarting")
 
 
 @MACHINE.check("engine", EngineError)
-def engine(found: Findings) -> Iterator[Result]:
-    host_engine = found.host.engine
+def _engine(findings: Findings) -> Iterator[Result]:
+    host_engine = findings.host.engine
     if host_engine.reachable:
         rootless = ", rootless" if host_engine.rootless else ""
         yield passes(f"{host_engine.kind} {host_engine.version} at {host_engine.address}{rootless}")
-    elif not found.no_venv:
+    elif not findings.no_venv:
         yield warns(
             f"{host_engine.reason}; runs are processes in a venv instead",
             "Start one to run in images: `sudo systemctl start docker`; see the README",
         )
     else:
         yield fails(
-            f"{host_engine.reason}; {found.no_venv.rstrip('.')}",
+            f"{host_engine.reason}; {findings.no_venv.rstrip('.')}",
             "Start one: `sudo systemctl start docker`; see 'Container engine' in the README",
         )
 
 
 @MACHINE.check("engine-network", EngineError)
-def bridge(found: Findings) -> Iterator[Result]:
-    if found.no_bridge:
+def _bridge(findings: Findings) -> Iterator[Result]:
+    if findings.no_bridge:
         yield fails(
-            f"the engine's network bridge {found.no_bridge} is missing: containers that fetch or "
-            "build cannot start",
+            f"the engine's network bridge {findings.no_bridge} is missing: containers that fetch "
+            "or build cannot start",
             "`sudo systemctl restart docker`",
         )
 
 
 @MACHINE.check("buildkit", ImageError)
-def builder(found: Findings) -> Iterator[Result]:
-    if not found.host.engine.reachable:
+def _builder(findings: Findings) -> Iterator[Result]:
+    if not findings.host.engine.reachable:
         return
-    if not found.no_builder:
+    if not findings.no_builder:
         yield passes("a docker client with BuildKit is available")
         return
-    what, _, remedy = found.no_builder.partition(". ")
-    missing = any(state.how is None for state in found.host.images)
+    what, _, remedy = findings.no_builder.partition(". ")
+    missing = any(state.how is None for state in findings.host.images)
     yield (fails if missing else warns)(what, remedy or "Install docker-buildx")
 
 
 @MACHINE.check("image", ImageError)
-def images(found: Findings) -> Iterator[Result]:
+def _images(findings: Findings) -> Iterator[Result]:
     """One verdict per image; if no flavour of TRL is available, nothing can be trained."""
-    states = found.host.images
+    states = findings.host.images
     available = {state.backend for state in states if state.how}
     for state in states:
         name = f"{state.backend} {state.flavour}"
@@ -65,7 +65,7 @@ def images(found: Findings) -> Iterator[Result]:
         command = f"`aligntune-run images build {state.backend} --flavour {state.flavour}`"
         if state.how == "present":
             yield passes(f"{name} is here: {state.ref}")
-        elif state.how and not found.host.engine.reachable:
+        elif state.how and not findings.host.engine.reachable:
             yield passes(f"{name}: a venv is made from its lock")
         elif state.how:
             way = "pulls" if state.how == "pull" else "builds"
@@ -77,8 +77,8 @@ def images(found: Findings) -> Iterator[Result]:
 
 
 @MACHINE.check("stale-images", ImageError)
-def stale(found: Findings) -> Iterator[Result]:
-    old = [one for one in found.listed if one.stale]
+def _stale(findings: Findings) -> Iterator[Result]:
+    old = [image for image in findings.listed if image.stale]
     if old:
         yield warns(
             f"{len(old)} outdated {'image is' if len(old) == 1 else 'images are'} here",
@@ -87,13 +87,14 @@ def stale(found: Findings) -> Iterator[Result]:
 
 
 @MACHINE.check("containers", EngineError)
-def containers(found: Findings) -> Iterator[Result]:
+def _containers(findings: Findings) -> Iterator[Result]:
     """Running containers are fine; an ended one stays only if its launcher was killed."""
-    for one in found.containers:
-        if one.state in ALIVE:
-            yield passes(f"{one.name} is {one.state}: {one.phase} of {one.run_dir}")
+    for container in findings.containers:
+        name, state, run_dir = container.name, container.state, container.run_dir
+        if state in ALIVE:
+            yield passes(f"{name} is {state}: {container.phase} of {run_dir}")
         else:
             yield warns(
-                f"{one.name} was left behind ({one.state}): {one.phase} of {one.run_dir}",
-                f"`docker rm -f {one.name}`, then `aligntune-run --resume {one.run_dir}`",
+                f"{name} was left behind ({state}): {container.phase} of {run_dir}",
+                f"`docker rm -f {name}`, then `aligntune-run --resume {run_dir}`",
             )

@@ -21,37 +21,37 @@ CACHE = 10 * 10**9
 
 
 @MACHINE.check("python", EngineError)
-def python(found: Findings) -> Iterator[Result]:
+def _python(findings: Findings) -> Iterator[Result]:
     venv = "a venv can be made for --engine process"
-    yield passes(f"Python {found.python}; {found.no_venv.rstrip('.') or venv}")
+    yield passes(f"Python {findings.python}; {findings.no_venv.rstrip('.') or venv}")
 
 
 @MACHINE.check("memory", OutOfMemoryError)
-def memory(found: Findings) -> Iterator[Result]:
+def _memory(findings: Findings) -> Iterator[Result]:
     evidence = (
-        f"{gigabytes(found.host.memory)}, {gigabytes(found.available)} of it available, swap "
-        f"{gigabytes(found.swap)}, {found.host.cpus} CPUs"
+        f"{gigabytes(findings.host.memory)}, {gigabytes(findings.available)} of it available, swap "
+        f"{gigabytes(findings.swap)}, {findings.host.cpus} CPUs"
     )
-    if found.available < MEMORY:
+    if findings.available < MEMORY:
         yield warns(evidence, "Stop what uses it; `ps aux --sort=-rss | head` lists it")
     else:
         yield passes(evidence)
 
 
 @MACHINE.check("shm", OutOfMemoryError)
-def shm(found: Findings) -> Iterator[Result]:
-    if found.host.engine.reachable:
+def _shm(findings: Findings) -> Iterator[Result]:
+    if findings.host.engine.reachable:
         yield passes("containers get a /dev/shm of half their memory")
-    elif found.shm is None or found.shm < SHM:
-        size = "none" if found.shm is None else gigabytes(found.shm)
+    elif findings.shm is None or findings.shm < SHM:
+        size = "none" if findings.shm is None else gigabytes(findings.shm)
         yield warns(f"/dev/shm: {size}", "`sudo mount -o remount,size=8G /dev/shm`")
     else:
-        yield passes(f"/dev/shm of {gigabytes(found.shm)}")
+        yield passes(f"/dev/shm of {gigabytes(findings.shm)}")
 
 
 @MACHINE.check("caches", OutputError)
-def caches(found: Findings) -> Iterator[Result]:
-    for folder in found.folders:
+def _caches(findings: Findings) -> Iterator[Result]:
+    for folder in findings.folders:
         label = f"{folder.name} {folder.path}"
         if not folder.writable:
             yield fails(
@@ -70,8 +70,8 @@ def caches(found: Findings) -> Iterator[Result]:
 
 
 @MACHINE.check("environment", SpecError)
-def environment(found: Findings) -> Iterator[Result]:
-    values = found.environment
+def _environment(findings: Findings) -> Iterator[Result]:
+    values = findings.environment
     warnings = []
     if any("cuda" in part.lower() for part in values.get("LD_LIBRARY_PATH", "").split(":")):
         warnings.append(
@@ -113,7 +113,7 @@ def environment(found: Findings) -> Iterator[Result]:
 
 
 @MACHINE.check("settings", SpecError)
-def settings(found: Findings) -> Iterator[Result]:
-    names = sorted(name for name in found.environment if name.startswith("ALIGNTUNE_"))
+def _settings(findings: Findings) -> Iterator[Result]:
+    names = sorted(name for name in findings.environment if name.startswith("ALIGNTUNE_"))
     if names:
         yield passes(f"set for every run: {', '.join(names)}")

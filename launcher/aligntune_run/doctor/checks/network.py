@@ -17,44 +17,44 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 @MACHINE.check("hub-token", HubError)
-def hub_token(found: Findings) -> Iterator[Result]:
-    if token(found.environment):
+def _hub_token(findings: Findings) -> Iterator[Result]:
+    if token(findings.environment):
         yield passes("a token is in the environment")
-    if found.host.token is None:
-        if not token(found.environment):
+    if findings.host.token is None:
+        if not token(findings.environment):
             yield passes("none set; public models and data need none (`hf auth login` sets one)")
-    elif (found.token_mode or 0) & OTHERS & ~0o111:
+    elif (findings.token_mode or 0) & OTHERS & ~0o111:
         yield warns(
-            f"{found.host.token} can be read by others (mode {found.token_mode:o})",
-            f"`chmod 600 {found.host.token}`",
+            f"{findings.host.token} can be read by others (mode {findings.token_mode:o})",
+            f"`chmod 600 {findings.host.token}`",
         )
     else:
-        yield passes(f"a token is in {found.host.token}, and only you can read it")
+        yield passes(f"a token is in {findings.host.token}, and only you can read it")
 
 
 @MACHINE.check("hub", HubError)
-def hub(found: Findings) -> Iterator[Result]:
-    if found.hub is None:
-        yield passes(f"{found.endpoint} was not contacted")
-    elif not found.hub:
-        yield passes(f"{found.endpoint} answers")
-    elif "CERTIFICATE" in found.hub:
+def _hub(findings: Findings) -> Iterator[Result]:
+    if findings.hub is None:
+        yield passes(f"{findings.endpoint} was not contacted")
+    elif not findings.hub:
+        yield passes(f"{findings.endpoint} answers")
+    elif "CERTIFICATE" in findings.hub:
         yield warns(
-            f"{found.endpoint}: {found.hub}",
+            f"{findings.endpoint}: {findings.hub}",
             "Behind a proxy that inspects TLS, set SSL_CERT_FILE to its CA bundle",
         )
     else:
         yield warns(
-            f"{found.endpoint} does not answer: {found.hub}",
+            f"{findings.endpoint} does not answer: {findings.hub}",
             "Use local models and data, or check HF_ENDPOINT and the proxies",
         )
 
 
 @MACHINE.check("proxies", HubError)
-def proxies(found: Findings) -> Iterator[Result]:
+def _proxies(findings: Findings) -> Iterator[Result]:
     named = {
         name: address_parts(value)[0] or "?"
-        for name, value in found.environment.items()
+        for name, value in findings.environment.items()
         if name.lower() in PROXIES and value
     }
     if named:
@@ -62,16 +62,16 @@ def proxies(found: Findings) -> Iterator[Result]:
 
 
 @MACHINE.check("certificates", HubError)
-def certificates(found: Findings) -> Iterator[Result]:
-    for name in found.no_bundles:
+def _certificates(findings: Findings) -> Iterator[Result]:
+    for name in findings.no_bundles:
         yield warns(f"{name} names a file that does not exist", f"`unset {name}`")
-    if found.bundle:
-        yield passes(f"containers and builds trust {found.bundle}")
+    if findings.bundle:
+        yield passes(f"containers and builds trust {findings.bundle}")
 
 
 @MACHINE.check("package-index", EngineError)
-def index(found: Findings) -> Iterator[Result]:
-    if found.index:
+def _index(findings: Findings) -> Iterator[Result]:
+    if findings.index:
         yield passes("builds and venvs use your own index")
     else:
         yield passes("builds and venvs use the public index")
