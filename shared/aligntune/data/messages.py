@@ -220,7 +220,9 @@ def _call(call: Any, where: str) -> dict[str, Any]:
         raise UnusableError(f"a tool call in {where} has no name")
     arguments = function.get("arguments", function.get("parameters"))
     if isinstance(arguments, str):
-        arguments = parsed(arguments, f"the argument list of {name} in {where}") if arguments else {}
+        arguments = (
+            parsed(arguments, f"the argument list of {name} in {where}") if arguments else {}
+        )
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, dict):

@@ -183,13 +183,14 @@ def load(session: Session, stack: Stack) -> Inputs:
     with session.clock.phase("load_data"):
         from aligntune.worker.inputs.stops import settle_run_ends
         from aligntune.worker.modeling.loss_head import LossHead
+        from aligntune.worker.modeling.text_part import text_part_notes
 
         train_rows, eval_rows = load_rows(spec, run, tokenizer)
         parts = {"train": train_rows} | ({"evaluation": eval_rows} if eval_rows else {})
         rewards = load_rewards(spec, run, events, device, *parts.values())
         head = LossHead(device, backend.computes_loss())
         ends, noted = settle_run_ends(spec, model, tokenizer, train_rows.dataset)
-        for note in noted:
+        for note in (*text_part_notes(config, model), *noted):
             session.note(note)
         setup = Setup(spec, tokenizer, max_length, rewards, backend.inference, head, ends)
         record: dict[str, Any] = {

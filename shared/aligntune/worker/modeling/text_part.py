@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from aligntune.worker.modeling.model import plain
+
 RENAMED = {
     r"^language_model\.model\.": "model.",
     r"^language_model\.lm_head\.": "lm_head.",
@@ -17,15 +19,25 @@ def has_vision(config: Any) -> bool:
     return hasattr(config, "vision_config")
 
 
+def text_part_notes(config: Any, model: Any) -> tuple[str, ...]:
+    """What is said if only the text part of a checkpoint is trained."""
+    if not has_vision(config):
+        return ()
+    return (
+        f"{config.model_type} also has a vision part, which is left out: its text part is trained "
+        f"and saved as {type(plain(model)).__name__}",
+    )
+
+
 def load_text_part(
-    kind: Any, path: Any, config: Any, num_labels: int | None = None, **how: Any
+    kind: Any, config: Any, path: Any, num_labels: int | None = None, **how: Any
 ) -> Any:
     """Load the text part of a checkpoint with its own class.
 
     Args:
         kind: an ``AutoModel`` class of transformers.
-        path: folder of the checkpoint.
         config: configuration of the checkpoint.
+        path: its folder.
         num_labels: of a classifier.
         how: further arguments of ``from_pretrained``.
 
