@@ -16,6 +16,7 @@ from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
 from aligntune.worker.backend import installed_code
 from aligntune.worker.device import Device
+from aligntune.worker.modeling.model import plain
 from aligntune.worker.modeling.reference import REFERENCE_ADAPTER
 
 STACK = (
@@ -53,6 +54,9 @@ def save_model(trainer: Any, tokenizer: Any, run: RunDir) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     trainer.save_model(str(beside))
     tokenizer.save_pretrained(str(beside))
+    settings = getattr(plain(trainer.model), "generation_config", None)
+    if settings is not None and not (beside / "generation_config.json").exists():
+        settings.save_pretrained(str(beside))  # beside an adapter: the tokens that end generation
     (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
     shutil.rmtree(beside / REFERENCE_ADAPTER, ignore_errors=True)  # needed in training only
     for path in beside.iterdir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from aligntune.errors import ModelError
 from aligntune.worker.modeling.model import plain
 
 RENAMED = {
@@ -42,11 +43,15 @@ def load_text_part(
         how: further arguments of ``from_pretrained``.
 
     Raises:
-        ValueError: transformers has no class for the text part.
+        ModelError: transformers has no class for the text part.
     """
     text = config.get_text_config()
     if type(text) not in kind._model_mapping:
-        raise ValueError(f"transformers has no text class for {config.model_type}")
+        raise ModelError(
+            f"{config.model_type} is a vision model, and transformers has no class for its text "
+            "part alone",
+            "Use a causal language model",
+        )
     text.tie_word_embeddings = config.tie_word_embeddings
     if num_labels is not None:
         text.num_labels = num_labels

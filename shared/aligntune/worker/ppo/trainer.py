@@ -66,8 +66,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
             frozen copy of the policy.
         value_model: a model whose body a separate critic uses; by default a copy of the policy.
         callbacks: further trainer callbacks.
-        generating: a context that prepares the model to generate.
-        encode: the tokens of a row's prompt.
+        generating, encode: prepares the model to generate; the tokens of a row's prompt.
         peft_config: an adapter to add to the policy first.
         optimizers: optimizer and schedule to use instead of those of ``args``.
 
@@ -376,8 +375,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         return sample
 
     def _encoded(self, row: dict[str, Any]) -> list[int]:
-        tokens = self._encode(row)
-        if not tokens:
+        if not (tokens := self._encode(row)):
             raise ValueError(f"a prompt has no tokens: {row['prompt']!r}")
         return tokens
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from aligntune.data.messages import Ignored, UnusableError, read_messages
 from aligntune.errors import DataError, ModelError
 from aligntune.spec.run_spec import RunSpec
 from aligntune.tasks import Predict, Prompt
 from aligntune.worker.families.reward_model import scores
+from aligntune.worker.inputs.checking import RenderedRows
 from aligntune.worker.inputs.encoding import Encoder
-from aligntune.worker.inputs.rendering import Conversation
+from aligntune.worker.inputs.rendering import Conversation, Renderer
 from aligntune.worker.inputs.stops import settle_ends
 from aligntune.worker.modeling.generate import complete
 from aligntune.worker.tasks.saved import Saved
@@ -23,9 +25,10 @@ def predict(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
     system = spec.dataset.system_prompt
     if spec.row.head == "classifier":
         return _score(saved, spec, task)
-    prompts = [_as_trained(prompt, chat, system) for prompt in task.prompts]
     encoder = Encoder.of(tokenizer, spec)
-    encoded = [encoder.prompt({"prompt": prompt}) for prompt in _renderable(prompts, tokenizer)]
+    asked_with = (_as_trained(prompt, chat, system) for prompt in task.prompts)
+    prompts = _readable([*asked_with], encoder.renderer)
+    encoded = [encoder.prompt({"prompt": prompt}) for prompt in prompts]
     chats = any(not isinstance(prompt, str) for prompt in prompts)
     ends, _ = settle_ends(saved.model, encoder.renderer, chats)
     _require_room(encoded, saved.model, task.max_new_tokens)
@@ -65,7 +68,7 @@ def _score(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
         encoder.text(prompt, ends=True)
         if isinstance(prompt, str)
         else encoder.chat(Conversation(prompt))
-        for prompt in _renderable(task.prompts, tokenizer)
+        for prompt in _readable(task.prompts, encoder.renderer)
     ]
     found = scores(saved.model, sequences, task.batch_size, tokenizer.pad_token_id)
     return {
@@ -86,21 +89,29 @@ def _as_trained(prompt: Prompt, chat: bool, system: str | None) -> Prompt:
     return prompt if begun or not system else [{"role": "system", "content": system}, *prompt]
 
 
-def _renderable(prompts: Sequence[Prompt], tokenizer: Any) -> Sequence[Prompt]:
-    for prompt in prompts:
+def _readable(prompts: Sequence[Prompt], renderer: Renderer) -> list[Prompt]:
+    """Prompts whose conversations are canonical, as rows of data are, and rendered whole."""
+    check = RenderedRows(renderer)
+    readable: list[Prompt] = []
+    for number, prompt in enumerate(prompts, 1):
         if isinstance(prompt, str):
+            readable.append(prompt)
             continue
-        if tokenizer.chat_template is None:
+        if renderer.tokenizer.chat_template is None:
             raise ModelError(
                 "the prompt is a conversation, but the model has no chat template",
                 "Pass the prompt as text",
             )
-        if not prompt or any({"role", "content"} - message.keys() for message in prompt):
+        try:
+            messages = read_messages(prompt, "prompt", Ignored())
+        except UnusableError as problem:
             raise DataError(
-                "a message has no role or no content",
+                f"prompt {number}: {problem}",
                 "Write a conversation as a list of messages, each with role and content",
-            )
-    return prompts
+            ) from None
+        check(f"prompt {number}", {"prompt": messages})
+        readable.append(messages)
+    return readable
 
 
 def _require_room(encoded: list[list[int]], model: Any, wanted: int) -> None:
