@@ -277,9 +277,14 @@ def stops(name: str, template: str, kind: str) -> str:
     return ""
 
 
-def cases() -> Iterator[tuple[str, str]]:
+def template_files() -> list[Path]:
+    """The chat templates that TRL ships."""
     (package,) = importlib.util.find_spec("trl").submodule_search_locations  # type: ignore
-    for path in sorted(Path(package, "chat_templates").glob("*.jinja")):
+    return sorted(Path(package, "chat_templates").glob("*.jinja"))
+
+
+def cases() -> Iterator[tuple[str, str]]:
+    for path in template_files():
         template = path.read_text(encoding="utf-8")
         tokenizer = make_tokenizer(template, "<|endoftext|>")
         for shape, row in SHAPES.items():

@@ -188,10 +188,7 @@ class Starts:
         """How many prompts differ, with an example."""
         if not self.count:
             return ()
-        return (
-            f"{self.count} prompts end in other tokens than the same prompts with their answers "
-            f"({self.example})",
-        )
+        return (f"{self.count} prompts are not asked as they are trained ({self.example})",)
 
 
 def shared(first: list[int], second: list[int]) -> int:
