@@ -55,8 +55,8 @@ def load_model(
     most = min(limit for limit in limits if limit)
 
     probe = tokenizer("a")["input_ids"]
-    adds_begin = probe[0] == tokenizer.bos_token_id
-    adds_end = probe[-1] == tokenizer.eos_token_id
+    adds_begin = probe[:1] == [tokenizer.bos_token_id]
+    adds_end = probe[-1:] == [tokenizer.eos_token_id]
 
     def text(prompt: Any, completion: Any) -> str:
         if isinstance(prompt, str):

@@ -96,6 +96,9 @@ class Renderer:
         self.arguments = dict(arguments or {})
         self.template = template
         self._probed: dict[Any, tuple[int, tuple[Loss, ...]]] = {}
+        self._read: dict[str, bool] = {}
+        self._sources: dict[bool, str] = {}
+        self._special = dict(tokenizer.special_tokens_map)
 
     def render(self, chat: Conversation, mask: bool = False) -> Rendering:
         """Render a conversation; with ``mask`` also find the ``{% generation %}`` blocks.
@@ -125,12 +128,19 @@ class Renderer:
 
     def reads(self, name: str) -> bool:
         """Whether the template mentions a name."""
-        return re.search(rf"\b{re.escape(name)}\b", self._source(None)) is not None
+        if name not in self._read:
+            mentioned = re.search(rf"\b{re.escape(name)}\b", self._source(None))
+            self._read[name] = mentioned is not None
+        return self._read[name]
 
     def _source(self, tools: Any) -> str:
-        if self.tokenizer.chat_template is None and self.template is None:
-            return ""
-        return str(self.tokenizer.get_chat_template(self.template, tools))
+        """The template for conversations with or without tools."""
+        has_tools = bool(tools)
+        if has_tools not in self._sources:
+            known = self.tokenizer.chat_template or self.template
+            source = self.tokenizer.get_chat_template(self.template, tools) if known else ""
+            self._sources[has_tools] = str(source)
+        return self._sources[has_tools]
 
     def _probe(self, chat: Conversation) -> tuple[int, tuple[Loss, ...]]:
         """The first form of messages that loses nothing that matters, and what it loses."""
@@ -138,7 +148,7 @@ class Renderer:
             tuple(_shape(message) for message in chat.messages),
             bool(chat.tools),
             chat.asks,
-            json.dumps(chat.arguments, sort_keys=True, default=str),
+            json.dumps(chat.arguments, sort_keys=True) if chat.arguments else "",
         )
         if shape not in self._probed:
             self._probed[shape] = self._probe_shape(chat)
@@ -170,7 +180,7 @@ class Renderer:
             chat_template=source,
             return_assistant_tokens_mask=mask,
             add_generation_prompt=chat.asks,
-            **{**self.tokenizer.special_tokens_map, **self.arguments, **chat.arguments},
+            **{**self._special, **self.arguments, **chat.arguments},
         )
         return Rendering(texts[0], tuple(map(tuple, generated[0])) if mask else ())
 
