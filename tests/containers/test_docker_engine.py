@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import grp
-import io
 import json
 import os
 import shutil
 import signal
 import stat
-import tarfile
 import tempfile
 import time
 import traceback
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from testcontainers.core.container import DockerContainer
 from tests.helpers.scripted_engine import ScriptedPlanner
 
 from aligntune import contract
@@ -67,15 +66,9 @@ Images: TypeAlias = Callable[[str, str], str]
 @pytest.fixture(scope="module")
 def stand_in(engine: Any, image: Images) -> Iterator[str]:
     """A user's derived image whose worker is the script in the run directory."""
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        entry = tarfile.TarInfo("aligntune-train")
-        entry.mode, entry.size = 0o755, len(SCRIPT)
-        tar.addfile(entry, io.BytesIO(SCRIPT))
-    container = engine.containers.create(image("trl", "cpu"))
-    container.put_archive("/usr/local/bin", archive.getvalue())
-    made = container.commit("aligntune-test", "stand-in")
-    container.remove()
+    with DockerContainer(image("trl", "cpu")) as container:
+        container.copy_into_container(SCRIPT, "/usr/local/bin/aligntune-train", 0o755)
+        made = container.get_wrapped_container().commit(*STAND_IN.split(":"))
     yield str(made.id)
     engine.images.remove(made.id, force=True)
 

@@ -31,7 +31,7 @@ def told(
     folder = bench.folder / "tests" / "containers" / "ppo"
     shutil.copytree(CHECKS, folder, ignore=shutil.ignore_patterns("__pycache__"))
     bench.give_away()
-    printed = in_image(engine, image("trl", "cpu"), folder / "run.py", bench)
+    printed = in_image(image("trl", "cpu"), folder / "run.py", bench)
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith('{"check"')]
     return {line["check"]: line for line in lines}
 

@@ -170,7 +170,7 @@ def evaluations(
     script = Path(shutil.copy(ROOT / "tests" / "containers" / "evaluate.py", bench.folder))
     listed = bench.folder / "jobs.json"
     listed.write_text(json.dumps(jobs), encoding="utf-8")
-    printed = in_image(engine, image("trl", "cpu"), script, bench, listed)
+    printed = in_image(image("trl", "cpu"), script, bench, listed)
     return dict(zip(EVALUATED, json.loads(printed.splitlines()[-1]), strict=True))
 
 
@@ -274,8 +274,8 @@ def both(
         spec["model"] = {"name": str(bench.models / "llama"), **spec.get("model", {})}
         if kind not in done:
             done[kind] = (
-                bare(engine, image("trl", "cpu"), bench, spec),
-                bare(engine, image("unsloth", "cuda"), bench, spec),
+                bare(image("trl", "cpu"), bench, spec),
+                bare(image("unsloth", "cuda"), bench, spec),
             )
         return done[kind]
 

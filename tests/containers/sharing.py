@@ -1,0 +1,44 @@
+"""What is slow to make is made once and shared by all workers of a test run."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+VARIABLE = "TESTS_SHARED_FOLDER"
+"""Names the folder to the workers, which inherit it."""
+
+
+def begin() -> None:
+    """Make the folder, which every user can read as the runs' own user does."""
+    folder = Path(tempfile.mkdtemp(prefix="aligntune-shared-"))
+    folder.chmod(0o755)
+    os.environ[VARIABLE] = str(folder)
+
+
+def end() -> None:
+    shutil.rmtree(os.environ.pop(VARIABLE))
+
+
+@contextmanager
+def locked(name: str) -> Iterator[Path]:
+    """One worker at a time; the path of that name in the shared folder."""
+    path = Path(os.environ[VARIABLE], name)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield path
+
+
+def made_once(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder of that name, which the first worker to ask for it makes."""
+    with locked(name) as folder:
+        if not folder.exists():
+            part = folder.with_suffix(".part")
+            make(part)
+            part.rename(folder)
+    return folder
