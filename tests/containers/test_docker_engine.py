@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 import pytest
 from testcontainers.core.container import DockerContainer
+from tests.containers.runs import TIMEOUT
 from tests.helpers.scripted_engine import ScriptedPlanner
 
 from aligntune import contract
@@ -146,7 +147,7 @@ class Bench:
 
     def seen(self, name: str) -> str:
         path = self.run_dir / "seen" / name
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + TIMEOUT
         while not path.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         return path.read_text().strip()
@@ -186,7 +187,7 @@ def secretive(stand_in: str) -> Iterator[Bench]:
 
 
 def ended(worker: ContainerWorker) -> Exit:
-    end = worker.wait(60)
+    end = worker.wait(TIMEOUT)
     assert end is not None, "the container does not end"
     return end
 
@@ -501,7 +502,7 @@ def test_a_container_that_is_removed_from_outside_is_an_error(bench: Bench) -> N
     worker = bench.start("sleep 60")
     bench.client.api.remove_container(worker.name, force=True)
     with pytest.raises(EngineError, match="removed from outside"):
-        worker.wait(30)
+        worker.wait(TIMEOUT)
 
 
 def test_an_input_that_has_gone_is_an_error_and_not_an_empty_folder(bench: Bench) -> None:

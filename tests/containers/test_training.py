@@ -14,6 +14,7 @@ import pytest
 from tests.containers.runs import (
     GID,
     ROOT,
+    TIMEOUT,
     TRACEBACK,
     TRAINING,
     UID,
@@ -308,7 +309,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(bench: Bench, data: dict[str, Pat
     with bench.start("-c", spec, "--output", run) as command:
         wait_for_step(run, 10)
         command.send_signal(signal.SIGTERM)
-        _, err = command.communicate(timeout=120)
+        _, err = command.communicate(timeout=TIMEOUT)
     assert command.returncode == 75, err
     assert err.startswith("stopped: stopped at step ")
     assert f"aligntune-run --resume {run}" in err

@@ -55,7 +55,7 @@ def test_help_and_version_import_nothing_heavy(word: str, environment: dict[str,
 
 def test_help_does_not_look_up_a_version(environment: dict[str, str]) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "aligntune_run", "--help"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0
     assert "rich_click" in done.stderr
     assert "importlib.metadata" not in done.stderr
@@ -433,7 +433,7 @@ def test_a_reader_who_leaves_early_causes_no_error(
     program.stdout.close()
     with program.stderr:
         said = program.stderr.read().decode()
-    assert program.wait(60) == 0
+    assert program.wait(300) == 0
     assert said == ""
 
 
@@ -507,4 +507,4 @@ def test_a_reader_who_leaves_does_not_end_a_run_but_ends_a_build(
     program.stdout.close()
     with program.stderr:
         said = program.stderr.read()
-    assert (program.wait(60), said) == (code, says)
+    assert (program.wait(300), said) == (code, says)

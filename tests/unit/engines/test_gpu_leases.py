@@ -289,18 +289,18 @@ worker.wait(60)
 
     def test_children_that_are_left_behind_are_ended_with_it(self, tmp_path: Path) -> None:
         lease = Lease.take([FIRST])
-        worker = self.worker(tmp_path, "sleep 60 & exit 0", lease.descriptors)
+        worker = self.worker(tmp_path, "sleep 600 & exit 0", lease.descriptors)
         lease.end()
-        assert worker.wait(5) is not None, "what it left behind is ended with it"
+        assert worker.wait(60) is not None, "what it left behind is ended with it"
         until(lambda: held(tmp_path) == [None, None])
 
     def test_a_worker_without_gpus_inherits_nothing(self, tmp_path: Path) -> None:
         lease = Lease.take([FIRST])
-        worker = self.worker(tmp_path, "sleep 60", ())
+        worker = self.worker(tmp_path, "sleep 600", ())
         lease.end()
         assert held(tmp_path) == [None, None]
         worker.kill()
-        worker.wait(5)
+        worker.wait(60)
 
     def worker(self, tmp_path: Path, script: str, descriptors: Sequence[int]) -> ProcessWorker:
         words = ["sh", "-c", script]
