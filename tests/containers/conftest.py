@@ -126,15 +126,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     return Scheduling(config, log)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # the workers inherit these variables
-        os.environ.update(ONE_THREAD)
-        sharing.begin()
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):
-        sharing.end()
+def pytest_configure() -> None:
+    """Before there are workers, so that they inherit these variables."""
+    os.environ.update(ONE_THREAD)
+    sharing.begin()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

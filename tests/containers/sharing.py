@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import shutil
@@ -11,18 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 VARIABLE = "TESTS_SHARED_FOLDER"
-"""Names the folder to the workers, which inherit it."""
+"""Names the folder to the workers."""
 
 
 def begin() -> None:
-    """Make the folder, which every user can read as the runs' own user does."""
-    folder = Path(tempfile.mkdtemp(prefix="aligntune-shared-"))
-    folder.chmod(0o755)
-    os.environ[VARIABLE] = str(folder)
-
-
-def end() -> None:
-    shutil.rmtree(os.environ.pop(VARIABLE))
+    """Make the folder, readable for the runs' own user; workers inherit it and leave it alone."""
+    if VARIABLE not in os.environ:
+        folder = Path(tempfile.mkdtemp(prefix="aligntune-shared-"))
+        folder.chmod(0o755)
+        os.environ[VARIABLE] = str(folder)
+        atexit.register(shutil.rmtree, folder)
 
 
 @contextmanager
