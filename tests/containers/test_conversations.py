@@ -20,7 +20,7 @@ def printed(engine: Any, image: Callable[[str, str], str], bench: Bench) -> Call
     def run(name: str, backend: str = "trl", flavour: str = "cpu") -> Any:
         for script in ("templates.py", name):
             shutil.copy(ROOT / "tests" / "containers" / script, bench.folder)
-        words = in_image(engine, image(backend, flavour), bench.folder / name, bench)
+        words = in_image(image(backend, flavour), bench.folder / name, bench)
         return json.loads(words.splitlines()[-1])
 
     return run
