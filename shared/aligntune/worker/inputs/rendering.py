@@ -192,13 +192,11 @@ def make_renderer(tokenizer: Any, spec: RunSpec, template: Any = None) -> Render
         SpecError: the chat template does not read an argument of ``model.chat_template_args``.
     """
     renderer = Renderer(tokenizer, spec.model.chat_template_args, template)
-    for name in spec.model.chat_template_args:
-        if not renderer.reads(name):
-            raise SpecError(
-                f"the chat template does not read {name!r}, so model.chat_template_args.{name} "
-                "would have no effect",
-                "Remove it, or use the name that the template reads",
-            )
+    unread = [name for name in spec.model.chat_template_args if not renderer.reads(name)]
+    if unread:
+        what = f"the chat template does not read {unread[0]!r}"
+        key = f"model.chat_template_args.{unread[0]}"
+        raise SpecError(f"{what}, so {key} would have no effect", f"Remove {key}, or fix its name")
     return renderer
 
 
