@@ -77,9 +77,10 @@ def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
         LoraConfig(
             task_type="SEQ_CLS" if head == "classifier" else "CAUSAL_LM",
             r=spec.adapter.rank,
-            lora_alpha=spec.adapter.alpha,
+            lora_alpha=spec.adapter.lora_alpha,
             lora_dropout=spec.adapter.dropout,
             target_modules=spec.adapter.targets,
+            modules_to_save=spec.adapter.modules_to_save or None,
             use_rslora=spec.adapter.rslora,
             use_dora=spec.adapter.dora,
         ),

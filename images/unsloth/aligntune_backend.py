@@ -113,9 +113,10 @@ def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
     return FastLanguageModel.get_peft_model(
         model,
         r=spec.adapter.rank,
-        lora_alpha=spec.adapter.alpha,
+        lora_alpha=spec.adapter.lora_alpha,
         lora_dropout=spec.adapter.dropout,
         target_modules=spec.adapter.targets,
+        modules_to_save=spec.adapter.modules_to_save or None,
         use_rslora=spec.adapter.rslora,
         use_dora=spec.adapter.dora,
         use_gradient_checkpointing=checkpointing(spec, torch.cuda.is_available()),

@@ -72,7 +72,7 @@ def load_on_cpu() -> None:
         return FastModel.get_peft_model(
             model,
             r=spec.adapter.rank,
-            lora_alpha=spec.adapter.alpha,
+            lora_alpha=spec.adapter.lora_alpha,
             lora_dropout=spec.adapter.dropout,
             target_modules=spec.adapter.targets,
             use_gradient_checkpointing=backend.checkpointing(spec, cuda=True),
