@@ -178,9 +178,10 @@ def summary(record: RunRecord, stream: TextIO) -> None:
     metrics = {name[len("eval_") :]: result[name] for name in result if name.startswith("eval_")}
     if best := headline(metrics):
         losses += f", evaluation {best}"
-    if (kept := result.get("best")) and kept["value"] is not None:
+    kept = result.get("best")
+    if kept and (not kept["kept"] or record.spec["training"].get("keep_best")):
         state = "kept" if kept["kept"] else "not kept"
-        losses += f" (best {kept['value']:.4f} at step {kept['step']}, {state})"
+        losses += f" (best {kept['figure']} {kept['value']:.4f} at step {kept['step']}, {state})"
     speed = f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} token/s"
     memory = result["memory"]["peak_gpu"] or result["memory"]["peak"]
     print(

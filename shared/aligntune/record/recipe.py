@@ -65,13 +65,11 @@ def _amounts(recipe: Recipe) -> Iterator[str]:
     parts = " x ".join(str(recipe[name]) for name in ("batch_size", "accumulation", "devices"))
     yield f"batch {parts} = {recipe['effective_batch']} sequences ({why})"
     if recipe.get("max_steps"):
-        yield f"{recipe['max_steps']:,} steps ({recipe['origins']['training.max_steps']})"
+        yield f"{_counted(recipe['max_steps'], 'step')} ({recipe['origins']['training.max_steps']})"
         return
-    epochs = recipe["epochs"]
-    passes = f"{epochs:g} epoch{'' if epochs == 1 else 's'}"
-    yield f"{passes} ({recipe['origins']['training.epochs']})"
+    yield f"{_counted(recipe['epochs'], 'epoch')} ({recipe['origins']['training.epochs']})"
     if steps := recipe.get("steps"):
-        yield f"{steps:,} steps"
+        yield _counted(steps, "step")
 
 
 def _optimization(recipe: Recipe) -> Iterator[str]:
@@ -79,13 +77,17 @@ def _optimization(recipe: Recipe) -> Iterator[str]:
     yield f"learning rate {recipe['learning_rate']:.3g} ({origins['training.learning_rate']})"
     yield f"{recipe['schedule']} ({origins['training.schedule']})"
     warmup, steps = recipe["warmup"], recipe.get("warmup_steps")
-    if warmup >= 1:
-        amount = f"{warmup:g} steps"
-    else:
-        amount = f"{100 * warmup:g} %" + (f" = {steps} steps" if steps else "")
+    amount = f"{100 * warmup:g} %" if warmup < 1 else _counted(int(warmup), "step")
+    if warmup < 1 and steps:
+        amount += f" = {_counted(steps, 'step')}"
     yield f"warm-up {amount} ({origins['training.warmup']})"
     if precision := recipe.get("precision"):
         yield precision
+
+
+def _counted(number: float, name: str) -> str:
+    amount = f"{number:,}" if isinstance(number, int) else f"{number:g}"
+    return f"{amount} {name}" + ("" if number == 1 else "s")
 
 
 def _example(segments: list[Any]) -> str:

@@ -72,12 +72,15 @@ class Best:
             events("note", message=f"{was}; training.keep_best=true would have kept it")
 
     def result(self, held: int) -> dict[str, Any]:
-        """For the record: the best evaluation, and whether the model of step ``held`` is that."""
+        """For the record: the best evaluation, and whether the model of step ``held`` is that.
+
+        Value and step are None if the figure has no value on the evaluation rows.
+        """
         return {
             "figure": self.figure,
             "value": self.value,
             "step": self.step,
-            "kept": self.step == held,
+            "kept": self.step in (held, None),
         }
 
 
