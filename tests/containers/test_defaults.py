@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.containers.learning import Learning
-from tests.containers.runs import Bench, Ended, wait_for_step
+from tests.containers.runs import Bench, Ended, in_image, wait_for_step
 
 CHATS = [
     {
@@ -23,6 +23,13 @@ CHATS = [
     for two in range(5)
 ]
 QUICK = ("--set=training.precision=fp32", "--set=training.logging_steps=1")
+PRINT_TEMPLATE = """
+import sys
+from pathlib import Path
+import trl
+folder = Path(trl.__file__).parent / "chat_templates"
+sys.stdout.write((folder / "qwen3.jinja").read_text(encoding="utf-8"))
+"""
 UNMARKED = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -87,12 +94,30 @@ def test_a_key_turns_the_marks_off(bench: Bench, chats: Path) -> None:
     assert recipe["learned_tokens"] == recipe["tokens"]
 
 
+def test_trl_s_template_marks_the_turns_of_a_model_s_own_and_a_note_says_how_it_differs(
+    engine: Any, image: Callable[[str, str], str], bench: Bench
+) -> None:
+    script = bench.write("template.py", PRINT_TEMPLATE)
+    template = bench.write("qwen3.jinja", in_image(engine, image("trl", "cpu"), script, bench))
+    twice = [{"messages": CHATS[n]["messages"] + CHATS[n + 1]["messages"]} for n in range(20)]
+    rows = bench.write("two-turns.jsonl", [*CHATS[:4], *twice])
+    words = [*QUICK, "--max-steps", "1", f"--set=model.chat_template={template}"]
+    ended = bench.train("qwen3", rows, *words, training={})
+    recipe = recipe_of(ended)
+    assert recipe["learns"] == "assistant turns only"
+    learned = "".join(text for text, is_learned in recipe["example"] if is_learned)
+    assert learned.startswith("<think>\n\n</think>\n\n"), recipe["example"]
+    assert learned.endswith("<|im_end|>"), recipe["example"]
+    # Qwen's own template leaves empty thoughts out of earlier turns.
+    assert "20 of the first 24 rows are rendered differently by TRL's training" in ended.out
+
+
 def test_few_rows_are_not_accumulated_beyond_their_number(bench: Bench) -> None:
     few = bench.write("few.jsonl", CHATS[:10])
     ended = bench.train("llama", few, *QUICK, training={})
     recipe = recipe_of(ended)
     assert (recipe["accumulation"], recipe["steps"]) == (1, 6)
-    assert "batch 8 x 1 x 1 = 8 sequences (few rows)" in ended.out
+    assert "batch 8 x 1 x 1 = 8 sequences (default; few rows)" in ended.out
 
 
 OVERFITS = {
@@ -141,6 +166,31 @@ def test_the_best_checkpoint_is_the_result_after_a_stop_too(learning: Learning) 
     assert resumed.result["best"] == kept.result["best"]
     assert resumed.result["eval_loss"] == loss
     assert weights(resumed) == weights(kept)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(
+    ("algorithm", "adapter"),
+    [
+        ("sft", True),
+        ("dpo", True),
+        ("kto", False),
+        ("reward", True),
+        ("ppo", False),
+        ("grpo", True),
+    ],
+)
+def test_every_family_keeps_its_best(algorithm: str, adapter: bool, learning: Learning) -> None:
+    steps = {"max_steps": 9, "eval_steps": 2, "save_steps": 4, "keep_best": True}
+    toy = learning.toy(algorithm)
+    ended = learning.train(learning.spec(algorithm, adapter=adapter, **steps))
+    result = ended.result
+    *during, last = [(event["step"], event[toy.figure]) for event in ended.events("evaluate")]
+    assert [step for step, _ in during] == [2, 4, 6, 8, 9]
+    value = (min if toy.low else max)(value for _, value in during)
+    step = next(step for step, seen in during if seen == value)
+    assert result["best"] == {"figure": toy.figure, "value": value, "step": step, "kept": True}
+    assert last == (step, value) == (step, result[f"eval_{toy.figure}"])
 
 
 def weights(ended: Ended) -> bytes:

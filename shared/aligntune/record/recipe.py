@@ -60,8 +60,11 @@ def _amounts(recipe: Recipe) -> Iterator[str]:
         learned = recipe.get("learned_tokens")
         share = f" ({100 * learned / tokens:.0f} % learned)" if learned is not None else ""
         yield f"{tokens:,} tokens{share}"
-    origin = recipe["origins"]["training.gradient_accumulation"]
-    why = "few rows" if recipe.get("few_rows") else origin
+    size, accumulation = (
+        recipe["origins"][f"training.{name}"] for name in ("batch_size", "gradient_accumulation")
+    )
+    accumulation = "few rows" if recipe.get("few_rows") else accumulation
+    why = "; ".join(dict.fromkeys((size, accumulation)))
     parts = " x ".join(str(recipe[name]) for name in ("batch_size", "accumulation", "devices"))
     yield f"batch {parts} = {recipe['effective_batch']} sequences ({why})"
     if recipe.get("max_steps"):

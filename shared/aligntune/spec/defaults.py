@@ -23,8 +23,9 @@ LORA_GUIDE = (
 )
 
 SOURCES = {
-    "training.learning_rate": "TRL's own defaults for SFT, DPO, KTO and GRPO; ten times higher for "
-    "an adapter ([LoRA Without Regret](https://thinkingmachines.ai/blog/lora))",
+    "training.learning_rate": "TRL's own defaults, except for reward models (TRL 1e-4, "
+    f"{TULU} 3e-6) and PPO, which TRL no longer has; ten times higher for an adapter "
+    "([LoRA Without Regret](https://thinkingmachines.ai/blog/lora))",
     "training.schedule": f"cosine: {HANDBOOK}; linear: TRL",
     "training.warmup": f"3 % of the steps: {TULU} (SFT)",
     "training.epochs": f"3 for SFT: {ALPACA}; 1 for preferences and reward models: {TULU}, "

@@ -236,7 +236,9 @@ class RunSpec(Section):
                     "dataset.eval_split or dataset.validation_fraction"
                 )
         if self.training.keep_best and not self.training.eval_steps:
-            raise ValueError("training.keep_best needs training.eval_steps")
+            raise ValueError(
+                "training.keep_best needs evaluations during training; set training.eval_steps"
+            )
         return self
 
     def _require_meaning(self) -> None:

@@ -67,4 +67,4 @@ def test_steps_that_were_asked_for_stand_in_place_of_epochs() -> None:
     assert "epoch" not in text
     assert " · 1 step (default)" in text
     assert "warm-up 1 step (default)" in text
-    assert "16 sequences (few rows)" in text
+    assert "16 sequences (default; few rows)" in text

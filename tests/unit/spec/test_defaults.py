@@ -94,7 +94,9 @@ def test_the_best_checkpoint_needs_evaluations_between() -> None:
     best = "training.keep_best=true"
     with pytest.raises(SpecError, match=r"training\.keep_best needs evaluation data"):
         spec_of("sft", best)
-    with pytest.raises(SpecError, match=r"training\.keep_best needs training\.eval_steps"):
+    with pytest.raises(
+        SpecError, match=r"keep_best needs evaluations during .*set training\.eval_steps"
+    ):
         spec_of("sft", best, "dataset.validation_fraction=0.1")
 
 
