@@ -9,7 +9,6 @@ from typing import TextIO
 from aligntune.record.events import Event, describe
 from aligntune.record.events import progress as describe_step
 
-
 STYLES = {"warning": "bold yellow", "start": "none"}
 """How lasting messages are shown, by kind of event; others are dim."""
 

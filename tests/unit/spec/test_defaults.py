@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from aligntune.defaults import table
 from aligntune.errors import SpecError
-from aligntune.spec.defaults import table
 from aligntune.spec.layers import Layer, from_assignment
 from aligntune.spec.recipe import known_recipe
 from aligntune.spec.resolve import Settings, resolve
@@ -33,7 +33,7 @@ def test_the_table_in_the_docs_is_printed_by_the_code() -> None:
     docs = (ROOT / "docs" / "defaults.md").read_text(encoding="utf-8")
     found = re.search(r"<!-- defaults -->\n(.*?)\n<!-- /defaults -->", docs, re.DOTALL)
     assert found, "docs/defaults.md has no <!-- defaults --> ... <!-- /defaults -->"
-    assert found[1].strip() == table(), "python -m aligntune.spec.defaults prints what belongs"
+    assert found[1].strip() == table(), "python -m aligntune.defaults prints what belongs"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The defaults that decide what a model learns, with their sources, as a Markdown table.
 
-``python -m aligntune.spec.defaults`` prints the table of docs/defaults.md. The values are those of
+``python -m aligntune.defaults`` prints the table of docs/defaults.md. The values are those of
 the sections and of the algorithms' rows; only the sources are written here.
 """
 
