@@ -47,7 +47,7 @@ WINGS = {
         ("failures", "hub_errors"),
         ("record",),
         ("spec",),
-        ("tasks", "packages", "defaults"),
+        ("tasks", "packages", "defaults", "pretrained"),
         ("data", "rewards"),
         ("worker",),
         ("api",),
