@@ -24,11 +24,11 @@ CHATS = [
 ]
 QUICK = ("--set=training.precision=fp32", "--set=training.logging_steps=1")
 PRINT_TEMPLATE = """
-import sys
+import json
 from pathlib import Path
 import trl
 folder = Path(trl.__file__).parent / "chat_templates"
-sys.stdout.write((folder / "qwen3.jinja").read_text(encoding="utf-8"))
+print(json.dumps((folder / "qwen3.jinja").read_text(encoding="utf-8")))
 """
 UNMARKED = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
@@ -98,7 +98,8 @@ def test_trl_s_template_marks_the_turns_of_a_model_s_own_and_a_note_says_how_it_
     engine: Any, image: Callable[[str, str], str], bench: Bench
 ) -> None:
     script = bench.write("template.py", PRINT_TEMPLATE)
-    template = bench.write("qwen3.jinja", in_image(engine, image("trl", "cpu"), script, bench))
+    printed = in_image(engine, image("trl", "cpu"), script, bench)
+    template = bench.write("qwen3.jinja", json.loads(printed.splitlines()[-1]))
     twice = [{"messages": CHATS[n]["messages"] + CHATS[n + 1]["messages"]} for n in range(20)]
     rows = bench.write("two-turns.jsonl", [*CHATS[:4], *twice])
     words = [*QUICK, "--max-steps", "1", f"--set=model.chat_template={template}"]
