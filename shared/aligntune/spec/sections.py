@@ -263,7 +263,11 @@ class TrainingSpec(Section):
         Flag("--save-steps", "Steps between checkpoints.", TRAINING),
     ] = 500
     save_total_limit: Annotated[PositiveInt | None, passes("save_total_limit")] = 2
-    keep_best: Annotated[bool, passes("load_best_model_at_end")] = False
+    keep_best: Annotated[
+        bool,
+        passes("load_best_model_at_end"),
+        Flag("--keep-best", "Make the checkpoint with the best evaluation the result.", TRAINING),
+    ] = False
 
     def accumulation(self, rows: int | None = None) -> int:
         """Batches per optimizer step: as requested, or enough for ``EFFECTIVE_BATCH`` sequences.
