@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.containers.learning import Learning
-from tests.containers.runs import Bench, Ended, in_image, wait_for_step
+from tests.containers.runs import TIMEOUT, Bench, Ended, in_image, wait_for_step
 
 CHATS = [
     {
@@ -95,10 +95,10 @@ def test_a_key_turns_the_marks_off(bench: Bench, chats: Path) -> None:
 
 
 def test_trl_s_template_marks_the_turns_of_a_model_s_own_and_a_note_says_how_it_differs(
-    engine: Any, image: Callable[[str, str], str], bench: Bench
+    image: Callable[[str, str], str], bench: Bench
 ) -> None:
     script = bench.write("template.py", PRINT_TEMPLATE)
-    printed = in_image(engine, image("trl", "cpu"), script, bench)
+    printed = in_image(image("trl", "cpu"), script, bench)
     template = bench.write("qwen3.jinja", json.loads(printed.splitlines()[-1]))
     twice = [{"messages": CHATS[n]["messages"] + CHATS[n + 1]["messages"]} for n in range(20)]
     rows = bench.write("two-turns.jsonl", [*CHATS[:4], *twice])
@@ -161,7 +161,7 @@ def test_the_best_checkpoint_is_the_result_after_a_stop_too(learning: Learning) 
     with bench.start(*learning.words(overfitting(learning, keep_best=True), run)) as command:
         wait_for_step(run, step + 5)
         command.send_signal(signal.SIGTERM)
-        _, err = command.communicate(timeout=120)
+        _, err = command.communicate(timeout=TIMEOUT)
     assert command.returncode == 75, err
     resumed = bench.run("--resume", run, run=run)
     assert resumed.result["best"] == kept.result["best"]
