@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import cache
 from typing import Any, Literal
 
 from aligntune.errors import SpecError
+from aligntune.rewards.builtin.fences import fenced_blocks
+from aligntune.rewards.builtin.per_sample import PerSample
 from aligntune.rewards.inputs import text_of
-
-FENCE = re.compile(r"^[ \t]*```[ \t]*(?P<language>\S*)[^\n]*\n(?P<body>.*?)^[ \t]*```", re.M | re.S)
-"""A fenced block of Markdown."""
-
 
 def regex(*, pattern: str, search: bool = False, ignore_case: bool = False) -> Any:
     """1 if the completion matches, else 0. A dot also matches a line break.
@@ -29,10 +31,7 @@ def regex(*, pattern: str, search: bool = False, ignore_case: bool = False) -> A
         ) from error
     match = compiled.search if search else compiled.fullmatch
 
-    def regex(completions: Any, **_: Any) -> list[float | None]:
-        return [float(match(text_of(completion)) is not None) for completion in completions]
-
-    return regex
+    return PerSample(lambda text: float(match(text) is not None))
 
 
 def json_schema(*, schema: dict[str, Any]) -> Any:
@@ -43,28 +42,19 @@ def json_schema(*, schema: dict[str, Any]) -> Any:
     Args:
         schema: a JSON schema (https://json-schema.org), draft 2020-12 unless it names another.
     """
-    checker: list[Any] = []
-
-    def validator() -> Any:
-        if not checker:
-            checker.append(schema_validator(schema))
-        return checker[0]
+    validator = cache(lambda: schema_validator(schema))
 
     def score(text: str) -> float:
-        blocks = [block["body"] for block in FENCE.finditer(text)]
+        blocks = fenced_blocks(text)
         try:
-            value = json.loads(blocks[-1] if blocks else text, parse_constant=_refuse)
-        except (ValueError, RecursionError):
-            return 0.0
-        try:
+            value = json.loads(
+                blocks[-1].body if blocks else text, parse_constant=_refuse, parse_float=_finite
+            )
             return float(validator().is_valid(value))
-        except RecursionError:  # nested too deeply
+        except (ValueError, RecursionError):  # not JSON, or nested too deeply
             return 0.0
 
-    def json_schema(completions: Any, **_: Any) -> list[float | None]:
-        return [score(text_of(completion)) for completion in completions]
-
-    return json_schema
+    return PerSample(score)
 
 
 def schema_validator(schema: dict[str, Any]) -> Any:
@@ -74,7 +64,7 @@ def schema_validator(schema: dict[str, Any]) -> Any:
         SpecError: the schema is not valid.
     """
     from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
+    from jsonschema.validators import extend, validator_for
     from referencing import Registry
 
     kind = validator_for(schema)
@@ -84,11 +74,25 @@ def schema_validator(schema: dict[str, Any]) -> Any:
         raise SpecError(
             f"schema is not a valid JSON schema: {error.message}", "Fix the schema"
         ) from error
-    return kind(schema, registry=Registry())
+    return extend(kind, {"multipleOf": _multiple_of})(schema, registry=Registry())
+
+
+def _multiple_of(validator: Any, factor: Any, value: Any, schema: Any) -> Iterator[Any]:
+    """Exact for decimals, and for numbers of any size: 19.99 is a multiple of 0.01."""
+    from jsonschema.exceptions import ValidationError
+
+    if validator.is_type(value, "number") and Fraction(repr(value)) % Fraction(repr(factor)):
+        yield ValidationError(f"{value!r} is not a multiple of {factor!r}")
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text} is larger than any float64")
+    return value
 
 
 def length(
