@@ -90,7 +90,7 @@ def check_rows(
     }
     judged, count = len(readers) < len(rewards), 0
     for count, row in enumerate(rows if readers else (), start=1):
-        for label, reads in readers.items():
+        for reads in readers.values():
             try:
                 judged |= reads(row)
             except DataError as error:

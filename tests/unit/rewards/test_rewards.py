@@ -21,9 +21,10 @@ from tests.helpers.hostile import ENDLESS, FAKES, HELP, REFUSED
 
 from aligntune.errors import AligntuneError, DataError, RewardError, SpecError
 from aligntune.rewards import build, check, columns, labels, names
+from aligntune.rewards.builtin.mathematics import mathematician
 from aligntune.rewards.guard.timeout import Limit
 from aligntune.rewards.sandbox.child import ALLOWED
-from aligntune.rewards.sandbox.parent import Limits, Program, Step, run
+from aligntune.rewards.sandbox.parent import Limits, Program, Step, Verdict, run
 
 ROOT = Path(__file__).parents[3]
 DOCUMENTED = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
@@ -118,7 +119,8 @@ def test_exact_match_is_of_texts_but_for_white_space(
         ("50", "50%", True),
         ("0.5%", "50%", False),
         ("x = -5", -5, True),
-        ("10-5", 5, True),
+        ("10-5", 5, False),
+        ("10-5=5", 5, True),
         ("\u22125", "-5", True),
         (r"$1{,}000", 1000, True),
         ("- 5 apples", 5, True),
@@ -138,8 +140,8 @@ def test_numeric_compares_the_final_number(completion: str, reference: Any, equa
 def test_numeric_has_a_tolerance_and_no_score_without_a_reference() -> None:
     assert score("numeric", "0.333", {"tolerance": 0.01}, answer="1/3") == 1.0
     assert score("numeric", "1001", {"tolerance": 0.001}, answer="1000") == 1.0
-    assert score("numeric", "7", answer="seven") is None
     assert score("numeric", "7", answer=None) is None
+    assert score("numeric", "7", answer=["6", 7]) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -234,9 +236,9 @@ def test_a_column_that_the_data_lacks_is_an_error_that_lists_what_it_has() -> No
         (ADD_ONE, "assert f(1) == 2\nassert f(2) == 3", 1.0),
         (f"Here it is:\n```python\n{ADD_ONE}```\nand\n```sh\nls\n```", ["assert f(1) == 2"], 1.0),
         ("def f(x):\n    return 2", "y = 2\nassert f(1) == y\nassert f(2) == 3", 0.5),
-        ("def f(x):\n    raise OSError", ["assert f(1)", "f(2)", "pass", "pass"], 0.5),
+        ("def f(x):\n    raise OSError", ["assert f(1)", "import os", "assert os"], 0.5),
         (ADD_ONE, "def check(g):\n    assert g(1) == 2\ncheck(f)", 1.0),
-        ("this is no code", "assert True", 0.0),
+        ("this is no code", "assert f", 0.0),
         (ADD_ONE, None, None),
         (ADD_ONE, "", None),
         ("x = '\ud800'", "assert x", 0.0),
@@ -259,13 +261,13 @@ def test_code_gives_the_share_of_tests_that_pass(
     ],
 )
 def test_ordinary_programs_run(source: str) -> None:
-    assert score("code", source, tests="assert True") == 1.0
+    assert score("code", f"{source}\nready = True", tests="assert ready") == 1.0
 
 
 def test_candidates_run_at_once_and_keep_their_order() -> None:
-    sleep = "import time\ntime.sleep(0.4)\n"
+    sleep = "import time as ready\nready.sleep(0.4)\n"
     began = time.monotonic()
-    found = scores("code", [sleep, "1/0", sleep], {"parallel": 3}, tests=["assert True"] * 3)
+    found = scores("code", [sleep, "1/0", sleep], {"parallel": 3}, tests=["assert ready"] * 3)
     assert found == [1.0, 0.0, 1.0]
     assert time.monotonic() - began < 0.8
 
@@ -278,7 +280,7 @@ def test_a_pass_cannot_be_faked_by_ending_or_printing(source: str) -> None:
 def test_candidates_without_end_are_ended_in_time() -> None:
     programs = [Program(source, (Step("assert True", True),)) for source in ENDLESS.values()]
     began = time.monotonic()
-    assert run(programs, Limits(0.4, 2**28), len(programs)) == [0] * len(programs)
+    assert run(programs, Limits(0.4, 2**28), len(programs)) == [Verdict(0, True)] * len(programs)
     assert time.monotonic() - began < 2
 
 
@@ -294,7 +296,7 @@ def test_endless_candidates_cost_their_score_and_not_the_run() -> None:
 
 
 def test_memory_is_limited() -> None:
-    found = score("code", "x = bytearray(10**9)", {"memory_mb": 256}, tests="assert True")
+    found = score("code", "x = bytearray(10**9)", {"memory_mb": 256}, tests="assert x")
     assert found == 0.0
 
 
@@ -306,7 +308,7 @@ def test_a_candidate_is_refused_whatever_is_not_its_own(tmp_path: Path) -> None:
     source = HELP % str(kept)
     singly = [Program(source, (step,)) for step in steps]
     found = dict(zip(REFUSED, run(singly, Limits(5, 2**29)), strict=True))
-    assert [what for what, passed in found.items() if not passed] == []
+    assert [what for what, verdict in found.items() if not verdict.passed] == []
     assert kept.read_text(encoding="utf-8") == "mine"
     assert sorted(tmp_path.iterdir()) == [kept]
 
@@ -327,7 +329,8 @@ def test_the_same_actions_succeed_where_nothing_confines_them() -> None:
 
 
 def test_no_child_is_left() -> None:
-    score("code", "import os\nos.fork()", tests="assert True")
+    mathematician().stop()
+    score("code", "import os\nos.fork()", tests="assert os")
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
 
@@ -338,7 +341,9 @@ def test_the_allowed_calls_are_numbered_once() -> None:
 
 
 def test_tests_that_are_no_python_are_an_error_of_the_data() -> None:
-    with pytest.raises(DataError, match="these tests are not valid Python"):
+    with pytest.raises(
+        DataError, match="these tests, because they are not valid Python"
+    ):
         score("code", "x", tests="assert (")
 
 
@@ -495,6 +500,18 @@ BROKEN = {
     ),
     "infinite": ("def f():\n    return [1, 2, float('-inf')]", "returned -inf for sample 3 of 3"),
     "too great": ("def f():\n    return [10**400, 2, 3]", "returned inf for sample 1 of 3"),
+    "too great for a trainer": (
+        "def f():\n    return [1, 1e300, 3]",
+        "returned 1e+300, which is infinite in the trainer's float32, for sample 2 of 3",
+    ),
+    "interrupts": (
+        "def f():\n    raise KeyboardInterrupt",
+        "raised KeyboardInterrupt (*, line 2) for sample 1",
+    ),
+    "is cancelled": (
+        "import asyncio\nasync def f():\n    raise asyncio.CancelledError",
+        "raised CancelledError (*, line 3) for sample 1",
+    ),
     "a text": (
         "def f():\n    return ['1', 2, 3]",
         "returned '1' (str), which is not a number, for sample 1",

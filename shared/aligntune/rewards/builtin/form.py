@@ -15,6 +15,7 @@ from aligntune.rewards.builtin.fences import fenced_blocks
 from aligntune.rewards.builtin.per_sample import PerSample
 from aligntune.rewards.inputs import text_of
 
+
 def regex(*, pattern: str, search: bool = False, ignore_case: bool = False) -> Any:
     """1 if the completion matches, else 0. A dot also matches a line break.
 
@@ -74,7 +75,8 @@ def schema_validator(schema: dict[str, Any]) -> Any:
         raise SpecError(
             f"schema is not a valid JSON schema: {error.message}", "Fix the schema"
         ) from error
-    return extend(kind, {"multipleOf": _multiple_of})(schema, registry=Registry())
+    exact = extend(kind, {"multipleOf": _multiple_of})  # type: ignore[no-untyped-call]
+    return exact(schema, registry=Registry())
 
 
 def _multiple_of(validator: Any, factor: Any, value: Any, schema: Any) -> Iterator[Any]:

@@ -60,32 +60,32 @@ class _Hardener(ast.NodeTransformer):
     def __init__(self, own: frozenset[str]) -> None:
         self._own = own
 
-    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802
+    def visit_Name(self, node: ast.Name) -> ast.AST:
         if isinstance(node.ctx, ast.Load) and node.id in self._own:
             return ast.copy_location(ast.Name(f"{PREFIX}{node.id}__", ast.Load()), node)
         return node
 
-    def visit_Compare(self, node: ast.Compare) -> ast.AST:  # noqa: N802
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
         self.generic_visit(node)
         if all(isinstance(one, (ast.Is, ast.IsNot)) for one in node.ops):
             return node
         words = ast.Constant(" ".join(type(one).__name__ for one in node.ops))
         return _call(COMPARE, words, node.left, *node.comparators)
 
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:  # noqa: N802
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)
         if _is_literal(node):
             return node
         return _call(COMPUTE, ast.Constant(type(node.op).__name__), node.left, node.right)
 
-    def visit_Call(self, node: ast.Call) -> ast.AST:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
         if name.startswith("assert") and len(node.args) > 1 and "Raises" not in name:
             node.args = [ast.Starred(_call(TOGETHER, *node.args), ast.Load())]
         return node
 
-    def visit_MatchValue(self, node: ast.MatchValue) -> ast.AST:  # noqa: N802
+    def visit_MatchValue(self, node: ast.MatchValue) -> ast.AST:
         return node  # only literals and dotted names may be here
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,8 @@ class Mathematician:
             self._process.wait()
             for stream in (self._process.stdin, self._process.stdout):
                 assert stream is not None
-                try:
+                with suppress(BrokenPipeError):  # an unfinished question
                     stream.close()
-                except BrokenPipeError:  # an unfinished question
-                    pass
             self._process = None
 
     def _ask(self, question: dict[str, Any], seconds: float) -> bool:

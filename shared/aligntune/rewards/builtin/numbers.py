@@ -38,16 +38,23 @@ NUMBER = re.compile(
 UNITS: dict[str, tuple[str, Fraction]] = {
     name: (kind, Fraction(size))
     for kind, sizes in {
-        "length": {"mm": "1/1000", "cm": "1/100", "m": 1, "km": 1000},
-        "mass": {"mg": "1/1000", "g": 1, "kg": 1000},
-        "time": {"ms": "1/1000", "s": 1, "min": 60, "h": 3600, "day": 86400, "week": 604800},
-        "volume": {"ml": "1/1000", "l": 1},
-        "imperial length": {"inch": 1, "foot": 12, "yard": 36, "mile": 63360},
-        "dollar": {"dollar": 1, "cent": "1/100"},
-        "euro": {"euro": 1},
-        "pound": {"pound": 1},
-        "yen": {"yen": 1},
-        "angle": {"degree": 1},
+        "length": {"mm": "1/1000", "cm": "1/100", "m": "1", "km": "1000"},
+        "mass": {"mg": "1/1000", "g": "1", "kg": "1000"},
+        "time": {
+            "ms": "1/1000",
+            "s": "1",
+            "min": "60",
+            "h": "3600",
+            "day": "86400",
+            "week": "604800",
+        },
+        "volume": {"ml": "1/1000", "l": "1"},
+        "imperial length": {"inch": "1", "foot": "12", "yard": "36", "mile": "63360"},
+        "dollar": {"dollar": "1", "cent": "1/100"},
+        "euro": {"euro": "1"},
+        "pound": {"pound": "1"},
+        "yen": {"yen": "1"},
+        "angle": {"degree": "1"},
     }.items()
     for name, size in sizes.items()
 }
@@ -78,7 +85,7 @@ LATEX = (
     (re.compile(r"\\[dtc]?frac\s*\{\s*([^{}]+?)\s*\}\s*\{\s*([^{}]+?)\s*\}"), r"\1/\2 "),
     (re.compile(r"\\[dtc]?frac\s*(\d)\s*(\d)"), r"\1/\2 "),
     (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree"), "°"),
-    (re.compile(r"\\times|\\cdot|[×·⋅]"), "*"),
+    (re.compile(r"\\times|\\cdot|[\u00d7\u00b7\u22c5]"), "*"),
     (re.compile(r"\*\*(?=\s?[-+(]?\d)"), "^"),
     (re.compile(r"\^\s*\{\s*([-+]?\d+)\s*\}"), r"^\1"),
     (re.compile("[\u2212\u2012\u2013]"), "-"),
@@ -158,7 +165,7 @@ def read_whole(text: str) -> Reading | None:
         return None
     (match,) = matches
     before, after = plain[: match.start()].strip(), plain[match.end() :].strip(" %°.")
-    if len(before) == 1 and before.isalpha() or not WORDS.fullmatch(before):
+    if (len(before) == 1 and before.isalpha()) or not WORDS.fullmatch(before):
         return None
     if not WORDS.fullmatch(after.removeprefix("percent").strip()):
         return None

@@ -71,9 +71,7 @@ def _top_level(module: ast.Module) -> Iterator[ast.stmt]:
             yield one
 
 
-def _steps(
-    body: list[ast.stmt], asserting: set[str], entry_point: str | None
-) -> Iterator[Step]:
+def _steps(body: list[ast.stmt], asserting: set[str], entry_point: str | None) -> Iterator[Step]:
     _require_imports(body)
     _require_pytest(body)
     found = False
@@ -107,9 +105,7 @@ def _uncalled(body: list[ast.stmt]) -> bool:
     )
 
 
-def _calls(
-    definition: ast.stmt, asserting: set[str], entry_point: str | None
-) -> Iterator[str]:
+def _calls(definition: ast.stmt, asserting: set[str], entry_point: str | None) -> Iterator[str]:
     """The calls that run a test function, or the test methods of a class."""
     if isinstance(definition, ast.ClassDef):
         yield from _methods(definition, asserting)
@@ -228,8 +224,10 @@ def _depends(condition: ast.expr) -> bool:
 
 def _always(condition: ast.expr) -> bool:
     """Whether a condition is ``... or True``."""
-    return isinstance(condition, ast.BoolOp) and isinstance(condition.op, ast.Or) and any(
-        isinstance(one, ast.Constant) and one.value for one in condition.values
+    return (
+        isinstance(condition, ast.BoolOp)
+        and isinstance(condition.op, ast.Or)
+        and any(isinstance(one, ast.Constant) and one.value for one in condition.values)
     )
 
 
@@ -265,8 +263,9 @@ def _require_pytest(body: Iterable[ast.stmt]) -> None:
                     used = [] if name.startswith(("raises.", "approx.")) else [name]
             for name in used:
                 if name not in PYTEST:
-                    raise NotTestsError(f"they use pytest.{name}; of pytest there is only "
-                                        f"{', '.join(PYTEST)}")
+                    raise NotTestsError(
+                        f"they use pytest.{name}; of pytest there is only {', '.join(PYTEST)}"
+                    )
 
 
 BUILTINS = frozenset(vars(builtins))

@@ -115,7 +115,9 @@ class Guard:
     def _log_counts(self, batch: Batch) -> None:
         """Log what a built-in counted, as ``rewards/NAME/timeouts`` and ``rewards/NAME/errors``."""
         log = batch.rest.get("log_metric")
-        for name, count in getattr(self._function, "counts", {}).items() if log else ():
+        if log is None:
+            return
+        for name, count in getattr(self._function, "counts", {}).items():
             log(f"rewards/{self.__name__}/{name}", count)
 
     def _seconds(self, batch: Batch) -> float:
@@ -150,8 +152,8 @@ class Guard:
             if value is not None and max(abs(value), abs(value * self._weight)) > LARGEST:
                 weighted = "" if abs(value) > LARGEST else f" times its weight {self._weight:g}"
                 raise self._error(
-                    f"returned {value:g}, which{weighted} is infinite in the trainer's float32, for "
-                    f"{batch.shown(index)}"
+                    f"returned {value:g}, which{weighted} is infinite in the trainer's "
+                    f"float32, for {batch.shown(index)}"
                 )
             found.append(value)
         return found

@@ -103,8 +103,8 @@ def main() -> None:
         os._exit(1)
     os.write(reports, b"ready\n")
     candidate = Candidate(orders.pop("source"), judge)
-    sys.addaudithook(integrity.watch(os.path.dirname(os.__file__)))
-    # The secret and the steps to come are in no variable, where a candidate's frames could see them.
+    sys.addaudithook(integrity.watch())
+    # The secret and the steps to come are in no variable that a candidate could find in a frame.
     deque(
         map(
             partial(report, os.write, reports),

@@ -13,14 +13,29 @@ from types import ModuleType
 from typing import Any
 
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    **{"Eq": operator.eq, "NotEq": operator.ne, "Lt": operator.lt, "LtE": operator.le},
-    **{"Gt": operator.gt, "GtE": operator.ge, "Is": operator.is_, "IsNot": operator.is_not},
+    "Eq": operator.eq,
+    "NotEq": operator.ne,
+    "Lt": operator.lt,
+    "LtE": operator.le,
+    "Gt": operator.gt,
+    "GtE": operator.ge,
+    "Is": operator.is_,
+    "IsNot": operator.is_not,
     "In": lambda item, items: item in items,
     "NotIn": lambda item, items: item not in items,
-    **{"Add": operator.add, "Sub": operator.sub, "Mult": operator.mul, "Div": operator.truediv},
-    **{"FloorDiv": operator.floordiv, "Mod": operator.mod, "Pow": operator.pow},
-    **{"LShift": operator.lshift, "RShift": operator.rshift, "MatMult": operator.matmul},
-    **{"BitOr": operator.or_, "BitXor": operator.xor, "BitAnd": operator.and_},
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mult": operator.mul,
+    "Div": operator.truediv,
+    "FloorDiv": operator.floordiv,
+    "Mod": operator.mod,
+    "Pow": operator.pow,
+    "LShift": operator.lshift,
+    "RShift": operator.rshift,
+    "MatMult": operator.matmul,
+    "BitOr": operator.or_,
+    "BitXor": operator.xor,
+    "BitAnd": operator.and_,
 }
 """By the names of :mod:`ast`."""
 
@@ -41,7 +56,7 @@ HEAP = 1 << 9
 """The flag of a class that is written in Python: Py_TPFLAGS_HEAPTYPE."""
 
 FRAMES = ("tb_frame", "gi_frame", "cr_frame", "ag_frame")
-LOOKS_AROUND = ("inspect.py", "traceback.py", "pdb.py", "bdb.py", "sre_parse.py")
+HAND_OUT_FRAMES = ("/inspect.py", "/traceback.py", "/pdb.py", "/bdb.py")
 """Files of the standard library that hand out frames."""
 
 
@@ -142,7 +157,7 @@ class Judge:
             if isinstance(one, (list, tuple)):
                 parts = list(list.__iter__(one) if isinstance(one, list) else tuple.__iter__(one))
             elif isinstance(one, (set, frozenset)):
-                parts = list((set if isinstance(one, set) else frozenset).__iter__(one))
+                parts = list(set.__iter__(one) if isinstance(one, set) else frozenset.__iter__(one))
             elif isinstance(one, dict):
                 parts = [*dict.keys(one), *dict.values(one)]
             if parts and id(one) not in seen:
@@ -184,34 +199,31 @@ def _contents(modules: Iterable[str]) -> Iterable[tuple[Any, dict[str, Any]]]:
     yield sys, {"modules": sys.modules, "meta_path": sys.meta_path, "path": sys.path}
 
 
-def watch(stdlib: str) -> Callable[[str, tuple[Any, ...]], None]:
+def watch() -> Callable[[str, tuple[Any, ...]], None]:
     """An audit hook that keeps a candidate from looking at the frames and objects of its judge.
 
-    Args:
-        stdlib: folder of the standard library, parts of which need frames.
+    Installed libraries may look at frames and change code, because ordinary ones do.
     """
     frame_of, looking = sys._getframe, [False]
+    installed = ("<frozen ", f"{sys.prefix}/", f"{sys.base_prefix}/")
 
     def hook(event: str, given: tuple[Any, ...]) -> None:
         if event in REFUSED_EVENTS:
             raise RuntimeError(event)
         if event == "open" and str(given[0]).startswith("/proc/") and "/mem" in str(given[0]):
             raise PermissionError(event)
-        if event == "object.__setattr__" and given[1] == "__code__":
-            raise RuntimeError(event)
-        frames = event == "sys._getframe" or (event == "object.__getattr__" and given[1] in FRAMES)
-        if not frames or looking[0]:
+        looks = event == "sys._getframe" or (event == "object.__getattr__" and given[1] in FRAMES)
+        changes = event == "object.__setattr__" and given[1] == "__code__"
+        if not (looks or changes) or looking[0]:
             return
         looking[0] = True
         try:
-            file = frame_of(1).f_code.co_filename
+            frame: Any = frame_of(1)
+            while event == "sys._getframe" and frame.f_code.co_filename.endswith(HAND_OUT_FRAMES):
+                frame = frame.f_back  # whoever asked them
         finally:
             looking[0] = False
-        if not file.startswith(("<frozen ", stdlib)) or (
-            file.endswith(LOOKS_AROUND) and event == "sys._getframe"
-        ):
+        if not frame.f_code.co_filename.startswith(installed):
             raise RuntimeError(event)
 
     return hook
-
-

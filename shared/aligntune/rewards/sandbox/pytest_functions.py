@@ -69,7 +69,10 @@ class approx:  # noqa: N801
             return all(self._close(*pair) for pair in pairs)
         try:
             close = math.isclose(
-                expected, actual, rel_tol=0, abs_tol=max(self._relative * abs(expected), self._absolute)
+                expected,
+                actual,
+                rel_tol=0,
+                abs_tol=max(self._relative * abs(expected), self._absolute),
             )
         except TypeError:
             return bool(expected == actual)
