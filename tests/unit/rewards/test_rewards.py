@@ -341,9 +341,7 @@ def test_the_allowed_calls_are_numbered_once() -> None:
 
 
 def test_tests_that_are_no_python_are_an_error_of_the_data() -> None:
-    with pytest.raises(
-        DataError, match="these tests, because they are not valid Python"
-    ):
+    with pytest.raises(DataError, match="these tests, because they are not valid Python"):
         score("code", "x", tests="assert (")
 
 

@@ -12,18 +12,22 @@ from typing import Any, Literal
 
 from aligntune.errors import SpecError
 from aligntune.rewards.builtin.fences import fenced_blocks
-from aligntune.rewards.builtin.per_sample import PerSample
+from aligntune.rewards.builtin.per_sample import SECONDS, PerSample
 from aligntune.rewards.inputs import text_of
 
 
-def regex(*, pattern: str, search: bool = False, ignore_case: bool = False) -> Any:
+def regex(
+    *, pattern: str, search: bool = False, ignore_case: bool = False, timeout: float = SECONDS
+) -> Any:
     """1 if the completion matches, else 0. A dot also matches a line break.
 
     Args:
         pattern: a Python regular expression.
         search: whether a match of a part is enough; else the whole completion must match.
         ignore_case: whether to ignore case.
+        timeout: seconds per sample; a completion that takes longer does not match.
     """
+    _require_time(timeout)
     try:
         compiled = re.compile(pattern, re.DOTALL | (re.IGNORECASE if ignore_case else 0))
     except re.error as error:
@@ -32,17 +36,19 @@ def regex(*, pattern: str, search: bool = False, ignore_case: bool = False) -> A
         ) from error
     match = compiled.search if search else compiled.fullmatch
 
-    return PerSample(lambda text: float(match(text) is not None))
+    return PerSample(lambda text: float(match(text) is not None), seconds=timeout)
 
 
-def json_schema(*, schema: dict[str, Any]) -> Any:
+def json_schema(*, schema: dict[str, Any], timeout: float = SECONDS) -> Any:
     """1 if the completion is JSON that is valid under a schema, else 0.
 
     The JSON is the last fenced block if there is one, else the whole completion.
 
     Args:
         schema: a JSON schema (https://json-schema.org), draft 2020-12 unless it names another.
+        timeout: seconds per sample; a completion that takes longer is not valid.
     """
+    _require_time(timeout)
     validator = cache(lambda: schema_validator(schema))
 
     def score(text: str) -> float:
@@ -55,7 +61,12 @@ def json_schema(*, schema: dict[str, Any]) -> Any:
         except (ValueError, RecursionError):  # not JSON, or nested too deeply
             return 0.0
 
-    return PerSample(score)
+    return PerSample(score, seconds=timeout)
+
+
+def _require_time(timeout: float) -> None:
+    if timeout <= 0:
+        raise SpecError(f"timeout is {timeout}, but must be more than 0")
 
 
 def schema_validator(schema: dict[str, Any]) -> Any:

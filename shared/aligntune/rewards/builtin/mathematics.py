@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -20,9 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from aligntune.errors import RewardError
+from aligntune.rewards.builtin.numbers import read_answer
 
 STARTUP_SECONDS = 120.0
 """Time to import sympy and its grammar, on a busy machine."""
+
+MARKED = re.compile(r"\$|\\boxed|\\\(|\\\[")
+"""What math-verify looks for mathematics in."""
+
+WORDS = re.compile(r"[A-Za-z]{2,}(?:[ '-][A-Za-z]+)*")
+PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+MIXED = re.compile(r"(?<![\d.,/^_])(\d+) +(\d+) ?/ ?(\d+)(?![\d.])")
+SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([-+]?\d+)\b")
+PERCENT = "\\%"
 
 MEMORY = 4 * 2**30
 """Bytes of address space."""
@@ -120,6 +131,34 @@ class Mathematician:
         return json.loads(line)
 
 
+def of_reference(text: str) -> str:
+    """A reference, marked as mathematics as a whole; words alone are a text."""
+    if MARKED.search(text):
+        return _spelled_out(text)
+    return f"$\\text{{{text}}}$" if WORDS.fullmatch(text.strip()) else f"${_spelled_out(text)}$"
+
+
+def of_completion(text: str) -> str:
+    """A completion in which math-verify finds a whole answer: of ``2^{10}`` in a sentence, it would
+    read the 2.
+    """
+    if MARKED.search(text):
+        return _spelled_out(text)
+    if len(text) < 200 and not PROSE.search(text):
+        return f"${_spelled_out(text.strip())}$"
+    found = read_answer(text)
+    if found is None:
+        return ""
+    value = found.as_written.value
+    return f"$\\frac{{{value.numerator}}}{{{value.denominator}}}{PERCENT if found.percent else ''}$"
+
+
+def _spelled_out(text: str) -> str:
+    """``1 3/4`` and ``1e5``, which math-verify reads as 1, in LaTeX."""
+    mixed = MIXED.sub(r"\1\\frac{\2}{\3}", text)
+    return SCIENTIFIC.sub(r"\1\\times10^{\2}", mixed)
+
+
 @cache
 def mathematician() -> Mathematician:
     """The one process of this trainer."""
@@ -145,21 +184,15 @@ def answer_questions() -> None:
         logging.getLogger(f"math_verify.{part}").setLevel(logging.CRITICAL)
 
     def parsed(text: str) -> list[Any]:
-        return list(parse(text, parsing_timeout=None))
-
-    def expressions(reference: str) -> list[Any]:
-        for text in (reference, f"${reference}$"):
-            found = parsed(text)
-            if any(not isinstance(part, str) for part in found):
-                return found
-        return []
+        found = list(parse(text, parsing_timeout=None))
+        return found if any(not isinstance(part, str) for part in found) else []
 
     def answer(question: dict[str, Any]) -> bool:
         if "reference" in question:
-            return bool(expressions(question["reference"]))
-        found = parsed(question["completion"])
+            return bool(parsed(of_reference(question["reference"])))
+        found = parsed(of_completion(question["completion"]))
         return any(
-            verify(expressions(reference), found, timeout_seconds=None)
+            verify(parsed(of_reference(reference)), found, timeout_seconds=None)
             for reference in question["accepted"]
         )
 

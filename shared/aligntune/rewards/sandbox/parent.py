@@ -29,7 +29,7 @@ from aligntune.errors import RewardError
 
 CHILD = Path(__file__).with_name("child.py")
 READY = b"ready\n"
-MOST_OUTPUT = 2**24
+MOST_OUTPUT = 2**22
 """The most bytes of reports; a child with more is killed."""
 
 STARTUP_SECONDS = 60.0
