@@ -105,7 +105,7 @@ def test_a_reference_that_is_not_understood_is_refused_by_row_before_training() 
 
 
 def test_data_without_any_reference_is_refused_unless_another_reward_applies() -> None:
-    rows = [{"answer": None, "tests": ""}, {"answer": None, "tests": None}]
+    rows: list[dict[str, Any]] = [{"answer": None, "tests": ""}, {"answer": None, "tests": None}]
     with pytest.raises(DataError, match=r"no row of d has a reference for numeric or code"):
         check_rows([Asked("numeric"), Asked("code")], rows, "d")
     check_rows([Asked("numeric"), Asked("length", args={"max": 3})], rows, "d")
@@ -154,24 +154,27 @@ def test_fences_are_those_of_commonmark(text: str, code: str) -> None:
     assert score("code", text, tests="assert add(1, 2) == 3") == float(code is RIGHT)
 
 
-TRICKED = {
-    "assert": "assert f(1) == 2\nassert abs(f(2) - 3) < 1e-6",
-    "unittest": "import unittest\nclass T(unittest.TestCase):\n    def test_f(self):\n"
-    "        self.assertEqual(f(1), 2)\n",
-    "others": "import math, pytest\ndef check(candidate):\n"
-    "    assert math.isclose(candidate(1), 2)\n    assert candidate(1) == pytest.approx(2)\n"
-    "    assert isinstance(candidate(1), int) and len([candidate(1)] * candidate(1)) == 2\n",
-}
+TRICKED = """
+import math, pytest, unittest
+assert f(1) == 2
+assert abs(f(2) - 3) < 1e-6
+assert math.isclose(f(1), 2)
+assert isinstance(f(1), int) and len([f(1)] * f(1)) == 2
+def check(candidate):
+    assert candidate(1) == pytest.approx(2)
+class T(unittest.TestCase):
+    def test_f(self):
+        self.assertEqual(f(1), 2)
+"""
 
 
-@pytest.mark.parametrize("tests", TRICKED.values(), ids=TRICKED)
-def test_no_trick_passes_a_test(tests: str) -> None:
+def test_no_trick_passes_a_test() -> None:
     assert len(TRICKS) >= 20
-    columns = {"tests": [tests] * len(TRICKS), "entry_point": ["f"] * len(TRICKS)}
-    found = scores("code", list(TRICKS.values()), {}, **columns)
-    assert {what: passed for what, passed in zip(TRICKS, found, strict=True) if passed} == {}
-    honest = "def f(x):\n    return x + 1\n"
-    assert score("code", honest, tests=tests, entry_point="f") == 1.0
+    sources = [*TRICKS.values(), "def f(x):\n    return x + 1\n"]
+    columns = {"tests": [TRICKED] * len(sources), "entry_point": ["f"] * len(sources)}
+    *tricked, honest = scores("code", sources, {}, **columns)
+    assert {what: passed for what, passed in zip(TRICKS, tricked, strict=True) if passed} == {}
+    assert honest == 1.0
 
 
 HONEST = {

@@ -192,12 +192,15 @@ def test_right_answers_score_1_and_wrong_ones_0(
     name: str, args: dict[str, Any], rows: list[Row]
 ) -> None:
     assert len(rows) == ROWS
-    completions = [text for row in rows for text in (row.right, row.wrong)]
-    columns = {key: [row.columns[key] for row in rows for _ in range(2)] for key in rows[0].columns}
-    found = made(name, args)(prompts=["p"] * 2 * ROWS, completions=completions, **columns)
+    asked = [(row, text, text is row.right) for row in rows for text in (row.right, row.wrong)]
+    found = made(name, args)(
+        prompts=["p"] * len(asked),
+        completions=[text for _, text, _ in asked],
+        **{key: [row.columns[key] for row, _, _ in asked] for key in rows[0].columns},
+    )
     strange = [
-        (completion, score)
-        for place, (completion, score) in enumerate(zip(completions, found, strict=True))
-        if score != float(place % 2 == 0)
+        (text, score)
+        for (_, text, right), score in zip(asked, found, strict=True)
+        if score != float(right)
     ]
     assert strange == []

@@ -94,8 +94,10 @@ def main() -> None:
         os.dup2(nothing, stream)
     os.close(nothing)
     integrity = beside("integrity", "integrity")
-    sys.modules["pytest"] = beside("pytest_functions", "pytest")
-    judge = integrity.Judge(orders.pop("modules"))
+    modules = orders.pop("modules")
+    if "pytest" in modules:
+        sys.modules["pytest"] = beside("pytest_functions", "pytest")
+    judge = integrity.Judge(modules)
     try:
         confine(orders["parent"], orders["memory"], orders["cpu_seconds"])
     except Exception as error:

@@ -38,6 +38,8 @@ STARTUP_SECONDS = 60.0
 NUMBERS = ("collections", "datetime", "decimal", "fractions", "numpy", "pandas", "sympy")
 """Modules whose values candidates return: their classes are not the candidate's own."""
 
+IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+import|import\s+([\w., ]+))", re.M)
+
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """The whole environment. A candidate cannot start threads, which numpy would do when imported."""
 
@@ -248,14 +250,16 @@ class _Child:
 
 def _modules(program: Program) -> list[str]:
     """Modules to import before the candidate, so that it cannot replace what tests use of them."""
-    words = {
-        root
+    imported = {
+        name.split()[0].partition(".")[0]
         for step in program.steps
         if step.kind == "code"
-        for root in re.findall(r"(?:import|from)\s+(\w+)", step.source)
+        for first, names in IMPORT.findall(step.source)
+        for name in (first or names).split(",")
+        if name.strip()
     }
     mentioned = {name for name in NUMBERS if name in program.source}
-    return sorted(words | mentioned)
+    return sorted(imported | mentioned)
 
 
 @contextmanager
