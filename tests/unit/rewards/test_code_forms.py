@@ -178,7 +178,10 @@ def test_no_trick_passes_a_test() -> None:
 
 
 HONEST = {
-    "a value of sympy": ("import sympy\ndef f(): return sympy.Integer(2)", "assert f() == 2"),
+    "a decimal": (
+        "from decimal import Decimal\ndef f(): return Decimal('0.5')",
+        "assert f() == 0.5",
+    ),
     "a fraction": (
         "from fractions import Fraction\ndef f(): return Fraction(1, 2)",
         "assert f() == 0.5\nassert abs(f() - 0.5) < 1e-9",

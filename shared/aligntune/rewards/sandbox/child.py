@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import importlib.util
 import io
 import itertools
 import json
@@ -30,6 +29,7 @@ import types
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.machinery import SourceFileLoader
 from typing import Any
 
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
@@ -121,11 +121,8 @@ def main() -> None:
 def beside(file: str, name: str) -> types.ModuleType:
     """A module in the folder of this script, which is on no path."""
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{file}.py")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = types.ModuleType(name)
+    SourceFileLoader(name, path).exec_module(module)
     return module
 
 
