@@ -27,6 +27,7 @@ SOURCES = {"aligntune_run": ROOT / "launcher", "aligntune": ROOT / "shared"}
 WINGS = {
     "aligntune_run": (
         ("subprocesses", "known_failures"),
+        ("check",),
         ("host",),
         ("models",),
         ("memory",),
@@ -46,7 +47,7 @@ WINGS = {
         ("failures", "hub_errors"),
         ("record",),
         ("spec",),
-        ("tasks", "packages"),
+        ("tasks", "packages", "pretrained"),
         ("data", "rewards"),
         ("worker",),
         ("api",),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tests.helpers.hostile import TRICKS
-from tests.unit.rewards.test_rewards import Asked, made, score, scores
+from tests.helpers.rewards import Asked, made, score, scores
 
 from aligntune.errors import DataError
 from aligntune.rewards import check_rows

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from tests.unit.rewards.test_rewards import made
+from tests.helpers.rewards import made
 
 ROWS = 20
 

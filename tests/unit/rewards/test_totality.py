@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tests.unit.rewards.test_rewards import made
+from tests.helpers.rewards import made
 
 SCHEMA = {
     "anyOf": [

@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 
@@ -42,12 +42,7 @@ class Limit:
             signal.setitimer(signal.ITIMER_REAL, self._seconds)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
+    def __exit__(self, kind: object, error: object, trace: object) -> bool:
         self._inside = False
         self.spent = time.monotonic() - self._began
         if self._set:
