@@ -216,6 +216,10 @@ HONEST = {
         "class Solution:\n    def add(self, a, b): return (a, b)",
         {"fn_name": "add", "inputs": [[1, 2]], "outputs": [[1, 2]]},
     ),
+    "a float in place of an integer": (
+        "def f(x): return x / 2",
+        {"fn_name": "f", "inputs": [[2], [0]], "outputs": [1, [0]]},
+    ),
     "a program that reads the file 0": ("print(sum(map(int, open(0).read().split())))",
                                         {"inputs": ["1 2"], "outputs": ["3"]}),
     "a program that exits": (

@@ -73,7 +73,7 @@ def schema_validator(schema: dict[str, Any]) -> Any:
     """The validator of a schema, without network access.
 
     Raises:
-        SpecError: the schema is not valid.
+        SpecError: the schema is not valid, or refers to something that it does not contain.
     """
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import extend, validator_for
@@ -86,8 +86,44 @@ def schema_validator(schema: dict[str, Any]) -> Any:
         raise SpecError(
             f"schema is not a valid JSON schema: {error.message}", "Fix the schema"
         ) from error
+    _require_references(schema)
     exact = extend(kind, {"multipleOf": _multiple_of})  # type: ignore[no-untyped-call]
     return exact(schema, registry=Registry())
+
+
+def _require_references(schema: dict[str, Any]) -> None:
+    """Refuse a ``$ref`` to nothing, on which every completion would fail.
+
+    A schema with nested ``$id`` is not checked, because those change what its references mean.
+    """
+    from referencing import Registry, Resource
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    parts = list(_parts(schema))
+    if any("$id" in part for part in parts[1:]):
+        return
+    resource = Resource.from_contents(schema, default_specification=DRAFT202012)
+    base = resource.id() or ""
+    resolver = Registry().with_resource(base, resource).crawl().resolver(base)
+    for part in parts:
+        try:
+            if isinstance(part.get("$ref"), str):
+                resolver.lookup(part["$ref"])
+        except Unresolvable as error:
+            raise SpecError(
+                f"schema refers to {part['$ref']!r}, which it does not contain",
+                "Fix the reference; schemas of other documents are not fetched",
+            ) from error
+
+
+def _parts(node: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping in a schema, itself first."""
+    if isinstance(node, dict):
+        yield node
+    inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for one in inner:
+        yield from _parts(one)
 
 
 def _multiple_of(validator: Any, factor: Any, value: Any, schema: Any) -> Iterator[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import builtins
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 
@@ -266,6 +265,3 @@ def _require_pytest(body: Iterable[ast.stmt]) -> None:
                     raise NotTestsError(
                         f"they use pytest.{name}; of pytest there is only {', '.join(PYTEST)}"
                     )
-
-
-BUILTINS = frozenset(vars(builtins))

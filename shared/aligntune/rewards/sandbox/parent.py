@@ -74,9 +74,7 @@ class Step:
 
 def _same(one: Any, other: Any) -> bool:
     """Whether two JSON values are equal; ``true`` is not 1, and 1.0 is 1."""
-    return bool(one == other) and str(one in (True, False) and one) == str(
-        other in (True, False) and other
-    )
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def _lines(text: str) -> list[list[str]]:
