@@ -43,6 +43,7 @@ PROGRAMS = {
     "APPS as JSON": '{"inputs": ["1 2\\n"], "outputs": ["3\\n"]}',
     "TACO": {"inputs": ["1 2\n", "2 2\n"], "outputs": ["3\n", "4"]},
     "CodeContests": {"input": ["1 2"], "output": ["3"]},
+    "SYNTHETIC-1": {"language": "python", "test_cases": [{"input": "1 2", "output": "3"}]},
     "cases": [{"input": "1 2", "output": "3", "type": "stdin_stdout"}],
 }
 

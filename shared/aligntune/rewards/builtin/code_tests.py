@@ -69,6 +69,8 @@ def _read(tests: Any, entry_point: str | None) -> tuple[Step, ...]:
         return tuple(read_text(tests, entry_point))
     if tests is None:
         return ()
+    if isinstance(tests, Mapping) and "test_cases" in tests:
+        return _read(tests["test_cases"], entry_point)
     if isinstance(tests, Mapping):
         return tuple(_cases(tests))
     if isinstance(tests, Sequence):
