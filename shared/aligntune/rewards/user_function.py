@@ -13,10 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from aligntune.errors import RewardError, SpecError
+from aligntune.errors import AligntuneError, RewardError, SpecError
 from aligntune.failures import first_line, named
 from aligntune.rewards.catalog import FUNCTION, RewardSpec
-from aligntune.rewards.guard.timeout import Limit
+from aligntune.rewards.guard.timeout import Limit, TimeUp
 from aligntune.rewards.guard.watchdog import Backstop
 from aligntune.rewards.inputs import column_of
 from aligntune.spec.suggest import nearest
@@ -77,7 +77,10 @@ def _import(path: Path, name: str, timeout: float, backstop: Backstop | None) ->
                 stack.enter_context(backstop.watching(timeout, endless))
             with Limit(timeout) as limit:
                 found.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except (AligntuneError, TimeUp):
+        del sys.modules[known]
+        raise
+    except BaseException as error:  # also KeyboardInterrupt: a real one is a request to stop
         del sys.modules[known]
         traceback.print_exc()
         raise RewardError(
