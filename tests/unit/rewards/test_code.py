@@ -15,7 +15,6 @@ from tests.helpers.hostile import ENDLESS, FAKES, HELP, REFUSED
 from tests.helpers.rewards import made, score, scores
 
 from aligntune.errors import DataError
-from aligntune.rewards.builtin.mathematics import mathematician
 from aligntune.rewards.sandbox.child import ALLOWED
 from aligntune.rewards.sandbox.parent import Limits, Program, Step, Verdict, run
 
@@ -121,10 +120,10 @@ def test_the_same_actions_succeed_where_nothing_confines_them() -> None:
 
 
 def test_no_child_is_left() -> None:
-    mathematician().stop()
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    before = children.read_text()  # math-verify's may be there
     score("code", "import os\nos.fork()", tests="assert os")
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert children.read_text() == before
 
 
 def test_the_allowed_calls_are_numbered_once() -> None:

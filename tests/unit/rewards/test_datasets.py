@@ -90,7 +90,7 @@ def apps() -> list[Row]:
         program = "n = int(input())\na, b = map(int, input().split())\nprint({})"
         rows.append(
             Row(
-                {"tests": json.dumps(cases), "test_setup_code": ""},
+                {"tests": json.dumps(cases)},
                 f"```python\n{program.format('n + a + b')}\n```",
                 f"```python\n{program.format('n + a')}\n```",
             )
@@ -193,7 +193,7 @@ def test_right_answers_score_1_and_wrong_ones_0(
 ) -> None:
     assert len(rows) == ROWS
     asked = [(row, text, text is row.right) for row in rows for text in (row.right, row.wrong)]
-    if "test_setup_code" in rows[0].columns:  # a process each: half are right, half are wrong
+    if name == "code":  # a process each: half are right, half are wrong
         asked = [asked[2 * n + n % 2] for n in range(ROWS)]
     found = made(name, args)(
         prompts=["p"] * len(asked),

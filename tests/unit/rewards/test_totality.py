@@ -31,11 +31,14 @@ REWARDS: dict[str, tuple[str, dict[str, Any], Any]] = {
     "length": ("length", {"max": 3, "unit": "words"}, "x"),
     "code": ("code", {"timeout": 0.5}, "assert f(1) == 2"),
 }
-NUMBERS = ("1" + "0" * 400, "9" * 5000, "1e400", "-1E-999", "1e999999999", "7^{10^9}", "1/0")
+NUMBERS = ("1" + "0" * 400, "9" * 5000, "1e400", "-1E-999", "1e999999999", "1/0")
 MARKS = ("```", "~~~python\n", "\n", "def f(x):\n    return 2\n", "\\boxed{", "}", "{", "[", "$")
 LATEX = ("\\frac", "^", "_", "####", "Answer:", " ", "%", "km", "\\left(", "\\sqrt[", "\x00", "\\")
 OTHERS = ("\ud800", "\u202e", "\u0966", "a" * 50, '"', ":", ",", "null", "true", "NaN", "Infinity")
-PARTS = st.sampled_from([*NUMBERS, *MARKS, *LATEX, *OTHERS])
+SLOW = ("7^{10^9}",) if "ALIGNTUNE_TEST_COMPLETIONS" in os.environ else ()
+"""math-verify's process is killed and started again."""
+
+PARTS = st.sampled_from([*NUMBERS, *MARKS, *LATEX, *OTHERS, *SLOW])
 TEXTS = st.one_of(st.text(st.characters(), max_size=60), st.lists(PARTS, max_size=12).map("".join))
 ASKED = int(os.environ.get("ALIGNTUNE_TEST_COMPLETIONS", "0"))
 BATCH = 25
