@@ -42,6 +42,7 @@ class Algorithm:
         critic: whether it trains an estimate of values beside the policy.
         least_batch_size: the smallest ``training.batch_size`` that it can learn from.
         learns: what it learns, in words that follow "learns".
+        smoothed: the losses that use ``preference.label_smoothing``, and whether they need it.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Algorithm:
     critic: bool = False
     least_batch_size: int = 1
     learns: str = "sampled completions, by their reward"
+    smoothed: Mapping[str, bool] = field(default_factory=dict)
 
 
 BACKENDS = ("unsloth", "trl")
@@ -147,6 +149,8 @@ ALGORITHMS: dict[str, Algorithm] = {
             formats=("preference",),
             sections=("preference",),
             keys=("preference.label_smoothing",),
+            # In TRL 1.15 and 1.16; its sigmoid loss has no smoothing.
+            smoothed={"robust": False, "exo_pair": True, "aot": False, "aot_unpaired": False},
             defaults={
                 "training.learning_rate": 1e-6,
                 "preference.loss_type": "sigmoid",
