@@ -79,9 +79,18 @@ def count(parts: dict[str, Any]) -> dict[str, int | None]:
     return {
         "rows": len(train),
         "held_out": len(held_out),
-        "tokens": sum(train["length"]) if "length" in columns else None,
+        "tokens": _count_tokens(train) if "length" in columns else None,
         "learned_tokens": _count_learned(train) if "labels" in columns else None,
     }
+
+
+def _count_tokens(rows: Any) -> int:
+    """Tokens of all sequences; ``length`` is of the longer answer of a pair."""
+    if "chosen_ids" not in rows.column_names:
+        return sum(rows["length"])
+    prompts = rows["prompt_ids"] if "prompt_ids" in rows.column_names else ()
+    answers = (map(len, rows[f"{side}_ids"]) for side in ("chosen", "rejected"))
+    return 2 * sum(map(len, prompts)) + sum(map(sum, answers))
 
 
 def _count_learned(rows: Any) -> int:
