@@ -67,7 +67,7 @@ def execute(prepared: Prepared, watch: Watch) -> RunRecord:
                 raise
             with started.lease:
                 left, error = _follow(started.worker, reader, watch, interrupt)
-            failure = find_failure(left, error, plan)
+            failure = find_failure(left, error, plan, command.phase, run.record())
             if failure is not None:
                 failure = explained(failure, f"{left.output}\n{tail(run.log, begins)}")
                 record_exit(run, left, failure)
@@ -99,8 +99,9 @@ def attach(run: RunDir, engine: Engine, watch: Watch) -> RunRecord:
     worker = engine.attach(record.handle)
     with Interrupt() as interrupt:
         left, _ = _follow(worker, EventReader(run.events), watch, interrupt)
-    error = run.record().error  # of this attempt: an earlier one's was cleared when it resumed
-    failure = find_failure(left, error.model_dump() if error else None, plan)
+    now = run.record()
+    error = now.error  # of this attempt: an earlier one's was cleared when it resumed
+    failure = find_failure(left, error.model_dump() if error else None, plan, record.phase, now)
     if failure is None and record.phase != plan.phases[-1]:
         failure = StoppedError(f"its launcher was killed during {record.phase}", plan.next_step)
     if failure is not None:

@@ -35,6 +35,11 @@ def end(code: int, oom: bool = False, output: str = "") -> Script:
     return lambda worker: Exit(code, oom, output)
 
 
+def fetch(worker: ScriptedWorker) -> Exit:
+    worker.run.update(fetched={"datasets": {}})
+    return Exit(0, False, "")
+
+
 def fail(error: AligntuneError) -> Script:
     def script(worker: ScriptedWorker) -> Exit:
         told = {"kind": type(error).__name__, "what": error.what, "remedy": error.remedy}
@@ -90,7 +95,7 @@ def test_phases_run_in_order_and_a_failed_one_is_the_last(tmp_path: Path) -> Non
         )
     assert ran == ["fetch"]
     execute(
-        prepared(tmp_path / "b", fetch=note("fetch", end(0)), train=note("train", finish)), ignore
+        prepared(tmp_path / "b", fetch=note("fetch", fetch), train=note("train", finish)), ignore
     )
     assert ran == ["fetch", "fetch", "train"]
 
@@ -126,6 +131,18 @@ def test_a_worker_that_ends_without_a_word_is_explained_by_how_it_ended(
     record = RunDir(tmp_path).record()
     assert record.status == ("stopped" if kind is StoppedError else "failed")
     assert error_of(tmp_path).kind == kind.__name__
+
+
+@pytest.mark.parametrize("phase", ["fetch", "train"])
+def test_a_worker_that_ends_with_code_0_before_its_result_has_failed(
+    phase: str, tmp_path: Path
+) -> None:
+    """As if a library had called ``os._exit(0)``."""
+    with pytest.raises(TrainingError, match=f"code 0 in the middle of {phase}") as failed:
+        execute(prepared(tmp_path, **{phase: end(0), "train": end(0)}), ignore)
+    record = RunDir(tmp_path).record()
+    assert (record.status, record.exit) == ("failed", ExitRecord(code=0))
+    assert error_of(tmp_path).what == failed.value.what
 
 
 def test_a_known_failure_in_the_log_explains_an_error_that_says_little(tmp_path: Path) -> None:
