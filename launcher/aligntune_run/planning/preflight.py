@@ -271,7 +271,8 @@ def _data(spec: RunSpec) -> Iterator[Finding]:
         first = "its first row is" if seen.rows == 1 else f"its first {seen.rows} rows are"
         rows = f"{first} good" if seen.rows else "its rows are read by the worker only"
         told = f"{seen.format.replace('_', '-')} data; {rows}" if seen.format else rows
-        yield Finding(rule, "pass", f"{name}: {told}")
+        ignored = f"; not read: {seen.left_out}" if seen.left_out else ""
+        yield Finding(rule, "pass", f"{name}: {told}{ignored}")
 
 
 def _disk(spec: RunSpec, model: ModelFacts, run_dir: Path) -> Finding:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aligntune.data.columns import Columns
 from aligntune.data.formats import FORMATS, UnusableError, detect, require_columns
-from aligntune.data.sources import BATCH_ROWS, Row, Source, Values, read_rows
+from aligntune.data.sources import BATCH_ROWS, Row, Source, Values, left_out, read_rows
 from aligntune.errors import DataError, shown
 from aligntune.spec.run_spec import DatasetSpec
 from aligntune.spec.suggest import nearest
@@ -19,11 +20,16 @@ from aligntune.spec.suggest import nearest
 
 @dataclass(frozen=True)
 class Rows:
-    """Canonical rows, with their detected ``format``, and their ``source`` for the log."""
+    """Canonical rows, with their detected ``format``, and their ``source`` for the log.
+
+    Attributes:
+        left_out: what a folder contains besides the files that were read.
+    """
 
     dataset: Any
     format: str
     source: str
+    left_out: str = ""
 
 
 def load(
@@ -61,7 +67,8 @@ def load(
             dataset = dataset.select(range(min(limit, len(dataset))))
         if len(dataset) == 0:
             raise DataError(f"{source.name}: the slice {split!r} is empty", "Use a larger slice")
-    return Rows(dataset, format_name, f"{source.name}, split {split}")
+    where = f"{source.name}, split {split}"
+    return Rows(dataset, format_name, where, left_out(source, name))
 
 
 def no_rows(source: Source, split: str) -> DataError:
@@ -91,17 +98,18 @@ def canonicalise(
             f"{nearest(missing[0], list(first[1]))}",
             "Fix dataset.columns",
         )
-    mapped = _rename(first[1], known)
+    mapped = renamed(first[1], known)
     name = spec.format if spec.format != "auto" else detect(mapped, first[0], allowed)
     convert = FORMATS[name].convert
 
     def canonical() -> Iterator[dict[str, Any]]:
         shape: set[str] | None = None
+        columns = Columns()
         known_columns = set(mapped)
         row: Row | None = first
         count = 0
         while row is not None:
-            where, values = row[0], _rename(row[1], known)
+            where, values = row[0], renamed(row[1], known)
             try:
                 require_columns(values, name)
                 row_values = convert(values, chat)
@@ -118,6 +126,9 @@ def canonicalise(
                     f"{where}: the column '{shown(extra)}' is missing in the first row",
                     "Add it to the first row, with null if it has no value",
                 )
+            if free:
+                others = {key: value for key, value in row_values.items() if key != "prompt"}
+                columns.require_alike(others, where)
             kinds = {
                 f"{key} {type(value).__name__}"
                 for key, value in row_values.items()
@@ -140,7 +151,7 @@ def canonicalise(
     return name, canonical()
 
 
-def _rename(values: Values, known: Mapping[str, str]) -> dict[str, Any]:
+def renamed(values: Values, known: Mapping[str, str]) -> dict[str, Any]:
     """Columns under their canonical names; a mapped column replaces one with the same name."""
     named = {ours: values[theirs] for ours, theirs in known.items() if theirs in values}
     used = {*known, *known.values()}

@@ -22,7 +22,11 @@ PATH_KEYS: tuple[tuple[str, str, type[AligntuneError] | None], ...] = (
 """Keys whose value may be a local path, with the error for a missing path. None means that the
 value is always a path."""
 
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+"""Formats of data that are read."""
+
+COMPRESSED = (".gz", ".bz2", ".xz")
+"""Suffixes of compressed files, after the suffix of a text format (``rows.jsonl.gz``)."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -119,4 +123,6 @@ def _absolute(name: str, base_dir: Path) -> Path:
 
 def looks_like_path(name: str) -> bool:
     """Whether a name must be a file or folder, because no hub id looks like this."""
-    return name.startswith(("/", "./", "../", "~")) or name.lower().endswith(DATA_SUFFIXES)
+    return name.startswith(("/", "./", "../", "~")) or name.lower().endswith(
+        (*DATA_SUFFIXES, *COMPRESSED)
+    )
