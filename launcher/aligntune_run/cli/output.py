@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import yaml
 
 from aligntune.record.events import headline
+from aligntune.record.run_dir import parent_of
 from aligntune.record.schema import RunRecord
 from aligntune_run.host.types import Gpu
 from aligntune_run.images import Listed
@@ -29,7 +30,11 @@ def choice(prepared: Prepared, stream: TextIO) -> None:
         engine += ", as requested"
     elif engine == "process":
         engine += f", as no container engine is reachable: {prepared.host.engine.reason}"
-    job = f"{plan.task.kind} {plan.task.of}" if plan.task else plan.spec.algorithm
+    if plan.task:
+        job = f"{plan.task.kind} {plan.task.of}"
+    else:
+        parent = parent_of(plan.spec)
+        job = plan.spec.algorithm + (f" of {parent.short_id}" if parent else "")
     print(f"{job} with {plan.choice.reason}, engine {engine}", file=stream)
     for warning in plan.choice.warnings:
         rule = "!" * 78

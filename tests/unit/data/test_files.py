@@ -30,8 +30,9 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 def write(path: Path, text: str = ROW) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    compress = COMPRESS.get(path.suffix, lambda content: content)
-    path.write_bytes(compress(text.encode()))
+    compress = COMPRESS.get(path.suffix)
+    content = text.encode()
+    path.write_bytes(compress(content) if compress else content)
     return path
 
 

@@ -138,8 +138,9 @@ def test_a_worker_that_ends_with_code_0_before_its_result_has_failed(
     phase: str, tmp_path: Path
 ) -> None:
     """As if a library had called ``os._exit(0)``."""
+    scripts = {"fetch": fetch, "train": finish, phase: end(0)}
     with pytest.raises(TrainingError, match=f"code 0 in the middle of {phase}") as failed:
-        execute(prepared(tmp_path, **{phase: end(0), "train": end(0)}), ignore)
+        execute(prepared(tmp_path, resumed=False, **scripts), ignore)
     record = RunDir(tmp_path).record()
     assert (record.status, record.exit) == ("failed", ExitRecord(code=0))
     assert error_of(tmp_path).what == failed.value.what
