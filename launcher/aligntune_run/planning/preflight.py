@@ -19,6 +19,8 @@ from pathlib import Path
 from aligntune.data.preview import look_at
 from aligntune.data.sources import Source
 from aligntune.errors import AligntuneError, DataError, ModelError, OutputError, RewardError, shown
+from aligntune.rewards import require_columns
+from aligntune.spec.paths import similar_path
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.tasks import evaluation_set
 from aligntune_run.models import hub_client
@@ -26,6 +28,7 @@ from aligntune_run.models.config import CONFIG_BYTES, read_object
 from aligntune_run.models.facts import ModelFacts, read_folder, read_model
 from aligntune_run.models.hub import read_hub_model
 from aligntune_run.plan import Finding
+from aligntune_run.planning.targets import look_at_targets
 
 TEXT_BYTES = 2**22
 """More than any chat template takes."""
@@ -71,7 +74,8 @@ def look(
     there, access = _ask_hub(spec, cache, environment, token)
     model, found = look_at_model(spec.model.name, there)
     findings = [
-        *found,
+        *(_or_neighbour(finding, "model", spec.model.name) for finding in found),
+        *look_at_targets(spec, model),
         *access,
         *_files(spec),
         *_data(spec),
@@ -79,6 +83,18 @@ def look(
         _disk(spec, model, run_dir),
     ]
     return Inputs(model, tuple(findings))
+
+
+def _or_neighbour(finding: Finding, kind: str, name: str) -> Finding:
+    """Fail if a hub id may not be there, and a local file or folder has a similar path."""
+    near = None if finding.level == "pass" or is_local(name) else similar_path(name, Path.cwd())
+    if near is None:
+        return finding
+    error = (DataError if kind == "dataset" else ModelError)(
+        f"no {kind} {name} on this machine, and {finding.evidence.partition(f'{name}: ')[2]}",
+        f"Did you mean {near}?",
+    )
+    return Finding(finding.rule, "fail", error.what, error)
 
 
 def require_writable(path: Path) -> None:
@@ -153,6 +169,7 @@ def _ask_hub(
 ) -> tuple[ModelFacts, list[Finding]]:
     """A hub model's facts, and whether all else from a hub may be read; asked in parallel."""
     jobs: dict[str, Callable[[], ModelFacts | Finding]] = {}
+    offline: list[Finding] = []
     there = hub_client.connect(environment, token)
     for kind, name, revision in spec.repositories:
         stored = "dataset" if kind == "dataset" else "model"
@@ -162,7 +179,12 @@ def _ask_hub(
             jobs[kind] = partial(read_hub_model, name, revision, cache, environment, token)
         elif there is not None and not hub_client.snapshot(cache, name, revision, stored):
             jobs[f"{kind} {name}"] = partial(_access, there, stored, name)
-    model, found = ModelFacts(), []
+        elif there is None and not hub_client.snapshot(cache, name, revision, stored):
+            note = f"{kind} {name}: HF_HUB_OFFLINE is set, and it is not in the cache"
+            offline.append(_or_neighbour(Finding("credentials", "warn", note), kind, name))
+    model = ModelFacts()
+    # A dataset may be in the cache of processed datasets, so alone this is no finding.
+    found = [finding for finding in offline if finding.error]
     deadline = (
         time.monotonic() + hub_client.HUB_SECONDS + 1
     )  # each request has its own, shorter deadline
@@ -170,12 +192,13 @@ def _ask_hub(
         if isinstance(answer, ModelFacts):
             model = answer
         elif isinstance(answer, Finding):
-            found.append(answer)
+            found.append(_or_neighbour(answer, *key.split(" ", 1)))
         elif key == "model":
             model = ModelFacts(note=f"the hub was not reached: {hub_client.reason(answer)}")
         else:
             note = f"{key}: the hub was not reached: {hub_client.reason(answer)}"
-            found.append(Finding("credentials", "warn", note))
+            unsure = Finding("credentials", "warn", note)
+            found.append(_or_neighbour(unsure, *key.split(" ", 1)))
     return model, found
 
 
@@ -265,6 +288,8 @@ def _data(spec: RunSpec) -> Iterator[Finding]:
         source = Source(name, path=Path(name))
         try:
             seen = look_at(source, split, spec.dataset, spec.row.formats, limit)
+            if seen.columns:
+                require_columns(spec.rewards, seen.columns, f"{name}, split {split}")
         except DataError as error:
             yield Finding(rule, "fail", error.what, error)
             continue

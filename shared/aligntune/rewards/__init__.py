@@ -1,6 +1,6 @@
 """Rewards: functions and models that score completions during reinforcement learning.
 
-The host uses :func:`check`, :func:`names` and :func:`columns` too: they do not import torch, and
+The host uses :func:`check`, :func:`names` and :func:`require_columns` too: they do not import torch, and
 read only the request. :func:`build` makes the functions that a trainer calls.
 """
 
@@ -11,9 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from aligntune.errors import RewardError
-from aligntune.rewards.catalog import RewardSpec, check, columns, labels, names
+from aligntune.rewards.catalog import (
+    RewardSpec,
+    check,
+    columns,
+    labels,
+    names,
+    require_columns,
+)
 
-__all__ = ["Reward", "RewardSpec", "build", "check", "columns", "labels", "names"]
+__all__ = [
+    "Reward",
+    "RewardSpec",
+    "build",
+    "check",
+    "columns",
+    "labels",
+    "names",
+    "require_columns",
+]
 
 Reward = Callable[..., list[float | None]]
 """``f(prompts, completions, completion_ids, **columns)``, as TRL calls it, returns one score per

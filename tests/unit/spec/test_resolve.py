@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from aligntune.errors import DataError, ModelError, SpecError
+from aligntune.errors import AligntuneError, DataError, ModelError, SpecError
 from aligntune.spec.layers import Layer, from_assignment, from_environment, from_file, nested
+from aligntune.spec.other_names import OTHER_NAMES
+from aligntune.spec.paths import similar_path
 from aligntune.spec.resolve import known_keys, resolve
 from aligntune.spec.run_spec import RunSpec
 
@@ -99,6 +101,49 @@ def test_an_unknown_key_is_refused_with_its_source_and_the_nearest_known_one(
         assert f"did you mean {near!r}?" in message
     else:
         assert "zzzzzz" not in key or "did you mean" not in message
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("training.bf16", "; did you mean 'training.precision=bf16'?"),
+        ("num_train_epochs", "; did you mean 'training.epochs'?"),
+        ("training.per_device_train_batch_size", "; did you mean 'training.batch_size'?"),
+        ("micro_batch_size", "; did you mean 'training.batch_size'?"),
+        ("cutoff_len", "; did you mean 'training.max_length'?"),
+        ("adapter.lora_r", "; did you mean 'adapter.rank'?"),
+        ("load_in_4bit", "; did you mean 'model.quantization=4bit'?"),
+        ("training.report_to", "; a run always writes its losses to events.jsonl and tensorboard/"),
+        ("training.deepspeed", "; a run uses one process and one GPU; remove it"),
+        ("training.zzzzzz", ""),
+        ("training.report", ""),
+        ("learning", "; did you mean 'training.learning_rate'?"),
+    ],
+)
+def test_a_key_of_another_tool_is_answered_with_what_to_write_here(key: str, says: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        resolve([Layer("test", NEEDED), Layer("--set", nested(key, 1))])
+    expected = f"unknown key {key!r} (from --set){says}"
+    assert str(refused.value).startswith(expected)
+    assert says or str(refused.value) == expected
+
+
+def test_every_suggestion_for_another_name_is_a_key_or_a_sentence() -> None:
+    keys = {*known_keys(), "dataset.columns.text"}
+    leaves = {key.rpartition(".")[2] for key in keys}
+    for name, instead in OTHER_NAMES.items():
+        assert name not in leaves, f"{name} is a key of its own"
+        assert " " in instead or instead.partition("=")[0] in keys, instead
+
+
+def test_all_unknown_keys_of_a_file_are_named_at_once() -> None:
+    axolotl = {"base_model": "m", "micro_batch_size": 1, "sequence_len": 2, "val_set_size": 0.1}
+    with pytest.raises(SpecError) as refused:
+        resolve([Layer("test", NEEDED), Layer("a.yaml", axolotl)])
+    for key in ("model.name", "training.batch_size", "training.max_length"):
+        assert f"did you mean {key!r}?" in refused.value.what
+    with pytest.raises(SpecError, match=r"; and 12 more$"):
+        resolve([Layer("test", NEEDED), Layer("a.yaml", {f"zz{n}": 1 for n in range(20)})])
 
 
 def test_an_unknown_environment_variable_is_refused_by_its_own_name() -> None:
@@ -284,6 +329,35 @@ def test_a_path_that_is_not_there_is_named_with_the_place_that_was_looked_at(
         resolve([Layer("test", NEEDED), Layer("test", nested(key, value))], tmp_path)
     assert value in str(refused.value)
     assert "Looked for " in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "near"),
+    [
+        ("model", "./modle", "./model"),
+        ("model", "modle/", "./model"),
+        ("dataset", "data/chat.jsonl", "./data/chats.jsonl"),
+        ("dataset", "dta/chats.jsonl", "./data/chats.jsonl"),
+        ("dataset", "Data/chats.json", "./data/chats.jsonl"),
+        ("dataset", "./data/chats", "./data/chats.jsonl"),
+        ("model.chat_template", "own.jinj", "./own.jinja"),
+        ("rewards", "rewrd.py:good", "./reward.py"),
+        ("model", "./nothing-like-it", None),
+    ],
+)
+def test_a_mistyped_path_is_answered_with_its_neighbour(
+    key: str, value: str, near: str | None, tmp_path: Path
+) -> None:
+    for folder in ("model", "data"):
+        (tmp_path / folder).mkdir()
+    for file in ("data/chats.jsonl", "own.jinja", "reward.py"):
+        (tmp_path / file).touch()
+    with pytest.raises(AligntuneError) as refused:
+        resolve([Layer("test", NEEDED), Layer("test", nested(key, value))], tmp_path)
+    suggestion = f"; did you mean {near}?"
+    assert refused.value.remedy.endswith(suggestion) if near else "mean" not in str(refused.value)
+    if ":" not in value:
+        assert (similar_path(value, tmp_path) or "") == (near or "")
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from aligntune.data.rows import Rows
-from aligntune.errors import DataError
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
-from aligntune.rewards import Reward, build, columns
+from aligntune.rewards import Reward, build, require_columns
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.worker.device import Device
 from aligntune.worker.failures import tell
@@ -33,15 +32,7 @@ def load_rewards(
         DataError: a reward reads a column that the data does not have.
     """
     for rows in parts:
-        for label, column in columns(spec.rewards).items():
-            if column not in rows.dataset.column_names:
-                there = [name for name in rows.dataset.column_names if name != "prompt"]
-                raise DataError(
-                    f"reward {label} reads the column {column!r}, which {rows.source} lacks; "
-                    f"it has: {', '.join(there) or 'only the prompt'}",
-                    "Set the reward's args.column, or map one with dataset.columns",
-                )
-
+        require_columns(spec.rewards, rows.dataset.column_names, rows.source)
     return tuple(
         build(
             spec.rewards,
