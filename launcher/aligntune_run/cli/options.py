@@ -223,6 +223,24 @@ def spec_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def suggest_option(word: str) -> str:
+    """What to write instead of an option that does not exist, as the end of a message."""
+    from aligntune.spec.resolve import known_keys
+    from aligntune.spec.suggest import nearest, nearest_key, other_name
+
+    other = other_name(word)
+    if other and " " in other:
+        return f"; {other}"
+    if not other and (near := nearest(word, [flag.name for flag in FLAGS])):
+        return near
+    name = word.lstrip("-").replace("-", "_")
+    key, _, value = (other or nearest_key(name, known_keys()) or "").partition("=")
+    flag = next((flag for flag in FLAGS if key in (flag.key, f"{flag.key}.name")), None)
+    if flag and flag.value in (None, value or None):
+        return f"; did you mean '{flag.name}{f' {value}' if value and not flag.value else ''}'?"
+    return f"; did you mean '--set {key}={value or '...'}'?" if key else ""
+
+
 METAVARS = {int: "N", float: "X"}
 
 

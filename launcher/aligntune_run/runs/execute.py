@@ -66,7 +66,7 @@ def execute(prepared: Prepared, watch: Watch) -> RunRecord:
                     run.update(**ending_fields(refused))
                 raise
             with started.lease:
-                left, error = _follow(started.worker, reader, watch, interrupt)
+                left, error = _follow(started.worker, reader, watch, interrupt, plan)
             failure = find_failure(left, error, plan, command.phase, run.record())
             if failure is not None:
                 failure = explained(failure, f"{left.output}\n{tail(run.log, begins)}")
@@ -98,7 +98,7 @@ def attach(run: RunDir, engine: Engine, watch: Watch) -> RunRecord:
         return record
     worker = engine.attach(record.handle)
     with Interrupt() as interrupt:
-        left, _ = _follow(worker, EventReader(run.events), watch, interrupt)
+        left, _ = _follow(worker, EventReader(run.events), watch, interrupt, plan)
     now = run.record()
     error = now.error  # of this attempt: an earlier one's was cleared when it resumed
     failure = find_failure(left, error.model_dump() if error else None, plan, record.phase, now)
@@ -124,7 +124,7 @@ def _create(run: RunDir, plan: Plan) -> None:
 
 
 def _follow(
-    worker: Worker, reader: EventReader, watch: Watch, interrupt: Interrupt
+    worker: Worker, reader: EventReader, watch: Watch, interrupt: Interrupt, plan: Plan
 ) -> tuple[Exit, Event | None]:
     """Pass on a worker's events until it ends; how it ended, and its error event."""
     error: Event | None = None
@@ -135,5 +135,7 @@ def _follow(
         for event in reader:
             error = event if event["event"] == "error" else error
             watch(event)
+        if left is None and (answer := interrupt.answer(saves=plan.task is None)):
+            watch({"event": "note", "message": answer})
     interrupt.attach(None)
     return left, error

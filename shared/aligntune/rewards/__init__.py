@@ -1,7 +1,7 @@
 """Rewards: functions and models that score completions during reinforcement learning.
 
-The host uses :func:`check`, :func:`names` and :func:`require_columns` too: they do not import torch, and
-read only the request. :func:`build` makes the functions that a trainer calls.
+The host uses :func:`check`, :func:`names` and :func:`require_columns` too: they do not import
+torch, and read only the request. :func:`build` makes the functions that a trainer calls.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ _BY_KEY: dict[str, str] = {
     "model.dtype": "torch_dtype model_dtype",
     "model.attention": "attn_implementation flash_attn sdp_attention",
     "model.attention=flash_attention_2": "flash_attention use_flash_attention "
-    "use_flash_attention_2",
+    "use_flash_attention_2 use_flash_attn",
     "model.quantization": "quantization_bit quantization_config bnb_config",
     "model.quantization=4bit": "load_in_4bit use_4bit qlora use_qlora",
     "model.quantization=8bit": "load_in_8bit use_8bit",

@@ -258,3 +258,27 @@ def test_the_first_signal_asks_the_worker_to_stop_and_the_second_ends_it(
     assert asked == [("stop",), ("stop", "kill")]
     assert stopped.value.exit_code == 75
     assert signal.getsignal(number) is before
+
+
+def test_each_signal_is_answered_at_once_with_what_happens_next(tmp_path: Path) -> None:
+    looks: list[int] = []
+
+    def script(worker: ScriptedWorker) -> Exit:
+        looks.append(1)
+        if len(looks) in (1, 3):
+            os.kill(os.getpid(), signal.SIGINT)
+        if len(looks) < 5:
+            return None  # type: ignore[return-value]  # it still runs
+        return fail(StoppedError("stopped"))(worker)
+
+    notes: list[str] = []
+    with pytest.raises(StoppedError):
+        execute(
+            prepared(tmp_path, train=script),
+            lambda event: notes.append(event["message"]) if event["event"] == "note" else None,
+        )
+    assert notes == [
+        "stopping after this step, with a checkpoint if training has begun. "
+        "Ctrl-C again ends it at once",
+        "ending at once",
+    ]
