@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aligntune.errors import SpecError, shown
+from aligntune.errors import shown
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.suggest import nearest
+from aligntune_run.check import Result, fails
 from aligntune_run.models.facts import ModelFacts
-from aligntune_run.plan import Finding
 
 NOT_IN_HEADERS = ("embed", "lm_head", "wte", "score")
 """Parts of names of modules that an adapter can have, and that no list of linear layers has."""
 
 
-def look_at_targets(spec: RunSpec, model: ModelFacts) -> Iterator[Finding]:
+def missing_targets(spec: RunSpec, model: ModelFacts) -> Iterator[Result]:
     """A failure for each target that the model does not have.
 
     The worker checks the loaded model. The headers of the weights decide only where their names are
@@ -28,9 +28,8 @@ def look_at_targets(spec: RunSpec, model: ModelFacts) -> Iterator[Finding]:
         module = target.rpartition(".")[2]
         if module in known or any(part in module for part in NOT_IN_HEADERS):
             continue
-        error = SpecError(
+        yield fails(
             f"adapter.targets: {spec.model.name} has no module {shown(target)!r}"
             f"{nearest(module, known)}",
             f"Its linear layers are {', '.join(known)}",
         )
-        yield Finding("adapter", "fail", error.what, error)

@@ -58,15 +58,14 @@ def execute(prepared: Prepared, watch: Watch) -> RunRecord:
     with Interrupt() as interrupt:
         for command in prepared.engine.commands(plan):
             try:
-                started = start(prepared, command, run, watch, interrupt)
+                worker = start(prepared, command, run, watch, interrupt)
             except AligntuneError as refused:
                 if isinstance(refused, HardwareError) and plan.task is None:
                     refused.remedy = f"{plan.next_step} --wait"
                 with run.writing(f"The run itself failed: {refused}"):
                     run.update(**ending_fields(refused))
                 raise
-            with started.lease:
-                left, error = _follow(started.worker, reader, watch, interrupt, plan)
+            left, error = _follow(worker, reader, watch, interrupt, plan)
             failure = find_failure(left, error, plan, command.phase, run.record())
             if failure is not None:
                 failure = explained(failure, f"{left.output}\n{tail(run.log, begins)}")
@@ -130,12 +129,15 @@ def _follow(
     error: Event | None = None
     interrupt.attach(worker)
     left: Exit | None = None
-    while left is None:
-        left = worker.wait(TICK_SECONDS)
-        for event in reader:
-            error = event if event["event"] == "error" else error
-            watch(event)
-        if left is None and (answer := interrupt.answer(saves=plan.task is None)):
-            watch({"event": "note", "message": answer})
+    try:
+        while left is None:
+            left = worker.wait(TICK_SECONDS)
+            for event in reader:
+                error = event if event["event"] == "error" else error
+                watch(event)
+            if left is None and (answer := interrupt.answer(saves=plan.task is None)):
+                watch({"event": "note", "message": answer})
+    finally:
+        worker.detach()
     interrupt.attach(None)
     return left, error
