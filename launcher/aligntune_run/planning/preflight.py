@@ -32,6 +32,7 @@ from aligntune.rewards import require_columns
 from aligntune.spec.paths import similar_path
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.tasks import evaluation_set
+from aligntune.units import gib
 from aligntune_run.check import Result, Scope, Verdict, failed, passes, warns
 from aligntune_run.models import hub_client
 from aligntune_run.models.config import CONFIG_BYTES, read_object
@@ -354,13 +355,13 @@ def _disk(inputs: Inputs) -> Result:
         free = shutil.disk_usage(above).free
     except OSError as error:
         return warns(f"how much is free on {above} is not known: {error}")
-    known = f"{_size(free)} are free on {above}"
+    known = f"{gib(free)} are free on {above}"
     trained = trained_parameters(inputs.spec, inputs.model)
     if trained is None:
         return passes(f"{known}; what checkpoints take is not known")
     kept = (inputs.spec.training.save_total_limit or 1) + 1
     needed = trained * (STATE_BYTES * kept + WEIGHT_BYTES)
-    evidence = f"{known}; the result and {kept} checkpoints take about {_size(needed)}"
+    evidence = f"{known}; the result and {kept} checkpoints take about {gib(needed)}"
     if free >= needed:
         return passes(evidence)
     return warns(evidence, "Lower training.save_total_limit, or free some space")
@@ -375,7 +376,3 @@ def trained_parameters(spec: RunSpec, model: ModelFacts) -> int | None:
     targets = spec.adapter.targets
     wanted = [size for name, size in model.linear if targets == "all-linear" or name in targets]
     return sum(wanted) * spec.adapter.rank
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"

@@ -11,7 +11,7 @@ from aligntune.errors import AligntuneError, HardwareError, OutputError, Stopped
 from aligntune.record.events import Event, EventReader
 from aligntune.record.run_dir import RunDir
 from aligntune.record.schema import RunRecord
-from aligntune.tasks import TASK_FILE
+from aligntune.tasks import TASK_FILE, fitting_remedy
 from aligntune_run.engines.base import Engine, Exit, Say, Worker
 from aligntune_run.known_failures.explain import explained, tail
 from aligntune_run.plan import Plan
@@ -69,6 +69,8 @@ def execute(prepared: Prepared, watch: Watch) -> RunRecord:
             failure = find_failure(left, error, plan, command.phase, run.record())
             if failure is not None:
                 failure = explained(failure, f"{left.output}\n{tail(run.log, begins)}")
+                if plan.task is not None:
+                    failure.remedy = fitting_remedy(plan.task, failure)
                 record_exit(run, left, failure)
                 raise failure
     record_exit(run, left, None)

@@ -17,6 +17,7 @@ from aligntune.errors import (
 from aligntune.record.events import Event
 from aligntune.record.run_dir import RunDir
 from aligntune.record.schema import RunRecord
+from aligntune.units import gib
 from aligntune_run.engines.base import Exit
 from aligntune_run.plan import Plan
 
@@ -38,7 +39,7 @@ def find_failure(
     """
     if left.oom and left.code != 0:  # else only a helper process was killed
         return OutOfMemoryError(
-            f"out of memory: the run was killed at its limit of {plan.memory / 2**30:.1f} GiB",
+            f"out of memory: the run was killed at its limit of {gib(plan.memory)}",
             "Lower training.batch_size or max_length, use --lora-rank, or raise --set memory=...",
         )
     if left.code == 0:

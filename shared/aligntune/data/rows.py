@@ -22,14 +22,13 @@ from aligntune.spec.suggest import nearest
 class Rows:
     """Canonical rows, with their detected ``format``, and their ``source`` for the log.
 
-    Attributes:
-        left_out: what a folder contains besides the files that were read.
+    ``notes`` say what is not used.
     """
 
     dataset: Any
     format: str
     source: str
-    left_out: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def load(
@@ -67,8 +66,9 @@ def load(
             dataset = dataset.select(range(min(limit, len(dataset))))
         if len(dataset) == 0:
             raise DataError(f"{source.name}: the slice {split!r} is empty", "Use a larger slice")
-    where = f"{source.name}, split {split}"
-    return Rows(dataset, format_name, where, left_out(source, name))
+    ignored = left_out(source, name)
+    notes = (f"not read: {ignored}",) if ignored else ()
+    return Rows(dataset, format_name, f"{source.name}, split {split}", notes)
 
 
 def no_rows(source: Source, split: str) -> DataError:

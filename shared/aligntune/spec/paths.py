@@ -81,7 +81,8 @@ def similar_path(name: str, base_dir: Path) -> str | None:
         except OSError:
             return None
         stems = {Path(other).stem: other for other in there}
-        found = stems.get(part.name) or similar(part.name, there)
+        names = (part.name, part.stem, similar(part.stem, list(stems)))
+        found = next((stems[name] for name in names if name in stems), None)
         if found is None:
             return None
         near = part.parent / found / path.relative_to(part)

@@ -201,10 +201,8 @@ def _encode(session: Session, kind: Family, setup: Setup, part: str, rows: Rows)
     session.events(
         "data", part=part, rows=len(rows.dataset), format=rows.format, source=rows.source
     )
-    if rows.left_out:
-        session.note(f"{part}: not read: {rows.left_out}")
     encoded = kind.encode(rows.dataset, setup, part == "train")
-    for note in encoded.notes:
+    for note in (*rows.notes, *encoded.notes):
         session.note(f"{part}: {note}")
     return encoded.dataset
 

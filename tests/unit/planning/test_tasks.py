@@ -13,7 +13,15 @@ import pytest
 from tests.helpers.checkpoints import write_safetensors
 from tests.helpers.scripted_engine import ScriptedPlanner
 
-from aligntune.errors import BackendError, DataError, ModelError, OutputError, SpecError
+from aligntune.errors import (
+    AligntuneError,
+    BackendError,
+    DataError,
+    ModelError,
+    OutOfMemoryError,
+    OutputError,
+    SpecError,
+)
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.layers import Layer
 from aligntune.spec.resolve import resolve
@@ -24,6 +32,7 @@ from aligntune.tasks import (
     Push,
     Task,
     evaluation_set,
+    fitting_remedy,
     job,
     make,
     read,
@@ -45,6 +54,10 @@ ROOT = Path(__file__).parents[3]
 def spec_of(algorithm: str = "sft", **values: Any) -> RunSpec:
     needed = {"algorithm": algorithm, "model": "org/model", "dataset": "org/data", **values}
     return resolve([Layer("test", needed)]).spec
+
+
+EVALUATE = Evaluate(of="/run")
+PREDICT = Predict(of="/run", prompts=("a",))
 
 
 def finished(folder: Path, spec: RunSpec, **record: Any) -> RunDir:
@@ -422,3 +435,31 @@ def test_a_plan_of_training_is_json_as_before() -> None:
     assert plan.phases == ("fetch", "train")
     assert json.dumps(plan.to_dict())
     assert plan.local_inputs == plan.spec.local_inputs
+
+
+@pytest.mark.parametrize(
+    ("task", "error", "says"),
+    [
+        (EVALUATE, DataError("x", "Map the columns, e.g. --set dataset.columns.a=b"), "--dataset"),
+        (EVALUATE, DataError("x", "Set dataset.split"), "--split"),
+        (EVALUATE, DataError("x", "Use --algo dpo, or other data"), "rename the columns"),
+        (EVALUATE, DataError("x", "Fix that row"), "Fix that row"),
+        (EVALUATE, OutOfMemoryError("x", "Lower training.batch_size"), "Lower --batch-size"),
+        (EVALUATE, OutputError("x", "Set dataset.split"), "Set dataset.split"),
+        (PREDICT, OutOfMemoryError("x", "use --lora-rank"), "Lower --max-new-tokens"),
+    ],
+)
+def test_a_task_s_error_names_the_task_s_own_options(
+    task: Task, error: AligntuneError, says: str
+) -> None:
+    remedy = fitting_remedy(task, error)
+    assert says in remedy
+    if says not in error.remedy:
+        assert "--set" not in remedy
+        assert "training." not in remedy
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
+    for name, text in (("a.txt", "hello"), ("a.jsonl", '"hello"')):
+        (tmp_path / name).write_text(f"\ufeff{text}\n", encoding="utf-8")
+        assert read_prompts(tmp_path / name) == ["hello"]

@@ -343,6 +343,7 @@ def test_a_path_that_is_not_there_is_named_with_the_place_that_was_looked_at(
         ("model.chat_template", "own.jinj", "./own.jinja"),
         ("rewards", "rewrd.py:good", "./reward.py"),
         ("model", "./nothing-like-it", None),
+        ("dataset", "data/a.jsonl", None),
     ],
 )
 def test_a_mistyped_path_is_answered_with_its_neighbour(

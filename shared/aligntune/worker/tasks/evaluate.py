@@ -51,14 +51,12 @@ def evaluate(
     rows = _rows(saved, spec, run, task)
     part = {"part": "evaluation", "rows": len(rows.dataset), "source": rows.source}
     events("data", format=rows.format, **part)
-    if rows.left_out:
-        events("note", message=f"evaluation: not read: {rows.left_out}")
     rewards = load_rewards(spec, run, events, saved.device, rows)
     head = LossHead(saved.device, saved.backend.computes_loss())
     setup = Setup(spec, saved.tokenizer, saved.max_length, rewards, saved.backend.inference, head)
     kind = family(spec.row)
     encoded = kind.encode(rows.dataset, setup, train=False)
-    for note in encoded.notes:
+    for note in (*rows.notes, *encoded.notes):
         events("note", message=f"evaluation: {note}")
     frozen = _reference(saved, spec, run)
     measurement = kind.measure(saved.model, encoded.dataset, setup, frozen)
