@@ -7,25 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pydantic import ValidationError
+from tests.helpers.specs import NEEDED, spec_of
 
-from aligntune.errors import AligntuneError, DataError, ModelError, SpecError
+from aligntune.errors import DataError, ModelError, SpecError
 from aligntune.spec.layers import Layer, from_assignment, from_environment, from_file, nested
-from aligntune.spec.other_names import OTHER_NAMES
-from aligntune.spec.paths import similar_path
 from aligntune.spec.resolve import known_keys, resolve
-from aligntune.spec.run_spec import RunSpec
-
-NEEDED: dict[str, Any] = {"algorithm": "sft", "model": "org/model", "dataset": "org/data"}
-
-
-def spec_of(*assignments: str, **values: Any) -> RunSpec:
-    """The spec of the needed keys, others given as keywords, and ``--set`` assignments."""
-    return resolve(
-        [Layer("test", NEEDED), Layer("keywords", values), *map(from_assignment, assignments)]
-    ).spec
 
 
 def config(folder: Path, text: str) -> Layer:
@@ -101,49 +88,6 @@ def test_an_unknown_key_is_refused_with_its_source_and_the_nearest_known_one(
         assert f"did you mean {near!r}?" in message
     else:
         assert "zzzzzz" not in key or "did you mean" not in message
-
-
-@pytest.mark.parametrize(
-    ("key", "says"),
-    [
-        ("training.bf16", "; did you mean 'training.precision=bf16'?"),
-        ("num_train_epochs", "; did you mean 'training.epochs'?"),
-        ("training.per_device_train_batch_size", "; did you mean 'training.batch_size'?"),
-        ("micro_batch_size", "; did you mean 'training.batch_size'?"),
-        ("cutoff_len", "; did you mean 'training.max_length'?"),
-        ("adapter.lora_r", "; did you mean 'adapter.rank'?"),
-        ("load_in_4bit", "; did you mean 'model.quantization=4bit'?"),
-        ("training.report_to", "; a run always writes its losses to events.jsonl and tensorboard/"),
-        ("training.deepspeed", "; a run uses one process and one GPU; remove it"),
-        ("training.zzzzzz", ""),
-        ("training.report", ""),
-        ("learning", "; did you mean 'training.learning_rate'?"),
-    ],
-)
-def test_a_key_of_another_tool_is_answered_with_what_to_write_here(key: str, says: str) -> None:
-    with pytest.raises(SpecError) as refused:
-        resolve([Layer("test", NEEDED), Layer("--set", nested(key, 1))])
-    expected = f"unknown key {key!r} (from --set){says}"
-    assert str(refused.value).startswith(expected)
-    assert says or str(refused.value) == expected
-
-
-def test_every_suggestion_for_another_name_is_a_key_or_a_sentence() -> None:
-    keys = {*known_keys(), "dataset.columns.text"}
-    leaves = {key.rpartition(".")[2] for key in keys}
-    for name, instead in OTHER_NAMES.items():
-        assert name not in leaves, f"{name} is a key of its own"
-        assert " " in instead or instead.partition("=")[0] in keys, instead
-
-
-def test_all_unknown_keys_of_a_file_are_named_at_once() -> None:
-    axolotl = {"base_model": "m", "micro_batch_size": 1, "sequence_len": 2, "val_set_size": 0.1}
-    with pytest.raises(SpecError) as refused:
-        resolve([Layer("test", NEEDED), Layer("a.yaml", axolotl)])
-    for key in ("model.name", "training.batch_size", "training.max_length"):
-        assert f"did you mean {key!r}?" in refused.value.what
-    with pytest.raises(SpecError, match=r"; and 12 more$"):
-        resolve([Layer("test", NEEDED), Layer("a.yaml", {f"zz{n}": 1 for n in range(20)})])
 
 
 def test_an_unknown_environment_variable_is_refused_by_its_own_name() -> None:
@@ -331,42 +275,6 @@ def test_a_path_that_is_not_there_is_named_with_the_place_that_was_looked_at(
     assert "Looked for " in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "near"),
-    [
-        ("model", "./modle", "./model"),
-        ("model", "modle/", "./model"),
-        ("dataset", "data/chat.jsonl", "./data/chats.jsonl"),
-        ("dataset", "dta/chats.jsonl", "./data/chats.jsonl"),
-        ("dataset", "Data/chats.json", "./data/chats.jsonl"),
-        ("dataset", "./data/chats", "./data/chats.jsonl"),
-        ("model.chat_template", "own.jinj", "./own.jinja"),
-        ("rewards", "rewrd.py:good", "./reward.py"),
-        ("model", "./nothing-like-it", None),
-        ("dataset", "data/a.jsonl", None),
-    ],
-)
-def test_a_mistyped_path_is_answered_with_its_neighbour(
-    key: str, value: str, near: str | None, tmp_path: Path
-) -> None:
-    for folder in ("model", "data"):
-        (tmp_path / folder).mkdir()
-    for file in ("data/chats.jsonl", "own.jinja", "reward.py"):
-        (tmp_path / file).touch()
-    with pytest.raises(AligntuneError) as refused:
-        resolve([Layer("test", NEEDED), Layer("test", nested(key, value))], tmp_path)
-    suggestion = f"; did you mean {near}?"
-    assert refused.value.remedy.endswith(suggestion) if near else "mean" not in str(refused.value)
-    if ":" not in value:
-        assert (similar_path(value, tmp_path) or "") == (near or "")
-
-
-@pytest.fixture
-def closed(tmp_path: Path) -> Path:
-    (tmp_path / "closed").mkdir(mode=0)
-    return tmp_path / "closed"
-
-
 @pytest.mark.usefixtures("closed", "ordinary_user")
 def test_a_path_below_an_unreadable_folder_is_not_there(closed: Path) -> None:
     with pytest.raises(PermissionError):
@@ -477,118 +385,3 @@ def test_known_keys_are_exactly_what_a_spec_holds() -> None:
         for name in values[section]
     ] + [name for name, value in values.items() if not isinstance(value, dict) or not value]
     assert sorted(known_keys()) == sorted(held)
-
-
-# --- the canonical form
-
-texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
-numbers_in_disguise = st.sampled_from(
-    [
-        "1e5",
-        "123e4567",
-        "1e-4",
-        "0x1F",
-        "1_000",
-        "010",
-        "no",
-        "null",
-        "~",
-        "1:30",
-        "2026-01-01",
-        "=",
-    ]
-)
-words = texts | numbers_in_disguise
-names = words.filter(lambda word: not word.startswith("/"))  # local ones have no revision
-plain = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | words
-)
-free = st.recursive(plain, lambda inner: st.lists(inner) | st.dictionaries(words, inner))
-
-
-@given(
-    values=st.fixed_dictionaries(
-        {
-            "algorithm": st.just("sft"),
-            "model": st.fixed_dictionaries(
-                {"name": names},
-                optional={
-                    "revision": words,
-                    "quantization": st.sampled_from(["none", "4bit", "8bit"]),
-                },
-            ),
-            "dataset": st.fixed_dictionaries(
-                {"name": names},
-                optional={
-                    "system_prompt": words,
-                    "columns": st.dictionaries(st.sampled_from(["prompt", "completion"]), words),
-                    "config": words,
-                },
-            ),
-        },
-        optional={
-            "training": st.fixed_dictionaries(
-                {},
-                optional={
-                    "learning_rate": st.floats(0, 1e6),
-                    "epochs": st.floats(0, 1e6, exclude_min=True),
-                    "max_length": st.none() | st.integers(1, 10**9),
-                    "gradient_checkpointing": st.booleans() | st.just("auto"),
-                },
-            ),
-            "adapter": st.fixed_dictionaries(
-                {"rank": st.integers(1, 512)}, optional={"targets": st.lists(words, min_size=1)}
-            ),
-            "trainer_args": st.dictionaries(words, free, max_size=3),
-        },
-    )
-)
-def test_the_canonical_form_read_again_is_the_same_spec(
-    values: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    spec = resolve([Layer("test", values)]).spec
-    path = tmp_path_factory.getbasetemp() / "spec.yaml"
-    path.write_text(spec.to_yaml(), encoding="utf-8")
-    assert resolve([from_file(path)]).spec == spec
-
-
-@pytest.mark.parametrize(
-    "assignments",
-    [
-        ["model.name=/m", "dataset.name=/d"],
-        ["adapter.path=/a"],
-        ["dataset.eval_name=org/e", "training.eval_steps=1"],
-    ],
-)
-def test_a_finished_run_s_spec_runs_again(assignments: list[str], tmp_path: Path) -> None:
-    spec = spec_of(*assignments)
-    path = tmp_path / "spec.yaml"
-    path.write_text(spec.to_yaml(), encoding="utf-8")
-    assert resolve([from_file(path)]).spec == spec
-
-
-def test_the_canonical_form_holds_every_key() -> None:
-    written = spec_of().to_yaml()
-    assert all(f"{key.rpartition('.')[2]}:" in written for key in known_keys())
-
-
-# --- what a stronger source says is not silenced by a weaker one
-
-
-def test_a_flag_is_heard_over_the_spec_of_a_finished_run(tmp_path: Path) -> None:
-    whole = resolve([Layer("test", {**NEEDED, "training": {"max_steps": 5}})]).spec
-    (tmp_path / "spec.yaml").write_text(whole.to_yaml())
-    written = from_file(tmp_path / "spec.yaml")
-
-    again = resolve([written, Layer("--epochs", nested("training.epochs", 1))]).spec
-    assert (again.training.epochs, again.training.max_steps) == (1, None)
-    assert resolve([written, Layer("--lora-rank", nested("adapter.rank", 8))]).spec.adapter == (
-        whole.adapter.model_copy(update={"type": "lora", "rank": 8})
-    )
-    quantized = resolve([written, Layer("--load-in-4bit", nested("model.quantization", "4bit"))])
-    assert quantized.spec.adapter.type == "lora"
-    assert resolve([written]).spec == whole
