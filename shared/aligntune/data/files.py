@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,7 +115,7 @@ def _of_folder(folder: Path, name: str, split: str) -> Files:
     if unnamed and by_split:
         raise DataError(
             f"{name} contains splits ({', '.join(sorted(by_split))}), and files whose names match "
-            f"no split: {_named(unnamed, folder)}",
+            f"no split: {_few([_called(path, folder) for path in unnamed])}",
             "Move these files away, or set dataset.name to the file to train on",
         )
     splits = by_split or {"train": unnamed}
@@ -179,15 +179,27 @@ def _split_of(path: Path, name: str) -> str:
     return ""
 
 
-def _counts(files: dict[str, list[Path]], folder: Path) -> str:
+def _counts(files: Mapping[str, Sequence[Path]], folder: Path) -> str:
+    return counted({kind: [_called(path, folder) for path in files[kind]] for kind in files})
+
+
+def counted(names: Mapping[str, Sequence[str]]) -> str:
     """How many files there are of each kind, and the names of a few."""
-    kinds = sorted(files.items())
-    return "; ".join(f"{len(paths)} {kind} ({_named(paths, folder)})" for kind, paths in kinds)
+    kinds = sorted(names.items())
+    return "; ".join(f"{len(some)} {kind} ({_few(some)})" for kind, some in kinds)
 
 
-def _named(paths: list[Path], folder: Path) -> str:
-    names = ", ".join(_called(path, folder) for path in paths[:NAMED])
-    return f"{names}, ..." if len(paths) > NAMED else names
+def by_suffix(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names of files by what tells their kind."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        found[Path(name).suffix.lower() or "without a suffix"].append(name)
+    return found
+
+
+def _few(names: Sequence[str]) -> str:
+    shown_names = ", ".join(names[:NAMED])
+    return f"{shown_names}, ..." if len(names) > NAMED else shown_names
 
 
 def _called(path: Path, folder: Path) -> str:

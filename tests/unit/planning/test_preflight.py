@@ -13,14 +13,7 @@ import pytest
 from tests.helpers.checkpoints import write_model, write_safetensors
 from tests.helpers.hub import Hub
 
-from aligntune.errors import (
-    DataError,
-    HubError,
-    ModelError,
-    OutputError,
-    RewardError,
-    SpecError,
-)
+from aligntune.errors import DataError, HubError, ModelError, OutputError, RewardError
 from aligntune.spec.run_spec import RunSpec
 from aligntune_run.check import Verdict
 from aligntune_run.models.facts import ModelFacts, read_model
@@ -195,7 +188,7 @@ def test_a_lora_target_is_a_module_of_the_model(
         assert not any(one.error for one in inputs.findings)
         return
     failure = only_failure(inputs)
-    assert (failure.rule, type(failure.error)) == ("adapter_targets", SpecError)
+    assert (failure.rule, failure.kind) == ("adapter_targets", "SpecError")
     assert says in failure.evidence
     assert failure.error is not None
     assert "down_proj, gate_proj, k_proj, o_proj" in failure.error.remedy
