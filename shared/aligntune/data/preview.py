@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from aligntune.data.files import data_suffix, find_files, no_split
-from aligntune.data.rows import canonicalise, no_rows, renamed
+from aligntune.data.rows import canonicalise, no_rows
 from aligntune.data.sources import (
     Row,
     Source,
@@ -200,7 +200,8 @@ def _look_at_saved(
         return Sample(0, None)
     columns = dict.fromkeys(features)
     found, _ = canonicalise([(f"{name}, row 1", columns)], spec, allowed, chat=True)
-    return Sample(0, found, tuple(renamed(columns, spec.columns)))
+    others = (name for name in columns if name not in spec.columns.values())
+    return Sample(0, found, (*spec.columns, *others))
 
 
 def _object(path: Path, name: str) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def canonicalise(
             f"{nearest(missing[0], list(first[1]))}",
             "Fix dataset.columns",
         )
-    mapped = renamed(first[1], known)
+    mapped = _rename(first[1], known)
     name = spec.format if spec.format != "auto" else detect(mapped, first[0], allowed)
     convert = FORMATS[name].convert
 
@@ -109,7 +109,7 @@ def canonicalise(
         row: Row | None = first
         count = 0
         while row is not None:
-            where, values = row[0], renamed(row[1], known)
+            where, values = row[0], _rename(row[1], known)
             try:
                 require_columns(values, name)
                 row_values = convert(values, chat)
@@ -151,7 +151,7 @@ def canonicalise(
     return name, canonical()
 
 
-def renamed(values: Values, known: Mapping[str, str]) -> dict[str, Any]:
+def _rename(values: Values, known: Mapping[str, str]) -> dict[str, Any]:
     """Columns under their canonical names; a mapped column replaces one with the same name."""
     named = {ours: values[theirs] for ours, theirs in known.items() if theirs in values}
     used = {*known, *known.values()}

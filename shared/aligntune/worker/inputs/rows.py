@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from aligntune.data.rows import Rows, load
@@ -35,7 +34,7 @@ def load_rows(spec: RunSpec, run: RunDir, chat: bool) -> tuple[Rows, Rows | None
         )
         part = f"{wanted.validation_fraction:g} of {rows.source}"
         return (
-            replace(rows, dataset=split_rows["train"]),
+            Rows(split_rows["train"], rows.format, rows.source, rows.notes),
             Rows(split_rows["test"], rows.format, part),
         )
     return rows, None
