@@ -16,7 +16,7 @@ from tests.containers.runs import ROOTED, TRACEBACK, UID, Bench, Ended, bare, co
 
 PAIRS = [{"prompt": "a", "chosen": " b", "rejected": " c"}] * 8
 ANSWERS = [{"prompt": "a", "completion": " b", "label": True}] * 8
-PROMPTS = [{"prompt": f"{n} plus {n} is"} for n in range(8)]
+PROMPTS = [{"prompt": f"{n} plus {n} is", "answer": str(2 * n)} for n in range(8)]
 GROUPS = ["--reward", "exact_match", "--num-generations", "4"]
 GOOD = [{"prompt": f"{n} plus {n} is", "completion": f" {2 * n}"} for n in range(8)]
 CHAT = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}]

@@ -13,7 +13,7 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ class Source:
     arrow_files: tuple[Path, ...] = ()
 
 
-def read_rows(source: Source, split: str) -> Iterator[Row]:
+def read_rows(source: Source, split: str) -> Generator[Row, None, None]:
     """The rows of a source's split, unchanged.
 
     Raises:
@@ -61,7 +61,7 @@ def left_out(source: Source, split: str) -> str:
     return files.left_out if files else ""
 
 
-def _files_rows(files: Iterable[tuple[Path, str]]) -> Iterator[Row]:
+def _files_rows(files: Iterable[tuple[Path, str]]) -> Generator[Row, None, None]:
     for path, name in files:
         with reading(path, name):
             yield from READERS[data_suffix(path)](path, name)
@@ -325,7 +325,7 @@ READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
 """The readers of :data:`aligntune.spec.paths.DATA_SUFFIXES`."""
 
 
-def _arrow_rows(source: Source) -> Iterator[Row]:
+def _arrow_rows(source: Source) -> Generator[Row, None, None]:
     from datasets import Dataset
 
     number = 0
@@ -335,7 +335,7 @@ def _arrow_rows(source: Source) -> Iterator[Row]:
             yield f"{source.name}, row {number}", row
 
 
-def _saved_rows(folder: Path, name: str, split: str) -> Iterator[Row]:
+def _saved_rows(folder: Path, name: str, split: str) -> Generator[Row, None, None]:
     from datasets import DatasetDict, load_from_disk
 
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ def columns(folder: Path, *values: Any) -> list[Any]:
     path = folder / "a.jsonl"
     rows = ({"prompt": "a", "answer": value} for value in values)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read_rows(Source("a.jsonl", path), "train")
     spec = DatasetSpec(name=str(path))
-    _, made = canonicalise(found, spec, ALGORITHMS["grpo"].formats, chat=True)
-    return [row["answer"] for row in made]
+    with closing(read_rows(Source("a.jsonl", path), "train")) as found:
+        _, made = canonicalise(found, spec, ALGORITHMS["grpo"].formats, chat=True)
+        return [row["answer"] for row in made]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,10 @@ def test_a_value_of_another_kind_is_named_with_both_rows_and_its_column(
 def test_columns_that_the_trainer_reads_as_pictures_are_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"prompt": "a", name: "cat.png"}) + "\n")
-    found = read_rows(Source("a.jsonl", path), "train")
     formats = ALGORITHMS["grpo"].formats
-    with pytest.raises(DataError, match=f"the column name {name!r} has a meaning for the trainer"):
+    says = f"the column name {name!r} has a meaning for the trainer"
+    with (
+        closing(read_rows(Source("a.jsonl", path), "train")) as found,
+        pytest.raises(DataError, match=says),
+    ):
         list(canonicalise(found, DatasetSpec(name=str(path)), formats, chat=True)[1])

@@ -7,6 +7,7 @@ import gzip
 import lzma
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ def write(path: Path, text: str = ROW) -> Path:
 
 
 def texts(path: Path, split: str = "train") -> list[str]:
-    return [row["text"] for _, row in read_rows(Source(path.name, path), split)]
+    with closing(read_rows(Source(path.name, path), split)) as rows:
+        return [row["text"] for _, row in rows]
 
 
 def refusal(path: Path, split: str = "train") -> str:

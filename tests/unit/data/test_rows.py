@@ -6,6 +6,7 @@ Only what needs neither pyarrow nor datasets; the rest is trained on in tests/co
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,9 @@ def canonical(
     """The format and the canonical rows of a file or folder."""
     wanted = DatasetSpec(name=str(path), **spec)
     allowed = ALGORITHMS[algorithm].formats
-    name, rows = canonicalise(
-        read_rows(Source(path.name, path), split), wanted, allowed, chat=chat, limit=limit
-    )
-    return name, list(rows)
+    with closing(read_rows(Source(path.name, path), split)) as found:
+        name, rows = canonicalise(found, wanted, allowed, chat=chat, limit=limit)
+        return name, list(rows)
 
 
 def refusal(path: Path, split: str = "train", chat: bool = True, **spec: Any) -> str:
