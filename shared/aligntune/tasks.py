@@ -21,7 +21,7 @@ from aligntune.errors import AligntuneError, DataError, OutputError, SpecError
 from aligntune.record.run_dir import RunDir, finished_model
 from aligntune.record.schema import RunRecord
 from aligntune.spec.layers import from_file
-from aligntune.spec.paths import local_name
+from aligntune.spec.paths import local_name, similar_path
 from aligntune.spec.resolve import resolve
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.sections import PositiveInt, Section
@@ -208,7 +208,9 @@ def job(task: Task) -> Job:
     run = RunDir(Path(task.of))
     record = run.record()
     if record.is_empty or not run.spec.exists():
-        raise OutputError(f"{run.path} is not a run directory", "Name the folder of a finished run")
+        near = similar_path(str(run.path), Path.cwd())
+        remedy = f"Did you mean {near}?" if near else "Name the folder of a finished run"
+        raise OutputError(f"{run.path} is not a run directory", remedy)
     status = record.status or "unknown"
     if not record.is_finished or finished_model(run.path) is None:
         raise OutputError(

@@ -11,6 +11,7 @@ from aligntune.record.schema import RunRecord
 from aligntune.record.unchanged import require_same_spec
 from aligntune.rewards import check
 from aligntune.spec.layers import from_file
+from aligntune.spec.paths import similar_path
 from aligntune.spec.resolve import Settings, resolve
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.trainer_args import refuse_owned
@@ -68,7 +69,11 @@ def prepare_resume(path: Path, obtaining: Obtaining) -> Prepared:
     """
     run = RunDir(path.absolute())
     record = run.record()
-    stranger = OutputError(f"{path} is not the run directory of a run of this command")
+    near = similar_path(str(path), Path.cwd())
+    stranger = OutputError(
+        f"{path} is not the run directory of a run of this command",
+        f"Did you mean {near}?" if near else "",
+    )
     before = record.choice
     if record.plan is None:
         raise stranger

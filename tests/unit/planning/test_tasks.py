@@ -47,6 +47,7 @@ from aligntune_run.host.types import Host
 from aligntune_run.plan import Choice, Image, Plan, hub_ids
 from aligntune_run.planning import tasks
 from aligntune_run.planning.planner import Obtaining, Planner
+from aligntune_run.planning.prepare import prepare_resume
 from aligntune_run.selection.select import Outcome
 
 ROOT = Path(__file__).parents[3]
@@ -440,6 +441,19 @@ def test_a_task_s_error_names_the_task_s_own_options(
     if says not in error.remedy:
         assert "--set" not in remedy
         assert "training." not in remedy
+
+
+def test_a_mistyped_run_is_answered_with_its_neighbour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    finished(tmp_path, spec_of())
+    with pytest.raises(OutputError, match=r"Did you mean \./run\?"):
+        job(Evaluate(of=str(tmp_path / "runn")))
+    with pytest.raises(OutputError, match=r"Did you mean \./run\?"):
+        prepare_resume(Path("runn"), Obtaining())
+    with pytest.raises(OutputError, match="Name the folder of a finished run"):
+        job(Evaluate(of=str(tmp_path / "other")))
 
 
 def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
