@@ -6,16 +6,15 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tests.containers.runs import ROOT, Bench, in_image
 
 
 def test_every_form_of_arrow_data_is_read_or_refused_by_name(
-    engine: Any, image: Callable[[str, str], str], bench: Bench
+    image: Callable[[str, str], str], bench: Bench
 ) -> None:
     script = Path(shutil.copy(ROOT / "tests" / "containers" / "arrow_rows.py", bench.folder))
-    printed = in_image(engine, image("trl", "cpu"), script, bench)
+    printed = in_image(image("trl", "cpu"), script, bench)
     found = json.loads(printed.splitlines()[-1])
     assert set(found) == {"parquet", "file", "stream"}
     for form, rows in found.items():
