@@ -7,7 +7,7 @@ from pathlib import Path
 from aligntune.data.rows import Rows
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
-from aligntune.rewards import Reward, build, require_columns
+from aligntune.rewards import Reward, build, check_rows, require_columns
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.worker.device import Device
 from aligntune.worker.failures import tell
@@ -29,10 +29,13 @@ def load_rewards(
     """The reward functions of a request, guarded.
 
     Raises:
-        DataError: a reward reads a column that the data does not have.
+        DataError: a reward reads a column that the data does not have, or a reference that it does
+            not understand.
     """
     for rows in parts:
         require_columns(spec.rewards, rows.dataset.column_names, rows.source)
+        check_rows(spec.rewards, rows.dataset, rows.source)
+
     return tuple(
         build(
             spec.rewards,
