@@ -11,11 +11,11 @@ from typing import Any, TextIO
 import yaml
 
 from aligntune.algorithms import TITLES
+from aligntune.recipe import known_recipe
 from aligntune.record.events import headline
 from aligntune.record.recipe import Recipe, recipe_lines
 from aligntune.record.run_dir import parent_of
 from aligntune.record.schema import RunRecord
-from aligntune.spec.recipe import known_recipe
 from aligntune.spec.resolve import Settings
 from aligntune.units import gib
 from aligntune_run.check import Verdict

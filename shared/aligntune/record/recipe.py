@@ -1,6 +1,6 @@
 """The recipe of a run in words: the block that is shown before the first step.
 
-A recipe is plain data, in the ``start`` event and in ``run.json``. :mod:`aligntune.spec.recipe`
+A recipe is plain data, in the ``start`` event and in ``run.json``. :mod:`aligntune.recipe`
 says what the request alone determines, and the worker adds what it has counted. Values that are not
 known yet are absent.
 """

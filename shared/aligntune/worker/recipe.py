@@ -7,9 +7,9 @@ from itertools import groupby
 from typing import Any
 
 from aligntune.algorithms import TITLES
+from aligntune.recipe import known_recipe
 from aligntune.record.recipe import Recipe
 from aligntune.record.run_dir import RunDir
-from aligntune.spec.recipe import known_recipe
 from aligntune.spec.run_spec import RunSpec
 from aligntune.worker.device import Device
 from aligntune.worker.families import Setup

@@ -10,8 +10,8 @@ import pytest
 
 from aligntune.defaults import table
 from aligntune.errors import SpecError
+from aligntune.recipe import known_recipe
 from aligntune.spec.layers import Layer, from_assignment
-from aligntune.spec.recipe import known_recipe
 from aligntune.spec.resolve import Settings, resolve
 from aligntune.spec.run_spec import RunSpec
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -73,6 +74,6 @@ def origin(spec: RunSpec, origins: Mapping[str, str], key: str) -> str:
     if own is None:
         return "default" if value == type(part).model_fields[name].default else "spec"
     adapted = spec.adapter.type != "none" and key == "training.learning_rate"
-    if value != own * (ADAPTER_FACTOR if adapted else 1):
+    if value != own and not (adapted and math.isclose(value, own * ADAPTER_FACTOR)):
         return "spec"
     return f"default for {spec.algorithm}" + (f", x {ADAPTER_FACTOR} for an adapter" * adapted)
