@@ -74,6 +74,7 @@ def origin(spec: RunSpec, origins: Mapping[str, str], key: str) -> str:
     if own is None:
         return "default" if value == type(part).model_fields[name].default else "spec"
     adapted = spec.adapter.type != "none" and key == "training.learning_rate"
-    if value != own and not (adapted and math.isclose(value, own * ADAPTER_FACTOR)):
+    same = math.isclose(value, own * ADAPTER_FACTOR) if adapted else value == own
+    if not same:
         return "spec"
     return f"default for {spec.algorithm}" + (f", x {ADAPTER_FACTOR} for an adapter" * adapted)
