@@ -212,9 +212,10 @@ def test_what_makes_no_sense_for_an_algorithm_is_refused_with_the_reason(
 
 def test_the_best_checkpoint_is_one_that_was_evaluated_between_generations() -> None:
     held_out = ["dataset.eval_name=org/other", "training.eval_steps=3", "training.save_steps=3"]
-    best = [*held_out, "trainer_args.load_best_model_at_end=true", "rl.num_iterations=2"]
+    best = [*held_out, "training.keep_best=true", "rl.num_iterations=2"]
     made = arguments(spec_of("grpo", *best))
-    assert (made["save_steps"], made["metric_for_best_model"]) == (6, "reward")
+    assert (made["eval_steps"], made["save_steps"]) == (4, 4)
+    assert made["metric_for_best_model"] == "reward"
 
 
 def test_an_adapter_s_dropout_is_not_switched_off_with_the_model_s() -> None:

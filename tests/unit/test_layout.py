@@ -47,7 +47,7 @@ WINGS = {
         ("failures", "hub_errors"),
         ("record",),
         ("spec",),
-        ("tasks", "packages", "pretrained"),
+        ("tasks", "packages", "defaults", "pretrained", "recipe"),
         ("data", "rewards"),
         ("worker",),
         ("api",),

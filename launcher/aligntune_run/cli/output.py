@@ -10,15 +10,20 @@ from typing import Any, TextIO
 
 import yaml
 
+from aligntune.algorithms import TITLES
+from aligntune.recipe import known_recipe
 from aligntune.record.events import headline
+from aligntune.record.recipe import Recipe, recipe_lines
 from aligntune.record.run_dir import parent_of
 from aligntune.record.schema import RunRecord
+from aligntune.spec.resolve import Settings
 from aligntune.units import gib
 from aligntune_run.check import Verdict
 from aligntune_run.engines.registry import engine_kind
 from aligntune_run.host.types import Gpu
 from aligntune_run.images import Listed
 from aligntune_run.memory.estimate import Estimate
+from aligntune_run.plan import Plan
 from aligntune_run.planning.planner import Planner, Prepared
 from aligntune_run.selection.availability import Status
 
@@ -48,6 +53,7 @@ def values(prepared: Prepared) -> dict[str, Any]:
     return {
         "spec": prepared.plan.spec.model_dump(mode="json"),
         "plan": prepared.plan.to_dict(),
+        **({} if prepared.plan.task else {"recipe": recipe_of(prepared.plan)}),
         "commands": [
             {"phase": command.phase, "engine": prepared.plan.choice.engine, **command.arguments}
             for command in prepared.engine.commands(prepared.plan)
@@ -62,8 +68,22 @@ def plan(prepared: Prepared, as_json: bool) -> None:
         json_line(data)
         return
     choice(prepared, sys.stdout)
+    recipe(data["recipe"])
     verdicts(prepared.plan.choice.verdicts)
     print(yaml.safe_dump(json.loads(json.dumps(data)), sort_keys=False, allow_unicode=True), end="")
+
+
+def recipe_of(planned: Plan) -> Recipe:
+    """What a run will train with, as far as it is known before anything is loaded."""
+    choice = planned.choice
+    device = "GPU" if choice.gpus else "CPU"
+    where = {"backend": TITLES[choice.backend], "device": device}
+    return known_recipe(planned.spec, planned.origins) | where
+
+
+def recipe(known: Recipe) -> None:
+    """Print what a run trains with, in a few lines."""
+    print("\n".join(f"  {line}" for line in recipe_lines(known)))
 
 
 def verdicts(shown: Sequence[Verdict]) -> None:
@@ -75,13 +95,15 @@ def verdicts(shown: Sequence[Verdict]) -> None:
             print(f"{'':30}-> {verdict.remedy}")
 
 
-def explanation(planner: Planner, as_json: bool) -> None:
-    """Print the outcome of a request, with the verdict of every rule."""
+def explanation(planner: Planner, settings: Settings, as_json: bool) -> None:
+    """Print the outcome of a request, with what it trains with and the verdict of every rule."""
+    known = known_recipe(settings.spec, settings.origins)
     outcome = planner.outcome
     refusal = outcome.refusal
     if as_json:
         json_line(
             {
+                "recipe": known,
                 "choice": outcome.choice and asdict(outcome.choice),
                 "refusal": refusal
                 and {
@@ -98,6 +120,7 @@ def explanation(planner: Planner, as_json: bool) -> None:
             }
         )
         return
+    recipe(known)
     for gpu in planner.inspection.host.gpus:
         print(f"GPU: {_gpu(gpu)}")
     verdicts(outcome.verdicts)
@@ -162,6 +185,10 @@ def summary(record: RunRecord, stream: TextIO) -> None:
     metrics = {name[len("eval_") :]: result[name] for name in result if name.startswith("eval_")}
     if best := headline(metrics):
         losses += f", evaluation {best}"
+    kept = result.get("best")
+    if kept and (not kept["kept"] or record.spec["training"].get("keep_best")):
+        state = "kept" if kept["kept"] else "not kept"
+        losses += f" (best {kept['figure']} {kept['value']:.4f} at step {kept['step']}, {state})"
     speed = f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} token/s"
     memory = result["memory"]["peak_gpu"] or result["memory"]["peak"]
     print(

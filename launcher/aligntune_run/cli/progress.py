@@ -9,6 +9,9 @@ from typing import TextIO
 from aligntune.record.events import Event, describe
 from aligntune.record.events import progress as describe_step
 
+STYLES = {"warning": "bold yellow", "start": "none"}
+"""How lasting messages are shown, by kind of event; others are dim."""
+
 
 class PlainProgress:
     """Prints one line for each event worth showing."""
@@ -62,8 +65,7 @@ class LiveProgress:
                 self._task, completed=event["step"], total=event["max_steps"], numbers=numbers
             )
         elif kind != "error" and (line := describe(event)):
-            style = "bold yellow" if kind == "warning" else "dim"
-            self.bar.console.print(line, style=style, markup=False)
+            self.bar.console.print(line, style=STYLES.get(kind, "dim"), markup=False)
 
 
 @contextmanager

@@ -371,7 +371,7 @@ def trained_parameters(spec: RunSpec, model: ModelFacts) -> int | None:
     """The number of parameters that are trained and saved; None if the model does not say."""
     if spec.adapter.type == "none":
         return model.parameters
-    if not model.linear or spec.adapter.path:
+    if not model.linear or spec.adapter.path or spec.adapter.modules_to_save:
         return None
     targets = spec.adapter.targets
     wanted = [size for name, size in model.linear if targets == "all-linear" or name in targets]

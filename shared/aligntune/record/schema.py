@@ -100,6 +100,7 @@ class RunRecord(Part):
         phase: the phase that ``handle`` is of.
         code: hashes of the worker's code that worked on the run, the newest last.
         fetched: commit and path of everything that was fetched from a hub.
+        recipe: what the run trains with, see :mod:`aligntune.record.recipe`; empty before training.
         inputs: fingerprints of what was read.
         machine: what the worker computed on.
         result: the figures of the training or the task.
@@ -121,6 +122,7 @@ class RunRecord(Part):
     phase: str | None = None
     code: list[str] = []
     fetched: dict[str, Any] | None = None
+    recipe: dict[str, Any] = {}
     inputs: dict[str, Any] = {}
     machine: dict[str, Any] = {}
     result: dict[str, Any] = {}

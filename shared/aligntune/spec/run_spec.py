@@ -243,6 +243,8 @@ class RunSpec(Section):
             raise ValueError("adapter.path needs adapter.type=lora")
         if self.adapter.type == "none" or self.adapter.path:
             shape = self.adapter.model_dump(exclude={"type", "path"}, exclude_defaults=True)
+            if self.adapter.alpha == AdapterSpec().lora_alpha:
+                shape.pop("alpha")  # specs of earlier versions name this default
             why = (
                 "the adapter in adapter.path keeps its shape"
                 if self.adapter.path
@@ -262,12 +264,19 @@ class RunSpec(Section):
                 "dataset.validation_fraction cannot be combined with dataset.eval_name or "
                 "dataset.eval_split; remove one of them"
             )
-        if self.training.eval_steps and not (
-            self.dataset.eval_name or self.dataset.eval_split or self.dataset.validation_fraction
-        ):
+        for key in ("eval_steps", "keep_best"):
+            if getattr(self.training, key) and not (
+                self.dataset.eval_name
+                or self.dataset.eval_split
+                or self.dataset.validation_fraction
+            ):
+                raise ValueError(
+                    f"training.{key} needs evaluation data; set dataset.eval_name, "
+                    "dataset.eval_split or dataset.validation_fraction"
+                )
+        if self.training.keep_best and not self.training.eval_steps:
             raise ValueError(
-                "training.eval_steps needs evaluation data; set dataset.eval_name, "
-                "dataset.eval_split or dataset.validation_fraction"
+                "training.keep_best needs evaluations during training; set training.eval_steps"
             )
         return self
 
@@ -301,11 +310,11 @@ class RunSpec(Section):
                 raise self._not_applicable(key, [key in it.keys for it in ROWS])
 
     def _given_keys(self) -> list[str]:
-        """Dotted keys whose value is not the default; ``rewards`` is one key."""
+        """Dotted keys that ask for something besides the default; ``rewards`` is one key."""
         keys = ["rewards"] if self.rewards else []
         for section in ("training", "preference", "rl", "ppo"):
             values = getattr(self, section).model_dump(exclude_defaults=True)
-            keys += [f"{section}.{name}" for name in values]
+            keys += [f"{section}.{name}" for name, value in values.items() if value is not False]
         return keys
 
     def _not_applicable(self, key: str, applicable: list[bool]) -> ValueError:
@@ -336,12 +345,13 @@ class RunSpec(Section):
             raise ValueError(
                 f"rl.num_generations must be at least 2: {self.algorithm} compares completions"
             )
-        batch = training.batch_size * training.gradient_accumulation
+        accumulation = training.accumulation()
+        batch = training.batch_size * accumulation
         steps = {"steps_per_generation", "generation_batch_size"} & set(self.trainer_args)
         if batch % group and not steps:
             raise ValueError(
                 f"the {batch} completions of a step (training.batch_size {training.batch_size} x "
-                f"gradient_accumulation {training.gradient_accumulation}) must be a multiple of "
+                f"gradient_accumulation {accumulation}) must be a multiple of "
                 f"rl.num_generations={group}"
             )
 

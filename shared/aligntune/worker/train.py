@@ -38,12 +38,15 @@ from aligntune.worker.inputs.model import (
 )
 from aligntune.worker.inputs.rewards import load_rewards
 from aligntune.worker.inputs.rows import load_rows
+from aligntune.worker.inputs.tokenize import Tokenized
 from aligntune.worker.metrics import Measurement
 from aligntune.worker.model_card import model_card
 from aligntune.worker.process_memory import most_resident, resident
+from aligntune.worker.recipe import recorder, sequences
 from aligntune.worker.result import Clock, machine, record_code, save_model, stack_versions
 from aligntune.worker.stop_signal import StopSignal
 from aligntune.worker.trainer.arguments import accepted_arguments, trainer_arguments
+from aligntune.worker.trainer.best import Best, held_step
 from aligntune.worker.trainer.build import trainer_class
 from aligntune.worker.trainer.resume import claim, newest_checkpoint, starting_point
 
@@ -84,11 +87,13 @@ class Inputs:
     Attributes:
         setup: what the family's functions need.
         encoded: rows as the trainer takes them, by part: ``train`` and maybe ``evaluation``.
+        learns: which tokens are learned, in words.
     """
 
     model: Any
     setup: Setup
     encoded: dict[str, Any]
+    learns: str
 
 
 @dataclass(frozen=True)
@@ -193,18 +198,19 @@ def load(session: Session, stack: Stack) -> Inputs:
         inputs = of_files(spec, run, path) | {part: of_part(rows) for part, rows in parts.items()}
         require_same_inputs(run.record().inputs, inputs)
         run.update(inputs=inputs)
-        encoded = {part: _encode(session, kind, setup, part, rows) for part, rows in parts.items()}
-    return Inputs(model, setup, encoded)
+        made = {part: _encode(session, kind, setup, part, rows) for part, rows in parts.items()}
+        encoded = {part: rows.dataset for part, rows in made.items()}
+    return Inputs(model, setup, encoded, made["train"].learns or spec.row.learns)
 
 
-def _encode(session: Session, kind: Family, setup: Setup, part: str, rows: Rows) -> Any:
+def _encode(session: Session, kind: Family, setup: Setup, part: str, rows: Rows) -> Tokenized:
     session.events(
         "data", part=part, rows=len(rows.dataset), format=rows.format, source=rows.source
     )
-    encoded = kind.encode(rows.dataset, setup, part == "train")
+    encoded: Tokenized = kind.encode(rows.dataset, setup, part == "train")
     for note in (*rows.notes, *encoded.notes):
         session.note(f"{part}: {note}")
-    return encoded.dataset
+    return encoded
 
 
 def fit(session: Session, stack: Stack, inputs: Inputs) -> Trained:
@@ -220,7 +226,10 @@ def fit(session: Session, stack: Stack, inputs: Inputs) -> Trained:
 
     spec, run, stop = session.spec, session.run, session.stop
     with session.clock.phase("train"):
-        callback = EventCallback(session.events, stop, rounds(spec))
+        data = (inputs.encoded, inputs.learns)
+        recipe = recorder(inputs.setup, run, stack.device, stack.backend.NAME, *data)
+        best = Best.named(stack.kind.BEST, spec.trainer_args)
+        callback = EventCallback(session.events, stop, best, rounds(spec), recipe)
         trainer = _build_trainer(session, stack, inputs, callback)
         if not stack.device.cuda:
             trim_after_forward(trainer.model)
@@ -252,6 +261,7 @@ def _build_trainer(session: Session, stack: Stack, inputs: Inputs, callback: Any
         session.run.checkpoints,
         "evaluation" in encoded,
         setup.max_length,
+        sequences(spec, encoded["train"]),
     )
     accepted = accepted_arguments(arguments, config, spec, stack.backend)
     if (every := save_steps(spec)) != spec.training.save_steps:
@@ -278,8 +288,7 @@ def _build_trainer(session: Session, stack: Stack, inputs: Inputs, callback: Any
             f"{config.__name__} rejects these arguments: {first_line(error)}",
             "Change the key that it names",
         ) from error
-    # Events report progress already.
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(PrinterCallback)  # events report progress already
     trainer.remove_callback(ProgressCallback)
     return trainer
 
@@ -331,15 +340,17 @@ def measure(session: Session, stack: Stack, inputs: Inputs, trained: Trained) ->
     """The figures of the trained model on the evaluation rows; empty if there are none."""
     if "evaluation" not in inputs.encoded:
         return {}
-    trainer, model = trained.trainer, trained.model
+    trainer, model, best = trained.trainer, trained.model, trained.callback.best
+    held = held_step(trainer)
     with session.clock.phase("evaluate"):
         # The trainer may have added columns to its rows, such as the reference's log-probabilities.
         own = trainer.eval_dataset if stack.kind.PREPARED else inputs.encoded["evaluation"]
         measurement = trainer.measure(model, own)
-        session.events("evaluate", step=trainer.state.global_step, **measurement.metrics)
+        session.events("evaluate", step=held, **measurement.metrics)
+    best.end(held, measurement.metrics, session.events, session.spec.training.keep_best)
     figures = {f"eval_{name}": value for name, value in measurement.metrics.items()}
     samples = {"samples": list(measurement.samples)} if measurement.samples else {}
-    return figures | samples
+    return figures | {"best": best.result(held)} | samples
 
 
 def _finish(

@@ -60,7 +60,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         "generation_batch_size": None,
         "steps_per_generation": None
         if "generation_batch_size" in spec.trainer_args
-        else spec.training.gradient_accumulation,
+        else spec.training.accumulation(),
         "shuffle_dataset": True,
         "min_p": None,
         "repetition_penalty": 1.0,

@@ -17,6 +17,7 @@ from aligntune.spec.trainer_args import longest_row
 from aligntune.worker.backend import Backend, ModelForm
 from aligntune.worker.device import Device
 from aligntune.worker.inputs.fetch import fetched
+from aligntune.worker.inputs.targets import require_modules
 
 
 def locate(name: str) -> Path:
@@ -138,7 +139,8 @@ def load_model(
         model = backend.load_model(spec, path, form)
     if spec.adapter.type != "none":
         model = _with_adapter(spec, model, backend, run, head)
-        if head == "classifier":  # the head is new, and rounding would lose small updates
+        # Rounding would lose small updates of modules that are new, or trained whole.
+        if head == "classifier" or spec.adapter.modules_to_save:
             for weight in model.parameters():
                 weight.data = weight.data.float() if weight.requires_grad else weight.data
         for shape in model.peft_config.values():
@@ -151,6 +153,7 @@ def load_model(
 def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir, head: Head) -> Any:
     name, path = spec.adapter.path, adapter_folder(spec, run)
     if path is None:
+        require_modules(model, spec)
         try:
             return backend.add_adapter(spec, model, head)
         except ValueError as error:

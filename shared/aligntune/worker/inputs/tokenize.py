@@ -15,6 +15,7 @@ from typing import Any
 
 from aligntune.errors import DataError, ModelError
 from aligntune.spec.run_spec import RunSpec
+from aligntune.worker.inputs.assistant_turns import find_marking, marking_notes
 
 IGNORED = -100
 """Label of a token that is not learned, as in torch's cross entropy."""
@@ -24,10 +25,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Tokenized:
-    """Rows as token ids, and notes about rows that were cut or skipped."""
+    """Rows as token ids.
+
+    Attributes:
+        notes: about rows that were cut or skipped, and about what is learned.
+        learns: which tokens are learned, in words; empty if the algorithm alone says it.
+    """
 
     dataset: Any
     notes: tuple[str, ...] = ()
+    learns: str = ""
 
 
 def notes(*counted: tuple[int, str]) -> tuple[str, ...]:
@@ -48,7 +55,8 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> 
         ModelError: chat data without a chat template, or one that cannot render a row.
         DataError: no row has a token to learn, or the requested loss does not fit the data.
     """
-    encode = _encoder(dataset.column_names, is_chat(dataset), tokenizer, spec)
+    marking = find_marking(dataset, tokenizer, spec)
+    encode = _encoder(dataset.column_names, is_chat(dataset), tokenizer, spec, marking)
 
     def encode_row(row: Row) -> Row:
         tokens, learned = encode(row)
@@ -69,7 +77,8 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> 
     if len(useful) == 0:
         raise DataError(
             "no row has a token to learn" + (f" within {limit} tokens" if limit else ""),
-            "Raise training.max_length up to the model's limit, or change what is learned",
+            "Raise training.max_length up to the model's limit, or change what is learned"
+            + (": training.assistant_only_loss=false learns every token" if marking else ""),
         )
     return Tokenized(
         dataset=useful.select_columns(["input_ids", "labels", "length"]),
@@ -79,12 +88,21 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> 
                 len(encoded) - len(useful),
                 "rows have no token left to learn and were skipped",
             ),
-        ),
+        )
+        + marking_notes(dataset, tokenizer, spec, marking, _apply),
+        learns=_learns(dataset.column_names, spec, marking),
     )
 
 
+def _learns(columns: list[str], spec: RunSpec, marking: str | None) -> str:
+    if "prompt" in columns:
+        whole = spec.training.completion_only_loss is False
+        return "prompts and completions" if whole else "completions only"
+    return "assistant turns only" if marking else "every token"
+
+
 def _encoder(
-    columns: list[str], conversational: bool, tokenizer: Any, spec: RunSpec
+    columns: list[str], conversational: bool, tokenizer: Any, spec: RunSpec, marking: str | None
 ) -> Callable[[Row], tuple[list[int], list[bool]]]:
     """A function that encodes a row: token ids, and whether each is learned."""
     training = spec.training
@@ -96,9 +114,9 @@ def _encoder(
     require_usable(tokenizer, spec, chat)
     if "prompt" in columns:
         whole = training.completion_only_loss is False
-        return _prompt_encoder(tokenizer, chat, whole, training.assistant_only_loss)
+        return _prompt_encoder(tokenizer, chat, whole, marking)
     if chat:
-        return _chat_encoder(tokenizer, training.assistant_only_loss)
+        return _chat_encoder(tokenizer, marking)
 
     def encode_text(row: Row) -> tuple[list[int], list[bool]]:
         tokens = tokenizer(_ended(row["text"], tokenizer))["input_ids"]
@@ -108,9 +126,9 @@ def _encoder(
 
 
 def _prompt_encoder(
-    tokenizer: Any, chat: bool, whole: bool, assistant_only: bool
+    tokenizer: Any, chat: bool, whole: bool, marking: str | None
 ) -> Callable[[Row], tuple[list[int], list[bool]]]:
-    render = _chat_encoder(tokenizer, assistant_only) if chat else None
+    render = _chat_encoder(tokenizer, marking) if chat else None
 
     def encode(row: Row) -> tuple[list[int], list[bool]]:
         if render is not None:
@@ -156,31 +174,14 @@ def is_chat(dataset: Any) -> bool:
 
 
 def _chat_encoder(
-    tokenizer: Any, assistant_only: bool
+    tokenizer: Any, marking: str | None
 ) -> Callable[[Row], tuple[list[int], list[bool]]]:
-    template = None
-    if assistant_only:
-        from trl.chat_template_utils import get_training_chat_template
-
-        try:
-            # None if the tokenizer's template already marks the assistant's messages.
-            template = get_training_chat_template(tokenizer)
-        except ValueError as error:
-            raise ModelError(
-                "the chat template does not mark the assistant's messages ({% generation %}), "
-                "which training.assistant_only_loss needs",
-                "Set model.chat_template to a template with the markers",
-            ) from error
-
     def encode(row: Row) -> tuple[list[int], list[bool]]:
-        if not assistant_only:
+        if marking is None:
             tokens = _apply(tokenizer, row["messages"])["input_ids"]
             return tokens, [True] * len(tokens)
         rendered = _apply(
-            tokenizer,
-            row["messages"],
-            return_assistant_tokens_mask=True,
-            **({"chat_template": template} if template else {}),
+            tokenizer, row["messages"], return_assistant_tokens_mask=True, chat_template=marking
         )
         return rendered["input_ids"], [bool(bit) for bit in rendered["assistant_masks"]]
 
