@@ -14,6 +14,11 @@ from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.spec.trainer_args import longest_row
 from aligntune.worker.backend import Backend
 from aligntune.worker.device import Device
+from aligntune.worker.inputs.checkpoint import (
+    load_reports,
+    require_every_adapter_weight,
+    require_every_weight,
+)
 from aligntune.worker.inputs.fetch import fetched
 
 
@@ -128,20 +133,24 @@ def load_model(
     """Load the model, with the adapter of the request; ``head`` as in :class:`Backend`.
 
     Raises:
-        ModelError: this stack does not support the model, or its files are damaged.
+        ModelError: this stack does not support the model, or its files are damaged, or have other
+            weights than the model.
     """
     import torch
 
     dtype = _dtype(spec, config, device)
     attention = None if spec.model.attention == "auto" else spec.model.attention
-    try:
-        model = backend.load_model(spec, path, dtype, attention, max_length, head)
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(
-            f"{spec.model.name} does not load: {first_line(error)}", "Check the model's files"
-        ) from error
+    with load_reports() as reports:
+        try:
+            model = backend.load_model(spec, path, dtype, attention, max_length, head)
+        except torch.OutOfMemoryError:
+            raise
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            require_every_weight(reports, spec.model.name, path, head)
+            raise ModelError(
+                f"{spec.model.name} does not load: {first_line(error)}", "Check the model's files"
+            ) from error
+    require_every_weight(reports, spec.model.name, path, head)
     if spec.adapter.type != "none":
         model = _with_adapter(spec, model, backend, run, head)
         if head == "classifier":  # the head is new, and rounding would lose small updates
@@ -172,7 +181,9 @@ def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir, head
                 "kind of model",
                 "Merge it into its base (peft's merge_and_unload), and train the result",
             )
-        return PeftModel.from_pretrained(model, str(path), is_trainable=True)
+        adapted = PeftModel.from_pretrained(model, str(path), is_trainable=True)
+        require_every_adapter_weight(adapted, path, name)
+        return adapted
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"the adapter {spec.adapter.path} does not fit {spec.model.name}: {first_line(error)}",
