@@ -19,6 +19,9 @@ from aligntune.worker.saving.given import Given
 
 TRIAL = "model.trial"
 
+LOADING = ("is_local", "local_files_only")
+"""Arguments of ``from_pretrained`` that tokenizers save as if they were settings."""
+
 TRIAL_BYTES = 64 * 2**20
 """The most weights that a trial writes. A larger model writes its smallest tensors only."""
 
@@ -73,6 +76,8 @@ def _write(
 ) -> None:
     """Write everything; ``weights`` instead of all of the model's if they are given."""
     given.restore(plain(trainer.model).config)
+    for name in LOADING:
+        tokenizer.init_kwargs.pop(name, None)
     side, tokenizer.padding_side = tokenizer.padding_side, given.padding_side
     try:
         if weights is None:

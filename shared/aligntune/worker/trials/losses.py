@@ -9,24 +9,25 @@ from typing import Any
 from aligntune.errors import SpecError
 from aligntune.failures import first_line
 from aligntune.spec.run_spec import RunSpec
-from aligntune.worker.inputs.tokenize import IGNORED
 from aligntune.worker.modeling.loss_head import own_log_probs, tolerance, without_router_loss
+from aligntune.worker.modeling.model import plain
 from aligntune.worker.modeling.modes import quiet
+from aligntune.worker.modeling.token_logprobs import token_log_probs
 
 TOKENS = 32
-"""The most tokens of the row that is tried."""
+"""Tokens of the row that is tried; a packed row is repeated up to this length."""
 
 LOSS_AGREES = 1e-3
 """Nats per token by which the trainer's loss may differ from the model's own without a note."""
 
 PACKED_AGREES = 1e-4
-"""The same between a packed row and the row by itself, in float32."""
+"""Mean difference in nats between a packed row and the row by itself, in float32."""
 
 
 def try_losses(trainer: Any, rows: Any, spec: RunSpec) -> str | None:
     """Compute the loss of one short row in several ways, before the first step.
 
-    The comparison takes three forward passes of at most 64 tokens, without gradients. The
+    The comparison takes a few forward passes of at most 64 tokens, without gradients. The
     trainer's figures and the random state stay as they are.
 
     Args:
@@ -44,57 +45,87 @@ def try_losses(trainer: Any, rows: Any, spec: RunSpec) -> str | None:
     if ids is None:
         return None
     with _trial(trainer):
-        alone = _loss(trainer, [ids])
+        alone = _loss(trainer, ids)
         own = _own_loss(trainer, ids)
-        _require_separate(trainer, ids, alone, spec)
-    allowed = max(LOSS_AGREES, tolerance(trainer.model) if _half(trainer.model) else 0.0)
+        note = _compare(trainer, ids, alone, own) if _is_cross_entropy(trainer) else None
+        _require_separate(trainer, (ids * TOKENS)[:TOKENS], spec)
+    return note
+
+
+def _is_cross_entropy(trainer: Any) -> bool:
+    args = trainer.args
+    return getattr(args, "loss_type", "nll") == "nll" and not args.label_smoothing_factor
+
+
+def _compare(trainer: Any, ids: list[int], alone: float, own: float) -> str | None:
+    """Have the trainer use the model's own logits if its loss is not the model's cross entropy."""
+    allowed = tolerance(trainer.model) if _half(trainer.model) else LOSS_AGREES
     if abs(alone - own) <= allowed:
         return None
-    return (
-        f"the trainer's loss of a row is {alone:.4f}, but the model's own cross entropy is "
-        f"{own:.4f}: {type(trainer.model).__name__} computes its logits in another way than the "
-        "trainer. Its evaluation uses the model's own"
+    kind = type(plain(trainer.model)).__name__
+    seen = (
+        f"the trainer's loss of a row is {alone:.4f}, but {kind}'s own cross entropy is {own:.4f}"
     )
+    trainer.compute_loss_func = cross_entropy
+    if abs(_loss(trainer, ids) - own) <= allowed:
+        return f"{seen}. So the loss is computed from the model's logits, which takes more memory"
+    trainer.compute_loss_func = None
+    return f"{seen}. The evaluation uses the model's own"
 
 
-def _require_separate(trainer: Any, ids: list[int], alone: float, spec: RunSpec) -> None:
-    """Refuse a model in which a row sees a copy of itself that is packed in front of it."""
-    packed = trainer.data_collator([_feature(ids, learned=False), _feature(ids)])
-    if packed["input_ids"].shape[0] > 1:  # a batch of padded rows
+def cross_entropy(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+    """The mean cross entropy of a model's logits, as ``Trainer``'s ``compute_loss_func``."""
+    from transformers.loss.loss_utils import ForCausalLMLoss
+
+    logits = outputs.logits
+    return ForCausalLMLoss(logits, labels, logits.shape[-1], num_items_in_batch)
+
+
+def _require_separate(trainer: Any, ids: list[int], spec: RunSpec) -> None:
+    """Refuse a model in which a row sees a copy of itself that is packed in front of it.
+
+    A copy is what a trained model uses most: it then predicts the row almost surely.
+    """
+    batch = trainer.data_collator([_feature(ids), _feature(ids)])
+    if batch["input_ids"].shape[0] > 1:  # padded rows, which are separate
         return
-    name = spec.model.name
+    name, model = spec.model.name, plain(trainer.model)
     remedy = (
         "Set training.packing=false"
         if spec.training.packing
         else "Set trainer_args.padding_free=false"
     )
+    alone = _log_probs(trainer, trainer.data_collator([_feature(ids)]))
     try:
-        behind = _loss_of(trainer, packed)
+        behind = _log_probs(trainer, batch)[:, len(ids) :]
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
         raise SpecError(
             f"{name} does not take several rows in one sequence: {first_line(error)}", remedy
         ) from error
-    allowed = tolerance(trainer.model) if _half(trainer.model) else PACKED_AGREES
-    if abs(behind - alone) > allowed * max(1.0, abs(alone)):
+    difference = float((behind - alone).abs().mean())
+    if difference > (tolerance(model) if _half(model) else PACKED_AGREES):
         raise SpecError(
-            f"packed rows see each other in {name} ({trainer.model.config.model_type}, "
-            f"{trainer.model.config._attn_implementation} attention): the loss of a row is "
-            f"{alone:.4f} by itself and {behind:.4f} behind another row",
+            f"packed rows see each other in {name} ({model.config.model_type}, "
+            f"{model.config._attn_implementation} attention): behind another row, the "
+            f"log-probability of a token differs by {difference:.4f} on average",
             remedy,
         )
 
 
-def _feature(ids: list[int], learned: bool = True) -> dict[str, Any]:
-    labels = ids if learned else [IGNORED] * len(ids)
-    return {"input_ids": ids, "labels": labels, "seq_lengths": [len(ids)]}
+def _log_probs(trainer: Any, batch: dict[str, Any]) -> Any:
+    """Log-probabilities of the tokens of a batch but the first, (B, L - 1)."""
+    inputs = trainer._prepare_inputs({key: batch[key] for key in batch if key != "labels"})
+    logits = trainer.model(**inputs, use_cache=False).logits
+    return token_log_probs(logits[:, :-1], inputs["input_ids"][:, 1:], 1.0)[0]
 
 
-def _loss(trainer: Any, rows: list[list[int]]) -> float:
-    return _loss_of(trainer, trainer.data_collator([_feature(row) for row in rows]))
+def _feature(ids: list[int]) -> dict[str, Any]:
+    return {"input_ids": ids, "labels": ids, "seq_lengths": [len(ids)]}
 
 
-def _loss_of(trainer: Any, batch: dict[str, Any]) -> float:
-    return float(trainer.compute_loss(trainer.model, trainer._prepare_inputs(dict(batch))))
+def _loss(trainer: Any, ids: list[int]) -> float:
+    batch = trainer.data_collator([_feature(ids)])
+    return float(trainer.compute_loss(trainer.model, trainer._prepare_inputs(batch)))
 
 
 def _own_loss(trainer: Any, ids: list[int]) -> float:
