@@ -135,7 +135,7 @@ def run(name: str, folder: Path, spec: dict[str, Any]) -> tuple[dict[str, Any], 
 
 def trained(kind: str, how: str, model: Path, data: Path, folder: Path) -> dict[str, Any]:
     """Train two steps, load the result with plain transformers, and hold it against the run."""
-    from aligntune.errors import SpecError
+    from aligntune.errors import ModelError, SpecError
 
     adapter = {"type": "lora", "rank": 2, "alpha": 4} if how == "LoRA" else {}
     spec = {
@@ -147,13 +147,17 @@ def trained(kind: str, how: str, model: Path, data: Path, folder: Path) -> dict[
     }
     try:
         result, path = run(f"{kind}-{how}", folder, spec)
-    except SpecError as error:
-        if how == "full" or not error.what.startswith("adapter: "):
+    except (SpecError, ModelError) as error:
+        # There are layers that peft cannot adapt.
+        if how == "full" or "adapter" not in str(error):
             raise
-        return {"refused": error.what, "fault": ""}  # peft knows layers that it cannot adapt
+        return {"refused": error.what, "fault": ""}
     loss, length = plainly(path / "model")
     difference = abs(result["eval_loss"] - loss)
-    notes = [line for line in events(path, "note") if "cross entropy is" in line["message"]]
+    notes = [event["message"] for event in events(path, "note")]
+    told = [note for note in notes if "the trainer" in note or "sees padding" in note]
+    if any("sees padding" in note for note in told):
+        return {"note": "; ".join(told), "fault": ""}  # a batch is not what its rows are
     saved = differences(path / "model", model) if how == "full" else []
     faults = {
         f"evaluated {result['eval_loss']:.6f}, loads with {loss:.6f}": difference > 1e-4,
@@ -162,14 +166,14 @@ def trained(kind: str, how: str, model: Path, data: Path, folder: Path) -> dict[
     }
     return {
         "difference": difference,
-        "note": notes[0]["message"] if notes else "",
+        "note": "; ".join(told),
         "fault": "; ".join(fault for fault, found in faults.items() if found),
     }
 
 
 def packed(kind: str, model: Path, data: Path, folder: Path) -> dict[str, Any]:
     """At learning rate 0, a packed step has the loss of the rows by themselves, or is refused."""
-    from aligntune.errors import SpecError
+    from aligntune.errors import ModelError, SpecError
 
     spec = {
         "algorithm": "sft",
@@ -181,7 +185,9 @@ def packed(kind: str, model: Path, data: Path, folder: Path) -> dict[str, Any]:
     }
     try:
         result, _ = run(f"{kind}-packed", folder, spec)
-    except SpecError as error:
+    except (SpecError, ModelError) as error:
+        if "training.packing=false" not in error.remedy:
+            raise
         return {"refused": error.what, "fault": ""}
     difference = abs(result["train_loss"] - result["eval_loss"])
     seen = f"packed {result['train_loss']:.6f}, alone {result['eval_loss']:.6f}"

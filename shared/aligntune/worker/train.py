@@ -304,8 +304,9 @@ def _try_out(session: Session, inputs: Inputs, trainer: Any) -> None:
 
     try_saving(trainer, inputs.setup.tokenizer, inputs.given, session.run)
     rows = inputs.encoded["train"]
-    if "labels" in rows.column_names and (note := try_losses(trainer, rows, session.spec)):
-        session.note(note)
+    if "labels" in rows.column_names:
+        for note in try_losses(trainer, rows, session.spec):
+            session.note(note)
 
 
 def _measure_function(stack: Stack, setup: Setup) -> Any:

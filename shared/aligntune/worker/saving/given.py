@@ -108,11 +108,14 @@ def make_savable(model: Any) -> None:
 
 def _restore(config: Any, before: dict[str, Any], kept: frozenset[str]) -> None:
     now = config.to_dict()
+    for key in now.keys() - before.keys() - kept:
+        if key in config.__dict__:  # a trainer added it
+            delattr(config, key)
     for key, value in before.items():
-        part = getattr(config, key, None)
         if key in kept or now.get(key) == value:
             continue
-        if isinstance(value, dict) and hasattr(part, "to_dict"):
+        part = getattr(config, key, None) if isinstance(value, dict) else None
+        if hasattr(part, "to_dict"):
             _restore(part, value, kept)
         else:
             setattr(config, key, value)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from aligntune.errors import SpecError
+from aligntune.errors import ModelError, SpecError
 from aligntune.failures import first_line
 from aligntune.spec.run_spec import RunSpec
 from aligntune.worker.modeling.loss_head import own_log_probs, tolerance, without_router_loss
@@ -24,7 +25,7 @@ PACKED_AGREES = 1e-4
 """Mean difference in nats between a packed row and the row by itself, in float32."""
 
 
-def try_losses(trainer: Any, rows: Any, spec: RunSpec) -> str | None:
+def try_losses(trainer: Any, rows: Any, spec: RunSpec) -> tuple[str, ...]:
     """Compute the loss of one short row in several ways, before the first step.
 
     The comparison takes a few forward passes of at most 64 tokens, without gradients. The
@@ -36,20 +37,71 @@ def try_losses(trainer: Any, rows: Any, spec: RunSpec) -> str | None:
         spec: the request.
 
     Returns:
-        a note if the trainer's loss is not the model's cross entropy.
+        what the trainer computes in another way than the model, as notes.
 
     Raises:
+        ModelError: the model cannot compute a loss.
         SpecError: rows that are packed, or flattened without padding, see each other.
     """
     ids = next((row["input_ids"][:TOKENS] for row in rows if len(row["input_ids"]) > 1), None)
     if ids is None:
+        return ()
+    repeated = (ids * TOKENS)[:TOKENS]
+    found = [_without_broken_router(trainer, ids)]
+    with _trial(trainer, router=False):
+        with _computing(trainer, spec):
+            alone, own = _loss(trainer, ids), _own_loss(trainer, ids)
+        if _is_cross_entropy(trainer):
+            found.append(_compare(trainer, ids, alone, own))
+        found.append(_require_separate(trainer, repeated, spec))
+    return tuple(note for note in found if note)
+
+
+@contextmanager
+def _computing(trainer: Any, spec: RunSpec) -> Iterator[None]:
+    """Turn whatever a model raises in its first forward pass into one line."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        if spec.training.packing:
+            remedy = "Set training.packing=false"
+        elif spec.adapter.type != "none":
+            remedy = "Use other adapter.targets"
+        else:
+            remedy = "Use another backend, or another model"
+        raise ModelError(
+            f"{_name(trainer)} of {spec.model.name} cannot compute a loss: "
+            f"{type(error).__name__}: {first_line(error)}",
+            remedy,
+        ) from error
+
+
+def _without_broken_router(trainer: Any, ids: list[int]) -> str | None:
+    """Turn off the loss of a router that the trainer cannot compute, such as that of a dense model
+    whose configuration has its keys.
+    """
+    import torch
+
+    if not getattr(trainer, "aux_loss_enabled", False):
         return None
-    with _trial(trainer):
-        alone = _loss(trainer, ids)
-        own = _own_loss(trainer, ids)
-        note = _compare(trainer, ids, alone, own) if _is_cross_entropy(trainer) else None
-        _require_separate(trainer, (ids * TOKENS)[:TOKENS], spec)
-    return note
+    try:
+        with _trial(trainer, router=True):
+            _loss(trainer, ids)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # the trainer reads attributes that not every model has
+        trainer.aux_loss_enabled = False
+        plain(trainer.model).config.get_text_config().output_router_logits = False
+        return (
+            f"the trainer cannot compute the router's loss of {_name(trainer)} "
+            f"({type(error).__name__}: {first_line(error)}), so it trains without that loss"
+        )
+    return None
 
 
 def _is_cross_entropy(trainer: Any) -> bool:
@@ -81,35 +133,41 @@ def cross_entropy(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> 
     return ForCausalLMLoss(logits, labels, logits.shape[-1], num_items_in_batch)
 
 
-def _require_separate(trainer: Any, ids: list[int], spec: RunSpec) -> None:
+def _require_separate(trainer: Any, ids: list[int], spec: RunSpec) -> str | None:
     """Refuse a model in which a row sees a copy of itself that is packed in front of it.
 
-    A copy is what a trained model uses most: it then predicts the row almost surely.
+    A copy is what a trained model uses most: it then predicts the row almost surely. If rows are
+    padded, a row must not see its padding, which only a note says.
     """
-    batch = trainer.data_collator([_feature(ids), _feature(ids)])
-    if batch["input_ids"].shape[0] > 1:  # padded rows, which are separate
-        return
+    half = ids[: len(ids) // 2]
+    batch = trainer.data_collator([_feature(ids), _feature(half)])
+    padded = batch["input_ids"].shape[0] > 1
     name, model = spec.model.name, plain(trainer.model)
+    alone = _log_probs(trainer, trainer.data_collator([_feature(half)]))
     remedy = (
         "Set training.packing=false"
         if spec.training.packing
         else "Set trainer_args.padding_free=false"
     )
-    alone = _log_probs(trainer, trainer.data_collator([_feature(ids)]))
     try:
-        behind = _log_probs(trainer, batch)[:, len(ids) :]
+        found = _log_probs(trainer, batch)
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError) as error:
         raise SpecError(
-            f"{name} does not take several rows in one sequence: {first_line(error)}", remedy
+            f"{name} does not take several rows in one batch: {first_line(error)}",
+            "Set training.batch_size=1" if padded else remedy,
         ) from error
+    behind = found[1:, : len(half) - 1] if padded else found[:, len(ids) :]
     difference = float((behind - alone).abs().mean())
-    if difference > (tolerance(model) if _half(model) else PACKED_AGREES):
-        raise SpecError(
-            f"packed rows see each other in {name} ({model.config.model_type}, "
-            f"{model.config._attn_implementation} attention): behind another row, the "
-            f"log-probability of a token differs by {difference:.4f} on average",
-            remedy,
-        )
+    if difference <= (tolerance(model) if _half(model) else PACKED_AGREES):
+        return None
+    seen = f"the log-probability of a token differs by {difference:.4f} on average"
+    if padded:
+        return f"{_name(trainer)} sees padding: in a longer batch, {seen}"
+    raise SpecError(
+        f"packed rows see each other in {name} ({model.config.model_type}, "
+        f"{model.config._attn_implementation} attention): behind another row, {seen}",
+        remedy,
+    )
 
 
 def _log_probs(trainer: Any, batch: dict[str, Any]) -> Any:
@@ -143,25 +201,33 @@ def _half(model: Any) -> bool:
     return model.dtype != torch.float32 or "flash" in str(model.config._attn_implementation)
 
 
+def _name(trainer: Any) -> str:
+    return type(plain(trainer.model)).__name__
+
+
 @contextmanager
-def _trial(trainer: Any) -> Iterator[None]:
-    """Evaluation mode without the router's loss; the trainer's figures are kept."""
+def _trial(trainer: Any, router: bool) -> Iterator[None]:
+    """Evaluation mode, maybe without the router's loss; the trainer's figures are kept."""
     import torch
 
     model = trainer.model
     kept = {mode: dict(values) for mode, values in getattr(trainer, "_metrics", {}).items()}
-    router = getattr(trainer, "aux_loss_enabled", None)
+    before = getattr(trainer, "aux_loss_enabled", None)
     half = torch.bfloat16 if trainer.args.bf16 else torch.float16
     device = next(model.parameters()).device.type
     computes = torch.autocast(device, dtype=half, enabled=_half(model))
-    if router is not None:
-        trainer.aux_loss_enabled = False
     try:
-        with quiet(model), without_router_loss(model), computes:
+        with ExitStack() as stack:
+            stack.enter_context(quiet(model))
+            stack.enter_context(computes)
+            if not router and before is not None:
+                trainer.aux_loss_enabled = False
+            if not router:
+                stack.enter_context(without_router_loss(model))
             yield
     finally:
-        if router is not None:
-            trainer.aux_loss_enabled = router
+        if before is not None:
+            trainer.aux_loss_enabled = before
         for mode, values in kept.items():
             trainer._metrics[mode].clear()
             trainer._metrics[mode].update(values)
