@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -218,7 +219,7 @@ def test_a_shape_too_large_for_the_weights_is_rejected(
     folder: Path, values: dict[str, Any], quantized: bool
 ) -> None:
     method = {"quantization_config": {"quant_method": "gptq"}} if quantized else {}
-    known = rewrite(folder, **values, **method)
+    known = rewrite(folder, model_type="phi3", **values, **method)
     assert known.shape is None
     assert "config.json and the weights disagree" in known.note
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
@@ -373,7 +374,8 @@ def test_the_largest_models_are_within_the_limits(tmp_path: Path) -> None:
         for name in ("gate_proj", "up_proj", "down_proj")
         for kind in ("weight", "weight_scale_inv")
     }
-    folder = write_model(tmp_path / "model", tensors=tensors, shards=163)
+    config = {**LLAMA, "model_type": "deepseek_v3"}
+    folder = write_model(tmp_path / "model", config, tensors, shards=163)
     assert read_folder(folder).parameters == len(tensors)
 
 
@@ -569,3 +571,47 @@ def test_any_value_of_a_known_key_is_a_shape_or_a_reason(values: dict[str, Any])
 def test_an_object_is_read_or_an_error_of_ours(content: bytes) -> None:
     with suppress(ModelError):
         assert isinstance(parse_object(content, 50, "a file"), dict)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda weights: {f"_orig_mod.{name}": size for name, size in weights.items()},
+            "_orig_mod.",
+        ),
+        (
+            lambda weights: without(weights, "model.layers.1.mlp.up_proj.weight"),
+            "up_proj of layer 1",
+        ),
+        (lambda weights: without(weights, "model.embed_tokens.weight"), "the embedding is missing"),
+        (lambda weights: without(weights, "lm_head.weight"), "lack lm_head.weight"),
+        (
+            lambda weights: weights | {"model.embed_tokens.weight": ("BF16", (299, 64))},
+            "embed_tokens.weight has the size [299, 64] instead of [300, 64]",
+        ),
+        (
+            lambda weights: (
+                weights | {"model.layers.0.self_attn.k_proj.weight": ("BF16", (64, 64))}
+            ),
+            "k_proj.weight has the size [64, 64] instead of [32, 64]",
+        ),
+    ],
+)
+def test_weights_that_are_not_those_of_config_json_are_refused_by_name(
+    tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]], told: str
+) -> None:
+    config = {**LLAMA, "head_dim": 16, "architectures": ["LlamaForCausalLM"]}
+    with pytest.raises(ModelError, match=re.escape(told)):
+        read_model(str(write_model(tmp_path / "m", config, change(llama()))))
+    assert read_model(str(write_model(tmp_path / "whole", config))).parameters
+
+
+def test_a_classifier_needs_no_output_matrix(tmp_path: Path) -> None:
+    config = {**LLAMA, "architectures": ["LlamaForSequenceClassification"]}
+    weights = without(llama(), "lm_head.weight")
+    assert read_model(str(write_model(tmp_path / "m", config, weights))).parameters
+
+
+def without(weights: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: size for key, size in weights.items() if key != name}

@@ -18,6 +18,9 @@ from aligntune.worker.modeling.token_logprobs import token_log_probs
 TOKENS = 32
 """Tokens of the row that is tried; a packed row is repeated up to this length."""
 
+OTHER_NAMES = ("num_local_experts", "n_routed_experts")
+"""Of the number of experts, which the trainer reads as ``num_experts``."""
+
 LOSS_AGREES = 1e-3
 """Nats per token by which the trainer's loss may differ from the model's own without a note."""
 
@@ -89,14 +92,17 @@ def _without_broken_router(trainer: Any, ids: list[int]) -> str | None:
 
     if not getattr(trainer, "aux_loss_enabled", False):
         return None
+    config = plain(trainer.model).config.get_text_config()
+    for name in OTHER_NAMES:
+        if not hasattr(config, "num_experts") and hasattr(config, name):
+            config.num_experts = getattr(config, name)  # saving removes what was added
     try:
         with _trial(trainer, router=True):
             _loss(trainer, ids)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # the trainer reads attributes that not every model has
-        trainer.aux_loss_enabled = False
-        plain(trainer.model).config.get_text_config().output_router_logits = False
+        trainer.aux_loss_enabled = config.output_router_logits = False
         return (
             f"the trainer cannot compute the router's loss of {_name(trainer)} "
             f"({type(error).__name__}: {first_line(error)}), so it trains without that loss"
