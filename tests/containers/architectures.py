@@ -275,6 +275,7 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     people = os.fdopen(os.dup(1), "w")
     with redirect_stdout(sys.stderr):
+        importlib.import_module("aligntune_backend").prepare()  # before transformers
         import transformers
 
         transformers.logging.set_verbosity_error()

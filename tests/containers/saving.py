@@ -43,11 +43,20 @@ def checkpoints(folder: Path, llama: Path) -> dict[str, str]:
         broken = copy(llama, folder / f"damaged {name}")
         save_file(damaged, broken / "model.safetensors", {"format": "pt"})
         found[name] = said(folder, broken, "sft")
-    found["a new head"] = said(folder, folder / "damaged no head", "reward")
+    if "reward" in algorithms():
+        found["a new head"] = said(folder, folder / "damaged no head", "reward")
     found["adapter"] = said(
         folder, llama, "sft", adapter={"path": str(half_adapter(folder, llama))}
     )
     return found
+
+
+def algorithms() -> list[str]:
+    """What this image's backend trains."""
+    from aligntune.algorithms import ALGORITHMS
+    from aligntune.worker.backend import installed
+
+    return [name for name, row in ALGORITHMS.items() if installed().NAME in row.backends]
 
 
 def half_adapter(folder: Path, llama: Path) -> Path:
@@ -183,6 +192,7 @@ def main() -> None:
     sys.path.insert(0, str(Path(__file__).parent))
     people = os.fdopen(os.dup(1), "w")
     with redirect_stdout(sys.stderr):
+        importlib.import_module("aligntune_backend").prepare()  # before transformers
         architectures = importlib.import_module("architectures")
         tokenizer = importlib.import_module("tiny").make_tokenizer(["q a b", "a few words"], 300)
         named = (("rows", architectures.ROWS), ("pairs", PAIRS), ("judged", JUDGED))

@@ -54,7 +54,7 @@ def test_old_buffers_and_a_head_that_the_task_adds_are_none_of_those(
     found: dict[str, Any],
 ) -> None:
     assert found["checkpoints"]["buffers"] == ""
-    assert found["checkpoints"]["a new head"] in ("", None)
+    assert found["checkpoints"].get("a new head", "") == ""  # Unsloth trains no classifiers
 
 
 def test_a_policy_that_did_not_move_is_its_reference_to_the_last_digit(
@@ -78,7 +78,7 @@ def test_weights_go_back_to_the_dtype_they_came_in_and_are_measured_so(
 
 def test_a_folder_says_after_training_what_it_said_before(found: dict[str, Any]) -> None:
     assert found["settings"]["differences"] == []
-    assert found["settings"]["left over"] == ["model"] or not found["settings"]["left over"]
+    assert found["settings"]["left over"] == []
 
 
 def test_experts_are_measured_without_their_router(found: dict[str, Any]) -> None:
