@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from aligntune.errors import AligntuneError, OutputError
+from aligntune.errors import OutputError
 from aligntune.record.schema import RunRecord
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.tasks import Task, repositories
+from aligntune_run.check import Verdict
 from aligntune_run.memory.estimate import Estimate
 
 Phase = Literal["fetch", "train", "evaluate", "predict", "push"]
@@ -19,27 +20,6 @@ Phase = Literal["fetch", "train", "evaluate", "predict", "push"]
 
 ONLINE: tuple[Phase, ...] = ("fetch", "push")
 """Phases that get the network and the hub token, and no GPU."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What one rule says of a request, with its evidence.
-
-    Attributes:
-        backend: the backend that was judged; empty if the rule judges the machine.
-        level: ``warn`` is shown and does not prevent the run.
-        remedy: what to do about a failure or a warning.
-    """
-
-    rule: str
-    backend: str
-    level: Literal["pass", "warn", "fail"]
-    evidence: str
-    remedy: str = ""
-
-    @property
-    def passed(self) -> bool:
-        return self.level != "fail"
 
 
 @dataclass(frozen=True)
@@ -172,26 +152,3 @@ def hub_ids(spec: RunSpec, task: Task | None = None) -> tuple[str, ...]:
     read = repositories(spec, task)
     wanted = (f"{kind} {name}" for kind, name, _ in read if not is_local(name))
     return tuple(dict.fromkeys(wanted))
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check of a request's inputs.
-
-    Attributes:
-        rule: ``model_files``, ``adapter``, ``chat_template``, ``rewards``, ``data``,
-            ``evaluation_data``, ``credentials``, ``output`` or ``disk``.
-        level: ``warn`` if the run may still succeed.
-        evidence: what was seen.
-        error: the error of a failure; None for ``pass`` and ``warn``.
-    """
-
-    rule: str
-    level: Literal["pass", "warn", "fail"]
-    evidence: str
-    error: AligntuneError | None = None
-
-    @property
-    def verdict(self) -> Verdict:
-        remedy = self.error.remedy if self.error else ""
-        return Verdict(self.rule, "", self.level, self.evidence, remedy)

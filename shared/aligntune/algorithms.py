@@ -27,7 +27,7 @@ class Algorithm:
         paper: where the method is described.
         trainer: the trainer's class, in ``module``.
         config: the class of the trainer's arguments, in ``module``.
-        formats: the dataset formats it takes.
+        formats: the dataset formats it takes, of :data:`FORMATS`.
         sections: optional sections of the spec that apply to it.
         keys: keys of :data:`RESTRICTED` that apply to it.
         implies: trainer arguments that define it, and that users may not set.
@@ -71,6 +71,17 @@ BACKENDS = ("unsloth", "trl")
 TITLES = {"trl": "TRL", "unsloth": "Unsloth"}
 """The name of each backend in prose."""
 
+
+FORMATS: dict[str, tuple[str, ...]] = {
+    "text": ("text",),
+    "prompt_completion": ("prompt", "completion"),
+    "chat": ("messages", "conversations", "tools"),
+    "instruction": ("instruction", "input", "output"),
+    "preference": ("prompt", "chosen", "rejected"),
+    "unpaired": ("prompt", "completion", "label"),
+    "prompt": ("prompt",),
+}
+"""Dataset formats, with the columns that their rows can have; aligntune.data.formats reads them."""
 
 ONLINE: dict[str, Any] = {"training.max_length": None}
 """The keys of ``rl`` limit prompts and completions instead."""

@@ -116,20 +116,6 @@ class StoppedError(AligntuneError):
 
 
 KINDS: dict[str, type[AligntuneError]] = {
-    kind.__name__: kind
-    for kind in (
-        SpecError,
-        ModelError,
-        DataError,
-        OutputError,
-        EngineError,
-        ImageError,
-        HardwareError,
-        BackendError,
-        OutOfMemoryError,
-        HubError,
-        TrainingError,
-        RewardError,
-        StoppedError,
-    )
+    kind.__name__: kind for kind in AligntuneError.__subclasses__()
 }
+"""Every class above by its name, as in records and events."""

@@ -18,7 +18,8 @@ from tests.containers.runs import TRACEBACK, Bench, Ended
 
 from aligntune import contract
 from aligntune.record.run_dir import RunDir
-from aligntune_run.doctor.diagnose import CHECKS
+from aligntune_run.doctor.checks import MACHINE
+from aligntune_run.selection import rules
 
 TOKEN = "hf_NobodyMaySeeThisOne"
 EMPTY = "aligntune-doctor-test:empty"
@@ -73,10 +74,10 @@ def test_the_engine_its_images_and_what_was_left_behind_are_told(
     said = told(done)
     assert said["exit_code"] == done.code
     by_check = {one["check"]: one for one in said["checks"] if one["check"] != "containers"}
-    assert set(by_check) <= set(CHECKS)
+    assert set(by_check) <= {*MACHINE.checks, *rules.MACHINE.checks, *rules.BACKEND.checks}
     assert by_check["engine"]["level"] == "pass"
     assert str(engine.version()["Version"]) in by_check["engine"]["evidence"]
-    assert {one["check"] for one in said["checks"]} >= {"images", "buildkit", "cgroup-driver"}
+    assert {one["check"] for one in said["checks"]} >= {"image", "buildkit", "platform"}
     own = [one for one in said["checks"] if left_behind in one["evidence"]]
     assert [(one["check"], one["level"]) for one in own] == [("containers", "warn")]
     assert f"docker rm -f {left_behind}" in own[0]["remedy"]

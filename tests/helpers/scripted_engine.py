@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.layers import Layer
 from aligntune.spec.resolve import resolve
-from aligntune_run.engines.base import Command, Engine, Exit, WorkerStatus
+from aligntune_run.engines.base import Command, Engine, Environment, Exit, WorkerStatus
+from aligntune_run.engines.gpu_leases import Lease, LocalGpus, gpus_of
 from aligntune_run.host.types import Engine as EngineFacts
 from aligntune_run.host.types import Host
+from aligntune_run.images.recipes import Recipe
 from aligntune_run.plan import Choice, Plan
 from aligntune_run.planning.planner import Inspection, Planner, Prepared
 from aligntune_run.selection.select import Outcome
@@ -27,6 +29,7 @@ class ScriptedWorker:
 
     run: RunDir
     script: Script
+    lease: Lease
     asked: tuple[str, ...] = ()
 
     def wait(self, seconds: float) -> Exit | None:
@@ -42,29 +45,45 @@ class ScriptedWorker:
     def kill(self) -> None:
         self.asked += ("kill",)
 
+    def detach(self) -> None:
+        self.lease.end()
+
 
 @dataclass
 class ScriptedEngine:
     """An engine whose phases are scripts."""
 
     scripts: dict[str, Script]
+    gpus: LocalGpus
+    lease: Lease = field(default_factory=Lease)
 
     def prepare(self, plan: Plan, say: Any) -> Plan:
         return plan
 
     def commands(self, plan: Plan) -> list[Command]:
-        return [Command(phase, {"run_dir": plan.run_dir}) for phase in self.scripts]  # type: ignore[arg-type]
+        return [
+            Command(phase, {"run_dir": plan.run_dir}, plan.run_id, gpus_of(plan, phase))  # type: ignore[arg-type]
+            for phase in self.scripts
+        ]
 
     def submit(
-        self, command: Command, record: Callable[[str], None], descriptors: Sequence[int] = ()
+        self,
+        command: Command,
+        record: Callable[[str], None],
+        tick: Callable[[], None] = lambda: None,
     ) -> str:
         handle = f"script:{command.phase}:{command.arguments['run_dir']}"
-        record(handle)
+        with self.gpus.leasing(command.gpus, tick) as self.lease:
+            record(handle)
+            self.lease.sign(f"{command.run_id} (script)")
         return handle
 
     def attach(self, handle: str) -> ScriptedWorker:
         _, phase, run_dir = handle.split(":", 2)
-        return ScriptedWorker(RunDir(Path(run_dir)), self.scripts[phase])
+        return ScriptedWorker(RunDir(Path(run_dir)), self.scripts[phase], self.lease)
+
+    def environment(self, made_of: Recipe, gpus: tuple[str, ...], say: Any) -> Environment:
+        raise NotImplementedError
 
     def status(self, handle: str) -> WorkerStatus:
         return "running"
@@ -131,7 +150,8 @@ def prepared(folder: Path, resumed: bool = False, **scripts: Script) -> Prepared
         environment={},
     )
     plan = replace(plan, attempt=2 if resumed else 1)
-    return Prepared(plan, ScriptedPlanner(host, ScriptedEngine(scripts), choose=lambda _: choice))
+    engine = ScriptedEngine(scripts, LocalGpus(host))
+    return Prepared(plan, ScriptedPlanner(host, engine, choose=lambda _: choice))
 
 
 def finish(worker: ScriptedWorker) -> Exit:

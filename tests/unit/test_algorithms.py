@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
+from aligntune import algorithms
 from aligntune.algorithms import ALGORITHMS, BACKENDS, Algorithm, matrix, takers
 from aligntune.data.formats import FORMATS
 from aligntune.errors import SpecError
 from aligntune.spec.layers import Layer, from_assignment, from_file
 from aligntune.spec.resolve import known_keys, resolve
 from aligntune.spec.run_spec import OPTIONAL_SECTIONS, RunSpec
-from aligntune.spec.sections import DatasetSpec
 from aligntune.spec.trainer_args import rounds
 from aligntune.worker.device import Device
 from aligntune.worker.families import family
@@ -60,7 +60,7 @@ def test_a_row_names_only_what_there_is(row: Algorithm) -> None:
 def test_what_a_row_implies_is_an_argument_of_its_trainer_in_each_image(row: Algorithm) -> None:
     for backend in row.backends:
         facts = json.loads((IMAGES / backend / "facts.json").read_text(encoding="utf-8"))
-        assert set(row.implies) <= set(facts["trainer_args"][row.name])
+        assert set(row.implies) <= set(facts["trainer_args"][row.config])
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -109,9 +109,14 @@ def test_the_papers_settings() -> None:
     assert (grpo["loss_type"], grpo["scale_rewards"]) == ("grpo", "group")
 
 
-def test_the_formats_that_a_spec_may_name_are_those_that_there_are() -> None:
-    named = get_args(DatasetSpec.model_fields["format"].annotation)
-    assert set(named) == {"auto", *FORMATS}
+def test_every_format_has_its_columns_and_is_read_by_the_data_package() -> None:
+    assert set(algorithms.FORMATS) == set(FORMATS)
+    for name, known in FORMATS.items():
+        assert {column for choice in known.columns for column in choice} <= {
+            *algorithms.FORMATS[name]
+        }
+    for row in ALGORITHMS.values():
+        assert set(row.formats) <= set(FORMATS)
 
 
 def test_takers_are_told_as_the_user_writes_them() -> None:

@@ -27,6 +27,7 @@ SOURCES = {"aligntune_run": ROOT / "launcher", "aligntune": ROOT / "shared"}
 WINGS = {
     "aligntune_run": (
         ("subprocesses", "known_failures"),
+        ("check",),
         ("host",),
         ("models",),
         ("memory",),

@@ -18,9 +18,10 @@ from aligntune.spec.layers import Layer, from_assignment
 from aligntune.spec.resolve import resolve
 from aligntune.spec.run_spec import RunSpec
 from aligntune.tasks import Evaluate, Predict, Push, Task
+from aligntune_run.check import Verdict
 from aligntune_run.host.resources import memory_limit
 from aligntune_run.memory.estimate import Estimate
-from aligntune_run.plan import Choice, Image, Plan, Verdict, hub_ids
+from aligntune_run.plan import Choice, Image, Plan, hub_ids
 
 GIB = 2**30
 
@@ -85,7 +86,9 @@ def test_a_plan_is_json_and_carries_every_rule_s_verdict() -> None:
         gpus=(),
         reason="TRL on the CPU",
         warnings=("mind this",),
-        verdicts=(Verdict("gpu", "unsloth", "fail", "it needs an NVIDIA GPU"),),
+        verdicts=(
+            Verdict("gpu", "unsloth", "fail", "it needs an NVIDIA GPU", kind="HardwareError"),
+        ),
     )
     plan = Plan("id", "/runs/id", spec_of(), {"model.name": "--model"}, choice, GIB, ("model m",))
     values = json.loads(json.dumps(plan.to_dict()))
@@ -165,6 +168,8 @@ def test_an_unversioned_record_has_its_plan() -> None:
     plan = Plan.from_record(record)
     expected = json.loads(json.dumps(record.to_dict()["plan"])) | {"inputs": []}
     expected["choice"]["image"]["code_hash"] = None  # that version mounted no code
+    for verdict in expected["choice"]["verdicts"]:
+        verdict["kind"] = ""
     assert json.loads(json.dumps(plan.to_dict())) == expected
 
 

@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from aligntune import __version__
 from aligntune.errors import AligntuneError, OutputError, SpecError, StoppedError
+from aligntune.spec.flags import OUTPUT, WHAT
 from aligntune_run.cli.commands import tasks
 from aligntune_run.cli.commands.doctor import doctor
 from aligntune_run.cli.commands.exec import execute
@@ -26,11 +27,10 @@ from aligntune_run.cli.options import (
     FIND_LINKS,
     FLAGS,
     HELP_OPTION,
-    OUTPUT,
     WAIT,
-    WHAT,
     YES,
     json_option,
+    parameter,
     settings,
     spec_flags,
 )
@@ -121,7 +121,7 @@ def cli(
 
     obtaining = Obtaining(find_links, agree if not yes else lambda question: True, wait)
     if resume is not None:
-        keys = [flag.name for flag in FLAGS if flags[flag.parameter] not in (None, ())]
+        keys = [one.flag.name for one in FLAGS if flags[parameter(one.flag)] not in (None, ())]
         if config or assignments or keys:
             raise click.UsageError("--resume uses the run's own spec; leave other keys out")
         prepared = prepare_resume(resume, obtaining)

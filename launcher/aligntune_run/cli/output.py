@@ -12,10 +12,11 @@ import yaml
 
 from aligntune.record.events import headline
 from aligntune.record.schema import RunRecord
+from aligntune_run.check import Verdict
+from aligntune_run.engines.registry import engine_kind
 from aligntune_run.host.types import Gpu
 from aligntune_run.images import Listed
 from aligntune_run.memory.estimate import Estimate
-from aligntune_run.plan import Verdict
 from aligntune_run.planning.planner import Planner, Prepared
 from aligntune_run.selection.availability import Status
 from aligntune_run.selection.rules import gib
@@ -24,10 +25,10 @@ from aligntune_run.selection.rules import gib
 def choice(prepared: Prepared, stream: TextIO) -> None:
     """Print the choice in one line, then every warning where it cannot be missed."""
     plan = prepared.plan
-    engine: str = plan.choice.engine
-    if engine == "process" and plan.spec.engine == "process":
+    engine = plan.choice.engine
+    if plan.spec.engine == engine:
         engine += ", as requested"
-    elif engine == "process":
+    elif not engine_kind(engine).in_containers:
         engine += f", as no container engine is reachable: {prepared.host.engine.reason}"
     job = f"{plan.task.kind} {plan.task.of}" if plan.task else plan.spec.algorithm
     print(f"{job} with {plan.choice.reason}, engine {engine}", file=stream)

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from aligntune import __version__
-from aligntune_run.doctor.checks import engine, gpu, machine, network
-from aligntune_run.doctor.checks.base import Checks
+from aligntune.algorithms import BACKENDS
+from aligntune_run.check import Verdict
+from aligntune_run.doctor.checks import MACHINE
 from aligntune_run.doctor.probe import Findings
 from aligntune_run.doctor.run_report import report_run
-from aligntune_run.plan import Verdict
-
-CHECKS: Checks = {**machine.CHECKS, **engine.CHECKS, **gpu.CHECKS, **network.CHECKS}
-"""Every check of the machine, in the order of the report."""
+from aligntune_run.host.types import Gpu
+from aligntune_run.selection.select import bare_request, judge_machine, situate
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class Diagnosis:
     @property
     def exit_code(self) -> int:
         """The code of the first failing check, or 0. How a run ended does not count."""
-        failures = (verdict for verdict in self.checks if not verdict.passed)
-        return next((CHECKS[verdict.rule][1].exit_code for verdict in failures), 0)
+        errors = (verdict.error for verdict in self.checks)
+        return next((error.exit_code for error in errors if error), 0)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -57,12 +56,27 @@ def examine(found: Findings, run: Path | None = None) -> Diagnosis:
 
 
 def checks(found: Findings) -> tuple[Verdict, ...]:
-    """The verdicts of every check of the machine. Pure."""
-    return tuple(
-        replace(verdict, rule=name)
-        for name, (check, _) in CHECKS.items()
-        for verdict in check(found)
-    )
+    """The verdicts of the rules about the machine, then those of doctor's own checks. Pure."""
+    rules = [verdict for verdict in judge_rules(found) if verdict.rule not in MACHINE.checks]
+    return (*rules, *MACHINE.judge(found))
+
+
+def judge_rules(found: Findings) -> tuple[Verdict, ...]:
+    """What the rules say of this machine, on each of its GPUs, whatever is requested.
+
+    A backend that cannot run here is a warning if the other one can.
+    """
+    spec, host = bare_request(), found.host
+    options: list[tuple[Gpu, ...]] = [(one,) for one in host.gpus]
+    judged: list[Verdict] = []
+    for gpus in options or [()]:
+        verdicts = judge_machine(situate(spec, host, gpus), found.facts)
+        failing = {verdict.backend for verdict in verdicts if not verdict.passed}
+        for verdict in verdicts:
+            if not verdict.passed and verdict.backend and not failing.issuperset(BACKENDS):
+                verdict = replace(verdict, level="warn", kind="")
+            judged.append(verdict)
+    return tuple(dict.fromkeys(judged))
 
 
 def count_levels(verdicts: Sequence[Verdict]) -> str:
@@ -73,5 +87,4 @@ def count_levels(verdicts: Sequence[Verdict]) -> str:
 
 def _values(verdict: Verdict) -> dict[str, Any]:
     values = asdict(verdict)
-    del values["backend"]
     return {"check": values.pop("rule"), **values}

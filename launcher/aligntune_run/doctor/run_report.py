@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from aligntune.errors import OutputError
+from aligntune.errors import EngineError, OutputError, TrainingError
 from aligntune.record.run_dir import RunDir
 from aligntune.record.schema import ErrorRecord, RunRecord
-from aligntune_run.doctor.checks.base import good, warn
+from aligntune_run.check import Result, Verdict, passes, warns
+from aligntune_run.doctor.checks.base import RUN, EndedRun
 from aligntune_run.doctor.checks.engine import ALIVE
 from aligntune_run.doctor.probe import Container
 from aligntune_run.known_failures.base import Symptom
 from aligntune_run.known_failures.explain import explain, tail
-from aligntune_run.plan import Verdict
 
 MOST = 3
 """At most this many known failures are reported for one log; later ones are less specific."""
@@ -35,15 +34,8 @@ def report_run(path: Path, containers: Sequence[Container]) -> tuple[Verdict, ..
     if record.is_empty:
         raise OutputError(f"{path} is not a run directory: it has no run.json")
     own = [one for one in containers if one.run_id and one.run_id == record.id]
-    running = run.in_use() or any(one.state in ALIVE for one in own)
-    verdicts = [
-        *_named("run", _end(run, record, running)),
-        *_named("run-container", _containers(own, running)),
-    ]
-    if not record.is_finished and not running:
-        verdicts += _named("run-log", map(_failure_verdict, failures(run, record)))
-        verdicts += _named("resume", _resume(run, record))
-    return tuple(verdicts)
+    running = run.in_use() or any(container.state in ALIVE for container in own)
+    return RUN.judge(EndedRun(run, record, own, running))
 
 
 def failures(run: RunDir, record: RunRecord) -> tuple[Symptom, ...]:
@@ -52,49 +44,51 @@ def failures(run: RunDir, record: RunRecord) -> tuple[Symptom, ...]:
     return tuple(dict.fromkeys((*own, *explain(tail(run.log)))))[:MOST]
 
 
-def _end(run: RunDir, record: RunRecord, running: bool) -> Iterator[Verdict]:
+@RUN.check("run", TrainingError)
+def _end(run: EndedRun) -> Result:
+    path, record, error = run.dir.path, run.record, run.record.error
     status = record.status or "unknown"
     code = f", exit code {record.exit.code}" if record.exit else ""
-    error = record.error
-    if running:
-        yield good(f"{run.path} is running ({status})")
-    elif record.is_finished:
-        yield good(f"{run.path} is finished{code}")
-    elif error:
-        yield warn(f"{run.path} {status}{code}: {error.kind}: {error.what}", error.remedy)
-    else:
-        yield warn(
-            f"{run.path} is {status}{code}, and nothing is running in it: its worker was killed, "
-            "or the machine went down",
-            f"See the end of {run.log}",
-        )
+    if run.running:
+        return passes(f"{path} is running ({status})")
+    if record.is_finished:
+        return passes(f"{path} is finished{code}")
+    if error:
+        return warns(f"{path} {status}{code}: {error.kind}: {error.what}", error.remedy)
+    return warns(
+        f"{path} is {status}{code}, and nothing is running in it: its worker was killed, or the "
+        "machine went down",
+        f"See the end of {run.dir.log}",
+    )
 
 
-def _containers(own: Sequence[Container], running: bool) -> Iterator[Verdict]:
-    for one in own:
-        if one.state in ALIVE:
-            yield good(f"{one.name} is {one.state}: `docker logs -f {one.name}` shows it")
+@RUN.check("run-container", EngineError)
+def _containers(run: EndedRun) -> Iterator[Result]:
+    for container in run.containers:
+        name, state = container.name, container.state
+        if state in ALIVE:
+            yield passes(f"{name} is {state}: `docker logs -f {name}` shows it")
         else:
-            yield warn(f"{one.name} still exists ({one.state})", f"`docker rm -f {one.name}`")
-    if running and not own:
-        yield good("a process on this machine, or a container of another engine, is running it")
+            yield warns(f"{name} still exists ({state})", f"`docker rm -f {name}`")
+    if run.running and not run.containers:
+        yield passes("a process on this machine, or a container of another engine, is running it")
 
 
-def _failure_verdict(symptom: Symptom) -> Verdict:
-    return warn(f"{symptom.name}: {symptom.means}", symptom.remedy)
+@RUN.check("run-log", TrainingError)
+def _known_failures(run: EndedRun) -> Iterator[Result]:
+    for symptom in failures(run.dir, run.record) if run.unfinished else ():
+        yield warns(f"{symptom.name}: {symptom.means}", symptom.remedy)
 
 
-def _resume(run: RunDir, record: RunRecord) -> Iterator[Verdict]:
+@RUN.check("resume", OutputError)
+def _resume(run: EndedRun) -> Result | None:
     """A run that this command did not plan can be started again, but not resumed."""
-    points = sorted(run.checkpoints.glob("checkpoint-*"))
-    if record.task is not None:
-        yield warn("a task cannot be resumed", "Run it again")
-    elif record.plan is not None:
-        where = "the newest checkpoint" if points else "the start, as there is no checkpoint"
-        yield warn(f"it can be resumed from {where}", f"`aligntune-run --resume {run.path}`")
-    else:
-        yield warn("it was not started by this command", f"`aligntune-run -c {run.spec}`")
-
-
-def _named(rule: str, verdicts: Iterable[Verdict]) -> list[Verdict]:
-    return [replace(verdict, rule=rule) for verdict in verdicts]
+    if not run.unfinished:
+        return None
+    if run.record.task is not None:
+        return warns("a task cannot be resumed", "Run it again")
+    if run.record.plan is None:
+        return warns("it was not started by this command", f"`aligntune-run -c {run.dir.spec}`")
+    points = any(run.dir.checkpoints.glob("checkpoint-*"))
+    where = "the newest checkpoint" if points else "the start, as there is no checkpoint"
+    return warns(f"it can be resumed from {where}", f"`aligntune-run --resume {run.dir.path}`")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from aligntune_run.host.types import Host
@@ -15,6 +16,8 @@ from aligntune_run.plan import Phase, Plan
 
 if TYPE_CHECKING:
     from docker import DockerClient
+
+    from aligntune_run.images.recipes import Recipe
 
 Say = Callable[[str], None]
 """Shows the user one line of progress."""
@@ -25,10 +28,18 @@ GRACE_SECONDS = 120
 
 @dataclass(frozen=True)
 class Command:
-    """What is started for one phase of a run: ``arguments`` are the engine's own, exactly."""
+    """What is started for one phase of a run.
+
+    Attributes:
+        arguments: the engine's own, exactly.
+        run_id: the run that it is a phase of.
+        gpus: UUIDs of this machine's GPUs that it uses, of which it needs a lease.
+    """
 
     phase: Phase
     arguments: dict[str, Any]
+    run_id: str = ""
+    gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,24 @@ class Worker(Protocol):
     def kill(self) -> None:
         """End it now."""
 
+    def detach(self) -> None:
+        """Stop following it: ends what this process holds for it, such as a lease of its GPUs."""
+
+
+class Environment(Protocol):
+    """A backend's environment on this machine, in which any program can run."""
+
+    def run(self, words: Sequence[str], folders: Sequence[Path]) -> int:
+        """Run a program as the caller, with this process's output; its exit code.
+
+        Args:
+            words: the program and its arguments; ``python`` is the backend's.
+            folders: mounted writable at their own path, like the current directory.
+
+        Raises:
+            HardwareError: another run holds a GPU of the environment.
+        """
+
 
 class Engine(Protocol):
     """Carries out plans.
@@ -85,14 +114,23 @@ class Engine(Protocol):
         """What :meth:`submit` gets, in order. Pure: nothing is looked up or changed."""
 
     def submit(
-        self, command: Command, record: Callable[[str], None], descriptors: Sequence[int] = ()
+        self,
+        command: Command,
+        record: Callable[[str], None],
+        tick: Callable[[], None] = lambda: None,
     ) -> str:
         """Start one command and return its handle. The worker outlives this process.
+
+        An engine that shares this machine's GPUs leases those of the command
+        (:mod:`aligntune_run.engines.gpu_leases`).
 
         Args:
             command: what to start.
             record: is called with the handle before anything starts; if it raises, nothing starts.
-            descriptors: open files that a process inherits. Containers ignore them.
+            tick: is called repeatedly while it waits for its turn; may raise to give up.
+
+        Raises:
+            GpusInUseError: another run holds a GPU of the command.
         """
 
     def attach(self, handle: str) -> Worker:
@@ -107,13 +145,21 @@ class Engine(Protocol):
     def logs(self, handle: str) -> str:
         """The last of what a worker printed; empty if it is gone."""
 
+    def environment(self, made_of: Recipe, gpus: tuple[str, ...], say: Say) -> Environment:
+        """A recipe's environment on this machine, for ``exec``; it is made if it is not here yet.
+
+        Raises:
+            EngineError: the engine runs workers only.
+        """
+
 
 @dataclass(frozen=True)
 class EngineContext:
     """What an engine is made from.
 
     Attributes:
-        client: of the host's container engine; None if it is not reachable or not needed.
+        client: of the host's container engine, whose containers may hold GPUs; None if it is not
+            reachable or not needed.
         find_links: folders or pages with wheels that no index has.
         agree: is asked before gigabytes are downloaded.
     """
@@ -131,11 +177,11 @@ class EngineKind:
     Attributes:
         make: makes the engine.
         problem: why it cannot run on a host; empty if it can.
+        title: what runs are in it, such as ``a process in a venv``.
         in_containers: whether it runs images in the host's container engine.
-        on_this_host: whether it takes this host's GPUs, so that a run needs a lease of them.
     """
 
     make: Callable[[EngineContext], Engine]
     problem: Callable[[Host], str]
+    title: str
     in_containers: bool
-    on_this_host: bool = True

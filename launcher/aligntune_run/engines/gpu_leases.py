@@ -26,6 +26,7 @@ from aligntune import contract
 from aligntune.errors import EngineError, HardwareError
 from aligntune_run.host.docker_client import engine_errors
 from aligntune_run.host.types import Gpu, Host
+from aligntune_run.plan import ONLINE, Phase, Plan
 
 PLACES = ("/run/lock", "/tmp")
 """The first of these in which every user may make files and only their owner remove them."""
@@ -66,10 +67,22 @@ def without_leases(host: Host) -> Host:
     return replace(host, gpus=tuple(gpus))
 
 
-def in_use(gpus: Sequence[Gpu]) -> HardwareError:
-    """The refusal if a run needs these GPUs, which are all leased."""
-    said = "; ".join(f"{gpu.name} {gpu.uuid} is in use by {gpu.leased}" for gpu in gpus)
-    return HardwareError(said, "--wait waits until it is free")
+class GpusInUseError(Exception):
+    """Other runs hold GPUs that a worker needs.
+
+    Args:
+        gpus: these GPUs, with their holders in ``leased``.
+    """
+
+    def __init__(self, gpus: Sequence[Gpu]) -> None:
+        super().__init__()
+        self.gpus = gpus
+
+    @property
+    def refusal(self) -> HardwareError:
+        """The error if the run cannot have other GPUs."""
+        holders = (f"{gpu.name} {gpu.uuid} is in use by {gpu.leased}" for gpu in self.gpus)
+        return HardwareError("; ".join(holders), "--wait waits until it is free")
 
 
 @contextmanager
@@ -104,7 +117,7 @@ class Lease:
         """Lock these GPUs; call it only within :func:`choosing`.
 
         Raises:
-            HardwareError: another run holds one of them.
+            GpusInUseError: another run holds one of them.
             EngineError: a lock cannot be used.
         """
         taken: list[int] = []
@@ -137,6 +150,70 @@ class Lease:
         trace: TracebackType | None,
     ) -> None:
         self.end()
+
+
+@dataclass(frozen=True)
+class LocalGpus:
+    """The GPUs of this machine, for an engine that shares them with other runs.
+
+    Attributes:
+        client: of the container engine whose containers may hold GPUs.
+    """
+
+    host: Host
+    client: Any | None = None
+
+    @contextmanager
+    def leasing(
+        self, uuids: Sequence[str], tick: Callable[[], None] = lambda: None
+    ) -> Iterator[Lease]:
+        """Lease GPUs and start on them in the ``with`` block, as one step.
+
+        The lease outlives the block, unless that raises. Without GPUs, it is empty.
+
+        Args:
+            uuids: of the GPUs.
+            tick: is called repeatedly while another launch takes its turn; may raise to give up.
+
+        Raises:
+            GpusInUseError: another run holds one of them.
+            EngineError: a lock cannot be used, or the engine stopped answering.
+        """
+        if not uuids:
+            yield Lease()
+            return
+        with choosing(tick):
+            gpus = [gpu for gpu in self.host.gpus if gpu.uuid in uuids]
+            now = mark_leased(replace(self.host, gpus=tuple(gpus)), self.client).gpus
+            if taken := [gpu for gpu in now if gpu.leased]:
+                raise GpusInUseError(taken)
+            lease = Lease.take(gpus)
+            try:
+                yield lease
+            except BaseException:
+                lease.end()
+                raise
+
+    @contextmanager
+    def held(self, uuids: Sequence[str], holder: str) -> Iterator[Lease]:
+        """Lease GPUs for a program that runs in the ``with`` block.
+
+        Raises:
+            HardwareError: another run holds one of them.
+            EngineError: a lock cannot be used, or the engine stopped answering.
+        """
+        try:
+            with self.leasing(uuids) as lease:
+                lease.sign(holder)
+        except GpusInUseError as error:
+            raise error.refusal from None
+        with lease:
+            yield lease
+
+
+def gpus_of(plan: Plan, phase: Phase) -> tuple[str, ...]:
+    """UUIDs of the GPUs that a phase of a plan uses."""
+    return () if phase in ONLINE else plan.choice.gpus
 
 
 @engine_errors()
@@ -179,7 +256,9 @@ def _patience(gpu: Gpu) -> Callable[[], None]:
 
     def tick() -> None:
         if time.monotonic() > until:
-            raise in_use([replace(gpu, leased=_locked([gpu.uuid]).get(gpu.uuid, "another run"))])
+            raise GpusInUseError(
+                [replace(gpu, leased=_locked([gpu.uuid]).get(gpu.uuid, "another run"))]
+            )
 
     return tick
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune_run import images
+from aligntune_run.check import Verdict
 from aligntune_run.engines import gpu_leases
 from aligntune_run.engines.base import Engine, EngineContext
-from aligntune_run.engines.registry import ENGINES, may_use_containers
+from aligntune_run.engines.registry import engine_kind, may_use_containers
 from aligntune_run.host.docker_client import connect
 from aligntune_run.host.docker_info import probe_engine
 from aligntune_run.host.gpus import probe_gpus
@@ -20,7 +21,7 @@ from aligntune_run.host.probe import probe
 from aligntune_run.host.types import Host, ImageState
 from aligntune_run.models.facts import ModelFacts
 from aligntune_run.models.hub import read_hub_model
-from aligntune_run.plan import Choice, Finding, Plan
+from aligntune_run.plan import Choice, Plan
 from aligntune_run.planning import preflight
 from aligntune_run.selection.select import Outcome, choose
 
@@ -55,7 +56,7 @@ class Inspection:
 
     host: Host
     model: ModelFacts | None = None
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Verdict, ...] = ()
 
 
 class Planner:
@@ -65,8 +66,8 @@ class Planner:
         spec: the request.
         inspection: what was seen.
         obtaining: how what is missing may be obtained.
-        client: of the host's container engine; None if the request cannot use containers.
-        lease_client: of the engine whose containers may hold GPUs.
+        client: of the host's container engine, whose containers may hold GPUs; None if it is not
+            reachable, or if the request cannot use containers and there are no GPUs.
         trains: whether the request is a training, which has to fit in memory.
 
     Attributes:
@@ -82,7 +83,6 @@ class Planner:
         obtaining: Obtaining,
         *,
         client: DockerClient | None = None,
-        lease_client: DockerClient | None = None,
         trains: bool = True,
     ) -> None:
         self.inspection = inspection
@@ -90,7 +90,6 @@ class Planner:
         self._spec = spec
         self._obtaining = obtaining
         self._client = client
-        self._lease_client = lease_client
         self._trains = trains
         self._engines: dict[str, Engine] = {}
         self.outcome = self._decide(inspection.host)
@@ -103,7 +102,7 @@ class Planner:
         host = self.inspection.host
         now = {gpu.uuid: gpu for gpu in probe_gpus().found} if host.gpus else {}
         gpus = tuple(now.get(gpu.uuid, gpu) for gpu in host.gpus)
-        return gpu_leases.mark_leased(replace(host, gpus=gpus), self._lease_client)
+        return gpu_leases.mark_leased(replace(host, gpus=gpus), self._client)
 
     def choose_on(self, host: Host) -> Choice:
         """What is chosen for the same request on the host as it is now.
@@ -118,7 +117,7 @@ class Planner:
         if name not in self._engines:
             find_links, agree = self._obtaining.find_links, self._obtaining.agree
             context = EngineContext(self.inspection.host, self._client, find_links, agree)
-            self._engines[name] = ENGINES[name].make(context)
+            self._engines[name] = engine_kind(name).make(context)
         return self._engines[name]
 
     def _decide(self, host: Host) -> Outcome:
@@ -169,28 +168,26 @@ def inspect(
         spec,
         inspection,
         obtaining,
-        client=client,
-        lease_client=lease_client,
+        client=lease_client,
         trains=run_dir is not None,
     )
 
 
 def _inputs(
     spec: RunSpec, host: Host, model: str | None, run_dir: Path | None
-) -> tuple[ModelFacts | None, tuple[Finding, ...]]:
+) -> tuple[ModelFacts | None, tuple[Verdict, ...]]:
     """What is known of the model, and the findings in a training's other inputs."""
     if run_dir is not None:
-        seen = preflight.look(spec, run_dir, host.hub_cache, os.environ, host.token)
-        return seen.model, seen.findings
+        return preflight.look(spec, run_dir, host.hub_cache, os.environ, host.token)
     if model is None:
         return None, ()
-    there = ModelFacts()
+    on_hub = ModelFacts()
     if host.gpus and spec.backend != "trl" and not is_local(model):
         # Only the choice between backends needs it, and only a GPU leaves that choice.
         revision = spec.model.revision
-        there = read_hub_model(model, revision, host.hub_cache, os.environ, host.token)
-    known, findings = preflight.look_at_model(model, there)
-    return known, tuple(finding for finding in findings if finding.error)
+        on_hub = read_hub_model(model, revision, host.hub_cache, os.environ, host.token)
+    known = preflight.read_local(model, on_hub)
+    return known, preflight.refusals(known)
 
 
 def _images(

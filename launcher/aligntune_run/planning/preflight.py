@@ -1,7 +1,7 @@
 """Checks of a request's files before anything heavy, as data.
 
-Nothing here raises: a problem is a finding, with the error that the worker would end with. The
-caller decides whether to raise it.
+:func:`look` does not raise: a problem is a failing verdict, with the error that the worker would
+end with. To add a check, write a function with ``@INPUTS.check(...)``; it may raise that error.
 """
 
 from __future__ import annotations
@@ -18,14 +18,22 @@ from pathlib import Path
 
 from aligntune.data.preview import look_at
 from aligntune.data.sources import Source
-from aligntune.errors import AligntuneError, DataError, ModelError, OutputError, RewardError, shown
+from aligntune.errors import (
+    AligntuneError,
+    DataError,
+    HubError,
+    ModelError,
+    OutputError,
+    RewardError,
+    shown,
+)
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.tasks import evaluation_set
+from aligntune_run.check import Result, Scope, Verdict, failed, passes, warns
 from aligntune_run.models import hub_client
 from aligntune_run.models.config import CONFIG_BYTES, read_object
 from aligntune_run.models.facts import ModelFacts, read_folder, read_model
 from aligntune_run.models.hub import read_hub_model
-from aligntune_run.plan import Finding
 
 TEXT_BYTES = 2**22
 """More than any chat template takes."""
@@ -46,15 +54,26 @@ WEIGHT_BYTES = 4
 
 @dataclass(frozen=True)
 class Inputs:
-    """What was seen: the model that is trained, and all findings, in the order of the checks."""
+    """What the checks look at.
 
+    Attributes:
+        model: what is known of the model that is trained.
+        access: what the hub answers for everything else that is on it.
+    """
+
+    spec: RunSpec
+    run_dir: Path
     model: ModelFacts
-    findings: tuple[Finding, ...]
+    access: tuple[Result, ...] = ()
+
+
+INPUTS = Scope[Inputs]()
+"""The checks of a training's inputs, and of where it writes."""
 
 
 def look(
     spec: RunSpec, run_dir: Path, cache: Path, environment: Mapping[str, str], token: Path | None
-) -> Inputs:
+) -> tuple[ModelFacts, tuple[Verdict, ...]]:
     """Check everything of the user's that a run will read, and where it will write.
 
     Local files are read as far as bounds allow (the headers of weights, the first rows of data);
@@ -67,18 +86,55 @@ def look(
         cache: the caller's hub cache.
         environment: for HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN.
         token: the file with the hub token, if there is one.
+
+    Returns:
+        What is known of the model, and the verdicts in the order of the checks.
     """
-    there, access = _ask_hub(spec, cache, environment, token)
-    model, found = look_at_model(spec.model.name, there)
-    findings = [
-        *found,
-        *access,
-        *_files(spec),
-        *_data(spec),
-        _tried("output", f"{run_dir} can be written", lambda: require_writable(run_dir)),
-        _disk(spec, model, run_dir),
-    ]
-    return Inputs(model, tuple(findings))
+    on_hub, access = _ask_hub(spec, cache, environment, token)
+    model = read_local(spec.model.name, on_hub)
+    return model, INPUTS.judge(Inputs(spec, run_dir, model, access))
+
+
+def read_local(name: str, otherwise: ModelFacts) -> ModelFacts:
+    """What is known of a model: from its folder, or ``otherwise`` if it is on the hub."""
+    if not is_local(name):
+        return otherwise
+    try:
+        return read_model(name)
+    except AligntuneError as error:
+        return ModelFacts(note=error.what, refused=error)
+
+
+def refusals(model: ModelFacts) -> tuple[Verdict, ...]:
+    """The verdict on a model that is not trained, if it cannot be loaded."""
+    error = model.refused
+    if error is None:
+        return ()
+    rule = "credentials" if model.gated else "model_files"
+    return (Verdict(rule, "", "fail", error.what, error.remedy, type(error).__name__),)
+
+
+@INPUTS.check("model_files", ModelError)
+def _model_files(inputs: Inputs) -> Result | None:
+    name, model = inputs.spec.model.name, inputs.model
+    if model.refused is not None:
+        return None if model.gated else failed(model.refused)
+    if model.model_type is None:
+        return warns(f"{name}: {model.note}")
+    count = f"{model.parameters:,}" if model.parameters else "an unknown number of"
+    dtype = f" in {model.dtype}" if model.dtype else ""
+    note = f" ({model.note})" if model.note else ""
+    return passes(f"{name} has {count} parameters{dtype}{note}")
+
+
+@INPUTS.check("credentials", HubError)
+def _credentials(inputs: Inputs) -> Iterator[Result]:
+    name, model = inputs.spec.model.name, inputs.model
+    if model.refused is not None and model.gated:
+        yield failed(model.refused)
+    elif model.granted:
+        yield passes(f"{name} is gated, and this token opens it")
+    yield from inputs.access
 
 
 def require_writable(path: Path) -> None:
@@ -109,101 +165,74 @@ def nearest_folder(path: Path) -> Path:
     return next(folder for folder in (path, *path.parents) if os.path.exists(folder))
 
 
-def _tried(rule: str, good: str, work: Callable[[], object]) -> Finding:
-    """The finding of a check that raises if something is wrong."""
-    try:
-        work()
-    except AligntuneError as error:
-        return Finding(rule, "fail", error.what, error)
-    return Finding(rule, "pass", good)
-
-
-def look_at_model(name: str, there: ModelFacts) -> tuple[ModelFacts, list[Finding]]:
-    """What is known of a model, from its folder or from the hub.
-
-    Args:
-        name: its folder, or hub id.
-        there: what the hub answered.
-    """
-    known = there
-    if is_local(name):
-        try:
-            known = read_model(name)
-        except AligntuneError as error:
-            return ModelFacts(note=error.what), [Finding("model_files", "fail", error.what, error)]
-    if known.refused is not None:
-        rule = "credentials" if known.gated else "model_files"
-        return known, [Finding(rule, "fail", known.refused.what, known.refused)]
-    if known.model_type is None:
-        return known, [Finding("model_files", "warn", f"{name}: {known.note}")]
-    found = [Finding("model_files", "pass", f"{name} has {_told(known)}")]
-    if known.granted:
-        found.append(Finding("credentials", "pass", f"{name} is gated, and this token opens it"))
-    return known, found
-
-
-def _told(known: ModelFacts) -> str:
-    count = f"{known.parameters:,}" if known.parameters else "an unknown number of"
-    dtype = f" in {known.dtype}" if known.dtype else ""
-    return f"{count} parameters{dtype}" + (f" ({known.note})" if known.note else "")
-
-
 def _ask_hub(
     spec: RunSpec, cache: Path, environment: Mapping[str, str], token: Path | None
-) -> tuple[ModelFacts, list[Finding]]:
+) -> tuple[ModelFacts, tuple[Result, ...]]:
     """A hub model's facts, and whether all else from a hub may be read; asked in parallel."""
-    jobs: dict[str, Callable[[], ModelFacts | Finding]] = {}
-    there = hub_client.connect(environment, token)
+    jobs: dict[str, Callable[[], ModelFacts | Result]] = {}
+    hub = hub_client.connect(environment, token)
     for kind, name, revision in spec.repositories:
         stored = "dataset" if kind == "dataset" else "model"
         if is_local(name):
             continue
         if kind == "model":
             jobs[kind] = partial(read_hub_model, name, revision, cache, environment, token)
-        elif there is not None and not hub_client.snapshot(cache, name, revision, stored):
-            jobs[f"{kind} {name}"] = partial(_access, there, stored, name)
-    model, found = ModelFacts(), []
+        elif hub is not None and not hub_client.snapshot(cache, name, revision, stored):
+            jobs[f"{kind} {name}"] = partial(_access, hub, stored, name)
+    model, access = ModelFacts(), []
     deadline = (
         time.monotonic() + hub_client.HUB_SECONDS + 1
     )  # each request has its own, shorter deadline
     for key, answer in hub_client.together(jobs, deadline).items():
         if isinstance(answer, ModelFacts):
             model = answer
-        elif isinstance(answer, Finding):
-            found.append(answer)
+        elif isinstance(answer, Result):
+            access.append(answer)
         elif key == "model":
             model = ModelFacts(note=f"the hub was not reached: {hub_client.reason(answer)}")
         else:
             note = f"{key}: the hub was not reached: {hub_client.reason(answer)}"
-            found.append(Finding("credentials", "warn", note))
-    return model, found
+            access.append(warns(note))
+    return model, tuple(access)
 
 
-def _access(there: hub_client.Hub, kind: str, name: str) -> Finding:
-    answer = there.access(kind, name)
+def _access(hub: hub_client.Hub, kind: str, name: str) -> Result:
+    answer = hub.access(kind, name)
     error = hub_client.refusal(answer, f"{kind} {name}", None)
     if error is not None:
-        return Finding("credentials", "fail", error.what, error)
+        return failed(error)
     if not answer.good:
-        return Finding("credentials", "warn", f"{kind} {name}: the hub answers {answer.status}")
-    return Finding("credentials", "pass", f"{kind} {name} may be fetched")
+        return warns(f"{kind} {name}: the hub answers {answer.status}")
+    return passes(f"{kind} {name} may be fetched")
 
 
-def _files(spec: RunSpec) -> Iterator[Finding]:
-    """Local files beside model and data: adapter, chat template, rewards."""
-    adapter, template = spec.adapter.path, spec.model.chat_template
-    if adapter and is_local(adapter):
-        yield _tried("adapter", f"{adapter} is an adapter", partial(_require_adapter, adapter))
-    if template:
-        work = partial(_read_text, template, "the chat template")
-        yield _tried("chat_template", f"{template} can be read", work)
-    for reward in spec.rewards:
+@INPUTS.check("adapter", ModelError)
+def _adapter(inputs: Inputs) -> Result | None:
+    path = inputs.spec.adapter.path
+    if not path or not is_local(path):
+        return None
+    _require_adapter(path)
+    return passes(f"{path} is an adapter")
+
+
+@INPUTS.check("chat_template", ModelError)
+def _chat_template(inputs: Inputs) -> Result | None:
+    template = inputs.spec.model.chat_template
+    if not template:
+        return None
+    _read_text(template, "the chat template")
+    return passes(f"{template} can be read")
+
+
+@INPUTS.check("rewards", RewardError)
+def _rewards(inputs: Inputs) -> Iterator[Result]:
+    for reward in inputs.spec.rewards:
         if reward.file:
-            good = f"{reward.file} is a file"
-            yield _tried("rewards", good, partial(_require_python, reward.file))
+            _require_python(reward.file)
+            yield passes(f"{reward.file} is a file")
         elif reward.model and is_local(reward.model):
-            good = f"{reward.model} is a model folder"
-            yield _tried("rewards", good, partial(read_folder, Path(reward.model)))
+            read_folder(Path(reward.model))
+            yield passes(f"{reward.model} is a model folder")
 
 
 def _require_adapter(name: str) -> None:
@@ -249,50 +278,59 @@ def _require_python(name: str) -> None:
         raise RewardError(f"the reward file {name} does not import: {error}", "Fix it") from None
 
 
-def _data(spec: RunSpec) -> Iterator[Finding]:
-    """The first rows of every local dataset that is read."""
-    sets = [("data", spec.dataset.name, spec.dataset.split)]
-    held_out = evaluation_set(spec)
-    if held_out is not None and held_out != sets[0][1:]:
-        sets.append(("evaluation_data", *held_out))
-    for rule, name, split in sets:
-        if not is_local(name):
-            yield Finding(
-                rule, "pass", f"{name} is on the hub, and is checked after it has been fetched"
-            )
-            continue
-        limit = spec.dataset.max_samples if rule == "data" and "[" not in split else None
-        source = Source(name, path=Path(name))
-        try:
-            seen = look_at(source, split, spec.dataset, spec.row.formats, limit)
-        except DataError as error:
-            yield Finding(rule, "fail", error.what, error)
-            continue
-        first = "its first row is" if seen.rows == 1 else f"its first {seen.rows} rows are"
-        rows = f"{first} good" if seen.rows else "its rows are read by the worker only"
-        told = f"{seen.format.replace('_', '-')} data; {rows}" if seen.format else rows
-        yield Finding(rule, "pass", f"{name}: {told}")
+@INPUTS.check("data", DataError)
+def _data(inputs: Inputs) -> Result:
+    dataset = inputs.spec.dataset
+    limit = dataset.max_samples if "[" not in dataset.split else None
+    return _first_rows(inputs.spec, dataset.name, dataset.split, limit)
 
 
-def _disk(spec: RunSpec, model: ModelFacts, run_dir: Path) -> Finding:
+@INPUTS.check("evaluation_data", DataError)
+def _evaluation_data(inputs: Inputs) -> Result | None:
+    dataset = inputs.spec.dataset
+    held_out = evaluation_set(inputs.spec)
+    if held_out is None or held_out == (dataset.name, dataset.split):
+        return None
+    return _first_rows(inputs.spec, *held_out)
+
+
+def _first_rows(spec: RunSpec, name: str, split: str, limit: int | None = None) -> Result:
+    """Whether the first rows of a local dataset can be trained on."""
+    if not is_local(name):
+        return passes(f"{name} is on the hub, and is checked after it has been fetched")
+    seen = look_at(Source(name, path=Path(name)), split, spec.dataset, spec.row.formats, limit)
+    first = "its first row is" if seen.rows == 1 else f"its first {seen.rows} rows are"
+    rows = f"{first} good" if seen.rows else "its rows are read by the worker only"
+    kind = f"{seen.format.replace('_', '-')} data; " if seen.format else ""
+    return passes(f"{name}: {kind}{rows}")
+
+
+@INPUTS.check("output", OutputError)
+def _output(inputs: Inputs) -> Result:
+    require_writable(inputs.run_dir)
+    return passes(f"{inputs.run_dir} can be written")
+
+
+@INPUTS.check("disk", OutputError)
+def _disk(inputs: Inputs) -> Result:
     """Whether the result and the checkpoints fit on the disk. For a moment there is one checkpoint
     more than are kept.
     """
-    above = nearest_folder(run_dir)
+    above = nearest_folder(inputs.run_dir)
     try:
         free = shutil.disk_usage(above).free
     except OSError as error:
-        return Finding("disk", "warn", f"how much is free on {above} is not known: {error}")
+        return warns(f"how much is free on {above} is not known: {error}")
     known = f"{_size(free)} are free on {above}"
-    trained = trained_parameters(spec, model)
+    trained = trained_parameters(inputs.spec, inputs.model)
     if trained is None:
-        return Finding("disk", "pass", f"{known}; what checkpoints take is not known")
-    kept = (spec.training.save_total_limit or 1) + 1
+        return passes(f"{known}; what checkpoints take is not known")
+    kept = (inputs.spec.training.save_total_limit or 1) + 1
     needed = trained * (STATE_BYTES * kept + WEIGHT_BYTES)
     evidence = f"{known}; the result and {kept} checkpoints take about {_size(needed)}"
     if free >= needed:
-        return Finding("disk", "pass", evidence)
-    return Finding("disk", "warn", f"{evidence}: lower training.save_total_limit, or free some")
+        return passes(evidence)
+    return warns(evidence, "Lower training.save_total_limit, or free some space")
 
 
 def trained_parameters(spec: RunSpec, model: ModelFacts) -> int | None:

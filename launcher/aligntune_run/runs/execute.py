@@ -58,15 +58,14 @@ def execute(prepared: Prepared, watch: Watch) -> RunRecord:
     with Interrupt() as interrupt:
         for command in prepared.engine.commands(plan):
             try:
-                started = start(prepared, command, run, watch, interrupt)
+                worker = start(prepared, command, run, watch, interrupt)
             except AligntuneError as refused:
                 if isinstance(refused, HardwareError) and plan.task is None:
                     refused.remedy = f"{plan.next_step} --wait"
                 with run.writing(f"The run itself failed: {refused}"):
                     run.update(**ending_fields(refused))
                 raise
-            with started.lease:
-                left, error = _follow(started.worker, reader, watch, interrupt)
+            left, error = _follow(worker, reader, watch, interrupt)
             failure = find_failure(left, error, plan)
             if failure is not None:
                 failure = explained(failure, f"{left.output}\n{tail(run.log, begins)}")
@@ -129,10 +128,13 @@ def _follow(
     error: Event | None = None
     interrupt.attach(worker)
     left: Exit | None = None
-    while left is None:
-        left = worker.wait(TICK_SECONDS)
-        for event in reader:
-            error = event if event["event"] == "error" else error
-            watch(event)
+    try:
+        while left is None:
+            left = worker.wait(TICK_SECONDS)
+            for event in reader:
+                error = event if event["event"] == "error" else error
+                watch(event)
+    finally:
+        worker.detach()
     interrupt.attach(None)
     return left, error

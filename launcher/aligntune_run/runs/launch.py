@@ -1,21 +1,19 @@
-"""Starting a phase, on GPUs that are free now."""
+"""Starting a phase, on other GPUs if those of the plan are taken by now."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aligntune.errors import AligntuneError, HardwareError, StoppedError
 from aligntune.record.events import Event
 from aligntune.record.run_dir import RunDir
-from aligntune_run.engines import gpu_leases
 from aligntune_run.engines.base import Command, Worker
-from aligntune_run.engines.gpu_leases import Lease
-from aligntune_run.engines.registry import ENGINES
+from aligntune_run.engines.gpu_leases import TICK_SECONDS, GpusInUseError
 from aligntune_run.host.types import Gpu, Host
-from aligntune_run.plan import ONLINE, Plan
+from aligntune_run.plan import Plan
 from aligntune_run.runs.signals import Interrupt
 
 if TYPE_CHECKING:
@@ -27,22 +25,14 @@ POLL_SECONDS = 2.0
 """Seconds between two checks whether a GPU is free."""
 
 
-@dataclass(frozen=True)
-class Started:
-    """A worker and this launcher's lease of its GPUs."""
-
-    worker: Worker
-    lease: Lease
-
-
 def start(
     prepared: Prepared,
     command: Command,
     run: RunDir,
     tell: Callable[[Event], None],
     interrupt: Interrupt,
-) -> Started:
-    """Start a phase's worker, with a lease of its GPUs if it gets any.
+) -> Worker:
+    """Start a phase's worker.
 
     Args:
         prepared: the plan.
@@ -57,8 +47,10 @@ def start(
         StoppedError: interrupted while waiting.
         AligntuneError: the engine refused.
     """
-    if command.phase in ONLINE or not _needs_lease(prepared.plan):
-        return _start(prepared, prepared.plan, command, run)
+
+    def record(handle: str) -> None:
+        with run.writing(AGAIN):
+            run.update(handle=handle, phase=command.phase)
 
     def check_interrupt() -> None:
         if interrupt.asked:
@@ -66,53 +58,34 @@ def start(
 
     waits = False
     while True:
-        with gpu_leases.choosing(check_interrupt):
-            try:
-                plan = _on_free_gpus(prepared)
-            except HardwareError as error:
-                if not prepared.planner.waits:
-                    raise
-                problem = error.what
-            else:
-                if plan is not prepared.plan:
-                    with run.writing(AGAIN):
-                        run.update(plan=plan.to_dict())
-                    tell({"event": "note", "message": f"now {plan.choice.reason}"})
-                    command = _same_phase(prepared, plan, command)
-                return _start(prepared, plan, command, run)
-        if not waits:
-            tell({"event": "note", "message": f"waiting for a GPU: {problem}"})
+        try:
+            handle = prepared.engine.submit(command, record, check_interrupt)
+            return prepared.engine.attach(handle)
+        except GpusInUseError:
+            pass  # others took them since the plan was made
+        try:
+            plan = _on_free_gpus(prepared)
+        except HardwareError as error:
+            if not prepared.planner.waits:
+                raise
+            if not waits:
+                tell({"event": "note", "message": f"waiting for a GPU: {error.what}"})
             waits = True
-        until = time.monotonic() + POLL_SECONDS
-        while time.monotonic() < until:
-            check_interrupt()
-            time.sleep(gpu_leases.TICK_SECONDS)
+            until = time.monotonic() + POLL_SECONDS
+            while time.monotonic() < until:
+                check_interrupt()
+                time.sleep(TICK_SECONDS)
+        else:
+            if plan is not prepared.plan:
+                with run.writing(AGAIN):
+                    run.update(plan=plan.to_dict())
+                tell({"event": "note", "message": f"now {plan.choice.reason}"})
+                prepared = replace(prepared, plan=plan)
+                command = _same_phase(prepared, command)
 
 
-def _start(prepared: Prepared, plan: Plan, command: Command, run: RunDir) -> Started:
-    def record(handle: str) -> None:
-        with run.writing(AGAIN):
-            run.update(handle=handle, phase=command.phase)
-
-    leased = command.phase not in ONLINE and _needs_lease(plan)
-    lease = Lease.take(_gpus(prepared.host, plan)) if leased else Lease()
-    try:
-        handle = prepared.engine.submit(command, record, lease.descriptors)
-        worker = prepared.engine.attach(handle)
-    except BaseException:
-        lease.end()
-        raise
-    lease.sign(f"{plan.run_id} ({worker.title})")
-    return Started(worker, lease)
-
-
-def _needs_lease(plan: Plan) -> bool:
-    """Whether the run gets GPUs of this host, which other runs want too."""
-    return bool(plan.choice.gpus) and ENGINES[plan.choice.engine].on_this_host
-
-
-def _same_phase(prepared: Prepared, plan: Plan, command: Command) -> Command:
-    commands = prepared.engine.commands(plan)
+def _same_phase(prepared: Prepared, command: Command) -> Command:
+    commands = prepared.engine.commands(prepared.plan)
     return next(other for other in commands if other.phase == command.phase)
 
 
@@ -129,7 +102,7 @@ def _on_free_gpus(prepared: Prepared) -> Plan:
     try:
         now = prepared.planner.choose_on(host)
     except AligntuneError as error:  # such as a free GPU that is too small
-        raise gpu_leases.in_use(taken) from error
+        raise GpusInUseError(taken).refusal from error
     before = plan.choice
     same_run = replace(
         before, gpus=now.gpus, reason=now.reason, verdicts=now.verdicts, estimate=now.estimate
@@ -142,7 +115,7 @@ def _on_free_gpus(prepared: Prepared) -> Plan:
         before.lock_hash,
     )
     if not same or any(gpu.leased for gpu in _gpus(host, moved)):
-        raise gpu_leases.in_use(taken)
+        raise GpusInUseError(taken).refusal
     return moved
 
 

@@ -8,26 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from aligntune.algorithms import ALGORITHMS, BACKENDS, TITLES
-from aligntune.errors import AligntuneError, BackendError
+from aligntune.errors import KINDS, AligntuneError, BackendError
 from aligntune.spec.run_spec import RunSpec
+from aligntune_run.check import Verdict
 from aligntune_run.engines.registry import pick_engine
 from aligntune_run.host.types import Gpu, Host, ImageState
 from aligntune_run.memory.estimate import Estimate
 from aligntune_run.models.facts import ModelFacts
-from aligntune_run.plan import Choice, Finding, Image, Verdict
-from aligntune_run.selection.rules import (
-    OF_A_BACKEND,
-    OF_THE_MACHINE,
-    Candidate,
-    Facts,
-    Situation,
-    judge,
-)
-
-AVAILABILITY_RULES = ("algorithm", "gpu", "driver", "capability", "model", "image", "storage")
-"""Rules that say a backend is unavailable; the others say what is wrong with the request."""
+from aligntune_run.plan import Choice, Image
+from aligntune_run.selection.rules import BACKEND, MACHINE, Candidate, Facts, Situation
 
 
 @dataclass(frozen=True)
@@ -65,7 +57,7 @@ def choose(
     host: Host,
     model: ModelFacts | None,
     facts: Mapping[str, Facts],
-    findings: Sequence[Finding] = (),
+    findings: Sequence[Verdict] = (),
     *,
     trains: bool = True,
 ) -> Outcome:
@@ -77,7 +69,7 @@ def choose(
         model: facts from the model's files; fields are unknown if the files are not here yet. None
             skips the rules about the model.
         facts: by backend, what its image publishes in ``facts.json``.
-        findings: the results of checking the request's own files.
+        findings: the verdicts on the request's inputs.
         trains: whether the request trains; if so, the memory rule applies.
     """
     outcomes = (
@@ -96,17 +88,16 @@ def _choose(
     gpus: tuple[Gpu, ...],
     model: ModelFacts | None,
     facts: Mapping[str, Facts],
-    findings: Sequence[Finding],
+    findings: Sequence[Verdict],
     trains: bool,
 ) -> Outcome:
     """The outcome with these GPUs."""
     situation = situate(spec, host, gpus)
-    checked = tuple(finding.verdict for finding in findings)
-    by_backend = {"": (*checked, *judge(OF_THE_MACHINE, situation))}
+    by_backend = {"": (*findings, *MACHINE.judge(situation))}
     candidates = {
         name: candidate(situation, name, facts[name], model, trains=trains) for name in BACKENDS
     }
-    by_backend |= {name: judge(OF_A_BACKEND, at) for name, at in candidates.items()}
+    by_backend |= {name: BACKEND.judge(at, name) for name, at in candidates.items()}
     failing = {name: _first_failure(verdicts) for name, verdicts in by_backend.items()}
     verdicts = tuple(verdict for group in by_backend.values() for verdict in group)
     wanted = [spec.backend] if spec.backend != "auto" else list(BACKENDS)
@@ -118,8 +109,7 @@ def _choose(
         missed = failing[""] or failing[wanted[0] if strict else wanted[-1]]
         assert missed is not None
         estimate = candidates[missed.backend or wanted[0]].estimate
-        error = next((finding.error for finding in findings if finding.error), None)
-        return Outcome(verdicts, None, error or _refusal(spec, missed), missed.rule, estimate)
+        return Outcome(verdicts, None, _refusal(spec, missed), missed.rule, estimate)
     missed = failing[wanted[0]] if wanted[0] != chosen else None
     image, estimate = candidates[chosen].image, candidates[chosen].estimate
     rule = missed.rule if missed else ""
@@ -160,6 +150,15 @@ def bare_request(backend: str = "auto", engine: str = "auto", gpus: str = "auto"
 def situate(spec: RunSpec, host: Host, gpus: tuple[Gpu, ...]) -> Situation:
     """Decide where a request would run; the rules decide whether it can run there."""
     return Situation(spec, host, pick_engine(spec.engine, host), gpus)
+
+
+def judge_machine(at: Situation, facts: Mapping[str, Facts]) -> tuple[Verdict, ...]:
+    """The verdicts of the rules that look only at the machine, whatever is requested."""
+    of_backends = (
+        BACKEND.judge(candidate(at, name, facts[name], None), name, about="machine")
+        for name in BACKENDS
+    )
+    return (*MACHINE.judge(at, about="machine"), *chain.from_iterable(of_backends))
 
 
 def candidate(
@@ -230,7 +229,8 @@ def _first_failure(verdicts: Sequence[Verdict]) -> Verdict | None:
 
 
 def _refusal(spec: RunSpec, missed: Verdict) -> AligntuneError:
-    if spec.strict and missed.backend == "unsloth" and missed.rule in AVAILABILITY_RULES:
+    unavailable = missed.backend and BACKEND.checks[missed.rule].about != "request"
+    if spec.strict and missed.backend == "unsloth" and unavailable:
         return BackendError(
             f"--strict: {TITLES['unsloth']} is unavailable: {missed.evidence}",
             "Leave out --strict to fall back to TRL",
@@ -239,9 +239,8 @@ def _refusal(spec: RunSpec, missed: Verdict) -> AligntuneError:
 
 
 def _error(missed: Verdict) -> AligntuneError:
-    kind = {**OF_THE_MACHINE, **OF_A_BACKEND}[missed.rule].kind
     start = f"{TITLES[missed.backend]}: " if missed.backend else ""
-    return kind(f"{start}{missed.evidence}", missed.remedy)
+    return KINDS[missed.kind](f"{start}{missed.evidence}", missed.remedy)
 
 
 def _reason(spec: RunSpec, chosen: str, missed: Verdict | None, gpus: Sequence[Gpu]) -> str:
@@ -260,7 +259,7 @@ def _warnings(
 ) -> tuple[str, ...]:
     """What the user must not miss: that a requested backend is unavailable, and rules' warnings."""
     warned = (verdict for verdict in verdicts if verdict.level == "warn")
-    warnings = [". ".join(filter(None, (one.evidence, one.remedy))) for one in warned]
+    warnings = [". ".join(filter(None, (verdict.evidence, verdict.remedy))) for verdict in warned]
     if missed is not None and spec.backend != "auto":
         warnings.insert(
             0,

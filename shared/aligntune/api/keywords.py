@@ -1,8 +1,8 @@
 """From Python arguments to layers of settings, with AlignTune's names and the keys of the RunSpec.
 
-:data:`KEYWORDS` are other names of RunSpec keys. :data:`CONVERTED` are keywords whose values need
-conversion. Every section of the RunSpec is a keyword too: ``training={"warmup": 10}``. Unknown
-keywords, and values that are set twice, are refused.
+:data:`KEYWORDS` are other names of RunSpec keys, which the keys declare. :data:`CONVERTED` are
+keywords whose values need conversion. Every section of the RunSpec is a keyword too:
+``training={"warmup": 10}``. Unknown keywords, and values that are set twice, are refused.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any, Literal, TypedDict, get_args
 
 from aligntune.api.functions import named_function
 from aligntune.errors import SpecError
+from aligntune.spec.fields import marked_keys
 from aligntune.spec.layers import Layer, from_environment, from_file, nested
 from aligntune.spec.paths import listed
-from aligntune.spec.resolve import Settings, beta_key, known_keys, resolve
+from aligntune.spec.resolve import Settings, known_keys, pick_key, resolve
 from aligntune.spec.run_spec import RunSpec
+from aligntune.spec.sections import Keyword
 from aligntune.spec.suggest import nearest
 
 STRENGTH = 3
@@ -37,7 +39,7 @@ class Sections(TypedDict, total=False):
     adapter: Mapping[str, Any]
     strict: bool
     output: str | os.PathLike[str] | None
-    engine: Literal["auto", "docker", "process"]
+    engine: str
     gpus: str | int
     image: str | None
     pull: Literal["missing", "never", "always"]
@@ -100,34 +102,15 @@ class RLKeywords(Keywords, total=False):
     temperature: float
 
 
-KEYWORDS: Mapping[str, str] = {
-    "model_name": "model.name",
-    "dataset_name": "dataset.name",
-    "output_dir": "output",
-    "num_epochs": "training.epochs",
-    "max_steps": "training.max_steps",
-    "batch_size": "training.batch_size",
-    "gradient_accumulation_steps": "training.gradient_accumulation",
-    "learning_rate": "training.learning_rate",
-    "max_seq_length": "training.max_length",
-    "packing": "training.packing",
-    "completion_only_loss": "training.completion_only_loss",
-    "assistant_only_loss": "training.assistant_only_loss",
-    "seed": "training.seed",
-    "max_samples": "dataset.max_samples",
-    "split": "dataset.split",
-    "system_prompt": "dataset.system_prompt",
-    "val_split_ratio": "dataset.validation_fraction",
-    "lora_r": "adapter.rank",
-    "lora_alpha": "adapter.alpha",
-    "lora_dropout": "adapter.dropout",
-    "cliprange": "rl.epsilon",
-    "num_generations": "rl.num_generations",
-    "max_prompt_length": "rl.max_prompt_length",
-    "max_completion_length": "rl.max_completion_length",
-    "temperature": "rl.temperature",
-}
-"""Keyword -> the RunSpec key that it sets."""
+def _keywords() -> dict[str, tuple[str, ...]]:
+    names: dict[str, tuple[str, ...]] = {}
+    for key, mark in marked_keys(Keyword):
+        names[mark.name] = (*names.get(mark.name, ()), key)
+    return names
+
+
+KEYWORDS: Mapping[str, tuple[str, ...]] = _keywords()
+"""Keyword -> the RunSpec keys of which it sets the one that the algorithm uses."""
 
 NEEDED = {"algorithm": "algorithm", "model_name": "model", "dataset_name": "dataset"}
 
@@ -163,11 +146,10 @@ def python_layers(given: Mapping[str, Any], weaker: Sequence[Layer] = ()) -> lis
     """One layer per keyword; ``weaker`` layers may set the algorithm that ``beta`` depends on."""
     given = {name: _plain(value) for name, value in given.items()}
     own = [Layer("algorithm=", {"algorithm": given["algorithm"]})] if given.get("algorithm") else []
-    of_beta = beta_key([*weaker, *own])
     layers: list[Layer] = []
     setters: dict[str, str] = {}
     for name, value in given.items():
-        values = _values(name, value, given, of_beta)
+        values = _values(name, value, given, [*weaker, *own])
         for key in _dotted(values):
             if key in setters:
                 raise SpecError(
@@ -186,13 +168,13 @@ def _from_config(config: Config | None) -> Iterator[Layer]:
         yield from_file(Path(config).expanduser())
 
 
-def _values(name: str, value: Any, given: Mapping[str, Any], of_beta: str) -> dict[str, Any]:
+def _values(
+    name: str, value: Any, given: Mapping[str, Any], layers: Sequence[Layer]
+) -> dict[str, Any]:
     """The nested RunSpec values that one keyword sets; empty if it sets none."""
     if name in KEYWORDS:
-        key = KEYWORDS[name]
+        key = pick_key(KEYWORDS[name], layers)
         return nested(key, value) if value is not None or _nullable(key) else {}
-    if name in ("beta", "kl_coef"):
-        return {} if value is None else nested(of_beta, value)
     if name in CONVERTED:
         return {} if value is None else CONVERTED[name](value)
     if name in REWARD_KEYWORDS:
@@ -212,7 +194,7 @@ def _suggest(name: str) -> str:
         section, _, leaf = key.rpartition(".")
         if leaf == name and section:
             return f"; did you mean {section}={{{name!r}: ...}}?"
-    words = [*KEYWORDS, *CONVERTED, *REWARD_KEYWORDS, "beta", "kl_coef", *RunSpec.model_fields]
+    words = [*KEYWORDS, *CONVERTED, *REWARD_KEYWORDS, *RunSpec.model_fields]
     return nearest(name, words)
 
 

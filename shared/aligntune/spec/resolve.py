@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from aligntune.algorithms import ALGORITHMS
 from aligntune.errors import SpecError
+from aligntune.spec.fields import spec_fields
 from aligntune.spec.layers import SHORTHANDS, Layer
 from aligntune.spec.paths import local_paths
 from aligntune.spec.run_spec import RewardSpec, RunSpec
@@ -35,11 +36,12 @@ class Settings:
     origins: dict[str, str]
 
 
-def beta_key(layers: Sequence[Layer]) -> str:
-    """The key that ``beta`` stands for, in the section that the algorithm has."""
+def pick_key(keys: Sequence[str], layers: Sequence[Layer]) -> str:
+    """Of several keys with the same flag or keyword, the one in a section of the algorithm."""
     named = [layer.values["algorithm"] for layer in layers if "algorithm" in layer.values]
     row = ALGORITHMS.get(str(named[-1])) if named else None
-    return "preference.beta" if row and "preference" in row.sections else "rl.beta"
+    used = [key for key in keys if row and key.partition(".")[0] in row.sections]
+    return (used or keys)[-1]
 
 
 def resolve(layers: Sequence[Layer], base_dir: Path | None = None) -> Settings:
@@ -74,16 +76,9 @@ def resolve(layers: Sequence[Layer], base_dir: Path | None = None) -> Settings:
     return Settings(spec, origins)
 
 
-def known_keys(model: type[BaseModel] = RunSpec, prefix: str = "") -> list[str]:
+def known_keys() -> list[str]:
     """Every dotted key of a RunSpec, in order."""
-    keys = []
-    for name, field in model.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            keys += known_keys(section, f"{prefix}{name}.")
-        else:
-            keys.append(prefix + name)
-    return keys
+    return [key for key, _ in spec_fields()]
 
 
 def _flatten(

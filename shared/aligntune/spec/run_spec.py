@@ -13,15 +13,14 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from aligntune.algorithms import ALGORITHMS, RESTRICTED, Algorithm
+from aligntune.spec.algorithm_sections import PPOSpec, PreferenceSpec, RewardSpec, RLSpec
+from aligntune.spec.flags import OUTPUT, REWARDS, WHAT, WHERE, Flag
 from aligntune.spec.sections import (
     CANONICAL_COLUMNS,
     AdapterSpec,
     DatasetSpec,
+    Keyword,
     ModelSpec,
-    PPOSpec,
-    PreferenceSpec,
-    RewardSpec,
-    RLSpec,
     Section,
     TrainingSpec,
     is_local,
@@ -56,7 +55,8 @@ class RunSpec(Section):
         backend: ``auto`` selects the fastest backend that can run this; ``trl`` always selects TRL.
         strict: fail if the requested backend is unavailable, instead of falling back.
         output: the run directory; null creates a new folder below ``runs/``.
-        engine: where it runs; ``process`` is a venv made from the image's lock.
+        engine: where it runs, by a name that the launcher knows (an image need not know it);
+            ``process`` is a venv made from the image's lock.
         gpus: ``auto`` (one GPU if available), ``all``, a number (0 trains on the CPU), or a
             comma-separated list of indices or UUIDs.
         image: run this derived image instead of the pinned one.
@@ -73,24 +73,62 @@ class RunSpec(Section):
         unsloth: the same for Unsloth, such as ``{use_gradient_checkpointing: unsloth}``.
     """
 
-    algorithm: str
+    algorithm: Annotated[str, Flag("--algo", "Algorithm: {names}.", WHAT, metavar="NAME")]
     model: ModelSpec
     dataset: DatasetSpec
     training: TrainingSpec = TrainingSpec()
     adapter: AdapterSpec = AdapterSpec()
-    backend: Literal["auto", "trl", "unsloth"] = "auto"
-    strict: bool = False
-    output: Annotated[str | None, sets("output_dir")] = None
-    engine: Literal["auto", "docker", "process"] = "auto"
-    gpus: Annotated[str, sets("use_cpu")] = "auto"
-    image: str | None = None
-    pull: Literal["missing", "never", "always"] = "missing"
+    backend: Annotated[
+        Literal["auto", "trl", "unsloth"],
+        Flag("--backend", "auto picks the fastest that runs here.", WHERE),
+    ] = "auto"
+    strict: Annotated[
+        bool,
+        Flag(
+            "--strict", "Fail if --backend is unavailable, instead of falling back to TRL.", WHERE
+        ),
+    ] = False
+    output: Annotated[
+        str | None,
+        sets("output_dir"),
+        Flag(
+            "--output", "Run directory; by default a new folder in runs/.", OUTPUT, metavar="PATH"
+        ),
+        Keyword("output_dir"),
+    ] = None
+    engine: Annotated[str, Flag("--engine", "Container engine, or a process in a venv.", WHERE)] = (
+        Field(default="auto", pattern=r"^[a-z][a-z0-9_-]*$")
+    )
+    gpus: Annotated[
+        str,
+        sets("use_cpu"),
+        Flag(
+            "--gpus", "auto, 0 (use the CPU), or the UUID of a GPU. One GPU per run so far.", WHERE
+        ),
+    ] = "auto"
+    image: Annotated[
+        str | None, Flag("--image", "Run this derived image instead of the pinned one.", WHERE)
+    ] = None
+    pull: Annotated[
+        Literal["missing", "never", "always"], Flag("--pull", "When to get the image.", WHERE)
+    ] = "missing"
     memory: str | None = None
     fit: Literal["refuse", "warn"] = "refuse"
     preference: PreferenceSpec = PreferenceSpec()
     rl: RLSpec = RLSpec()
     ppo: PPOSpec = PPOSpec()
-    rewards: Annotated[tuple[RewardSpec, ...], sets("reward_weights", key="rewards[].weight")] = ()
+    rewards: Annotated[
+        tuple[RewardSpec, ...],
+        sets("reward_weights", key="rewards[].weight"),
+        Flag(
+            "--reward",
+            "Built-in reward or path.py:function, optionally with =WEIGHT. Repeatable.",
+            REWARDS,
+            metavar="NAME",
+            many=True,
+        ),
+        Flag("--reward-model", "Reward model: folder or hub id.", REWARDS, many=True),
+    ] = ()
     trainer_args: dict[str, Any] = Field(default_factory=dict)
     trl: dict[str, Any] = Field(default_factory=dict)
     unsloth: dict[str, Any] = Field(default_factory=dict)

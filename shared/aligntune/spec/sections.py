@@ -1,18 +1,19 @@
-"""The sections of a RunSpec: meaning, default and limits of each key."""
+"""The sections of a RunSpec that apply to every algorithm: meaning, default and limits of keys."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-CANONICAL_COLUMNS = (
-    *("messages", "conversations", "prompt", "completion", "instruction", "input", "output"),
-    *("text", "tools", "chosen", "rejected", "label"),
-)
+from aligntune.algorithms import FORMATS
+from aligntune.spec.flags import ADAPTER, DATA, TRAINING, Flag
+
+CANONICAL_COLUMNS = tuple(dict.fromkeys(chain.from_iterable(FORMATS.values())))
 """Columns that data can have, under these names or as mapped by ``dataset.columns``."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -26,15 +27,29 @@ class Sets:
     Attributes:
         arguments: names in the trainers' configuration classes.
         key: the key to name in messages, if that is not the dotted key itself.
+        unchanged: whether the first argument gets the key's value as it is.
     """
 
     arguments: tuple[str, ...]
     key: str | None = None
+    unchanged: bool = False
 
 
 def sets(*arguments: str, key: str | None = None) -> Sets:
-    """The metadata of a key that sets these trainer arguments."""
+    """The metadata of a key that sets these trainer arguments, as the worker says."""
     return Sets(arguments, key)
+
+
+def passes(*arguments: str) -> Sets:
+    """The same if the first argument gets the key's value as it is."""
+    return Sets(arguments, unchanged=True)
+
+
+@dataclass(frozen=True)
+class Keyword:
+    """Metadata of a key: another name that the Python API takes for it."""
+
+    name: str
 
 
 class Section(BaseModel):
@@ -58,13 +73,22 @@ class ModelSpec(Section):
         trust_remote_code: run the Python code in the model's repository.
     """
 
-    name: str = Field(min_length=1)
+    name: Annotated[
+        str,
+        Flag("--model", "Model: local folder, finished run or hub id.", DATA),
+        Keyword("model_name"),
+    ] = Field(min_length=1)
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    quantization: Literal["none", "4bit", "8bit"] = "none"
+    quantization: Annotated[
+        Literal["none", "4bit", "8bit"],
+        Flag(
+            "--load-in-4bit", "Train the adapter on 4-bit weights (QLoRA).", ADAPTER, value="4bit"
+        ),
+    ] = "none"
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = "auto"
     chat_template: Annotated[str | None, sets("chat_template_path")] = None
-    trust_remote_code: Annotated[bool, sets("trust_remote_code")] = False
+    trust_remote_code: Annotated[bool, passes("trust_remote_code")] = False
 
 
 class DatasetSpec(Section):
@@ -85,26 +109,31 @@ class DatasetSpec(Section):
         validation_fraction: fraction of the training rows held out for evaluation, in [0, 1).
     """
 
-    name: str = Field(min_length=1)
+    name: Annotated[
+        str,
+        Flag("--dataset", "Training data: file, folder or hub id.", DATA),
+        Keyword("dataset_name"),
+    ] = Field(min_length=1)
     config: str | None = None
     revision: str | None = None
-    split: str = "train"
-    eval_name: str | None = None
+    split: Annotated[str, Keyword("split")] = "train"
+    eval_name: Annotated[str | None, Flag("--eval-dataset", "Separate evaluation data.", DATA)] = (
+        None
+    )
     eval_split: str | None = None
-    format: Literal[
-        "auto",
-        "text",
-        "prompt_completion",
-        "chat",
-        "instruction",
-        "preference",
-        "unpaired",
-        "prompt",
-    ] = "auto"
+    format: str = "auto"
     columns: Annotated[dict[str, str], sets("dataset_text_field", key="dataset.columns.text")] = {}
-    max_samples: PositiveInt | None = None
-    system_prompt: str | None = None
-    validation_fraction: Fraction = 0.0
+    max_samples: Annotated[PositiveInt | None, Keyword("max_samples")] = None
+    system_prompt: Annotated[
+        str | None,
+        Flag("--system-prompt", "System message for conversations that have none.", DATA),
+        Keyword("system_prompt"),
+    ] = None
+    validation_fraction: Annotated[
+        Fraction,
+        Flag("--val-fraction", "Fraction of the training rows to hold out for evaluation.", DATA),
+        Keyword("val_split_ratio"),
+    ] = 0.0
 
 
 class TrainingSpec(Section):
@@ -137,32 +166,87 @@ class TrainingSpec(Section):
         save_total_limit: number of checkpoints to keep.
     """
 
-    epochs: Annotated[float, sets("num_train_epochs")] = Field(default=3.0, gt=0)
-    max_steps: Annotated[PositiveInt | None, sets("max_steps")] = None
+    epochs: Annotated[
+        float,
+        passes("num_train_epochs"),
+        Flag("--epochs", "Passes over the data.", TRAINING),
+        Keyword("num_epochs"),
+    ] = Field(default=3.0, gt=0)
+    max_steps: Annotated[
+        PositiveInt | None,
+        sets("max_steps"),
+        Flag("--max-steps", "Optimizer steps; overrides epochs.", TRAINING),
+        Keyword("max_steps"),
+    ] = None
     batch_size: Annotated[
-        PositiveInt, sets("per_device_train_batch_size", "auto_find_batch_size")
+        PositiveInt,
+        passes("per_device_train_batch_size", "auto_find_batch_size"),
+        Flag("--batch-size", "Sequences per device per step.", TRAINING),
+        Keyword("batch_size"),
     ] = 8
-    gradient_accumulation: Annotated[PositiveInt, sets("gradient_accumulation_steps")] = 1
-    learning_rate: Annotated[float, sets("learning_rate")] = Field(default=2e-5, ge=0)
-    schedule: Annotated[str, sets("lr_scheduler_type")] = "linear"
-    warmup: Annotated[float, sets("warmup_steps")] = Field(default=0.0, ge=0)
-    weight_decay: Annotated[float, sets("weight_decay")] = Field(default=0.0, ge=0)
-    optimizer: Annotated[str, sets("optim")] = "adamw_torch_fused"
-    max_grad_norm: Annotated[float, sets("max_grad_norm")] = Field(default=1.0, ge=0)
-    max_length: Annotated[PositiveInt | None, sets("max_length", "max_seq_length")] = 1024
-    packing: Annotated[bool, sets("packing")] = False
+    gradient_accumulation: Annotated[
+        PositiveInt,
+        passes("gradient_accumulation_steps"),
+        Flag("--grad-accum", "Batches to accumulate before each optimizer step.", TRAINING),
+        Keyword("gradient_accumulation_steps"),
+    ] = 1
+    learning_rate: Annotated[
+        float,
+        passes("learning_rate"),
+        Flag("--lr", "Peak learning rate.", TRAINING),
+        Keyword("learning_rate"),
+    ] = Field(default=2e-5, ge=0)
+    schedule: Annotated[
+        str,
+        passes("lr_scheduler_type"),
+        Flag("--schedule", "Learning-rate schedule, e.g. linear or cosine.", TRAINING),
+    ] = "linear"
+    warmup: Annotated[
+        float,
+        sets("warmup_steps"),
+        Flag("--warmup", "Warm-up: steps, or a fraction below 1.", TRAINING),
+    ] = Field(default=0.0, ge=0)
+    weight_decay: Annotated[float, passes("weight_decay")] = Field(default=0.0, ge=0)
+    optimizer: Annotated[str, passes("optim")] = "adamw_torch_fused"
+    max_grad_norm: Annotated[float, passes("max_grad_norm")] = Field(default=1.0, ge=0)
+    max_length: Annotated[
+        PositiveInt | None,
+        sets("max_length", "max_seq_length"),
+        Flag("--max-length", "Truncate sequences to this many tokens.", DATA),
+        Keyword("max_seq_length"),
+    ] = 1024
+    packing: Annotated[
+        bool,
+        sets("packing"),
+        Flag("--packing", "Pack several rows into one sequence (SFT).", DATA),
+        Keyword("packing"),
+    ] = False
     group_by_length: Annotated[bool, sets("train_sampling_strategy")] = True
-    completion_only_loss: Annotated[bool | None, sets("completion_only_loss")] = None
-    assistant_only_loss: Annotated[bool, sets("assistant_only_loss")] = False
+    completion_only_loss: Annotated[
+        bool | None, sets("completion_only_loss"), Keyword("completion_only_loss")
+    ] = None
+    assistant_only_loss: Annotated[
+        bool, sets("assistant_only_loss"), Keyword("assistant_only_loss")
+    ] = False
     gradient_checkpointing: Annotated[
         bool | Literal["auto"], sets("gradient_checkpointing", "activation_checkpointing")
     ] = "auto"
     precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], sets("bf16", "fp16")] = "auto"
-    seed: Annotated[int, sets("seed")] = Field(default=42, ge=0, lt=2**32)
-    logging_steps: Annotated[PositiveInt, sets("logging_steps", "logging_strategy")] = 10
-    eval_steps: Annotated[PositiveInt | None, sets("eval_steps", "eval_strategy")] = None
-    save_steps: Annotated[PositiveInt, sets("save_steps", "save_strategy")] = 500
-    save_total_limit: Annotated[PositiveInt | None, sets("save_total_limit")] = 2
+    seed: Annotated[
+        int, passes("seed"), Flag("--seed", "Random seed.", TRAINING), Keyword("seed")
+    ] = Field(default=42, ge=0, lt=2**32)
+    logging_steps: Annotated[
+        PositiveInt,
+        passes("logging_steps", "logging_strategy"),
+        Flag("--logging-steps", "Steps between logged losses.", TRAINING),
+    ] = 10
+    eval_steps: Annotated[PositiveInt | None, passes("eval_steps", "eval_strategy")] = None
+    save_steps: Annotated[
+        PositiveInt,
+        sets("save_steps", "save_strategy"),
+        Flag("--save-steps", "Steps between checkpoints.", TRAINING),
+    ] = 500
+    save_total_limit: Annotated[PositiveInt | None, passes("save_total_limit")] = 2
 
 
 class AdapterSpec(Section):
@@ -181,133 +265,28 @@ class AdapterSpec(Section):
 
     type: Literal["none", "lora"] = "none"
     path: str | None = None
-    rank: PositiveInt = 16
-    alpha: float = Field(default=32, gt=0)
-    dropout: Fraction = 0.0
-    targets: Literal["all-linear"] | list[str] = "all-linear"
+    rank: Annotated[
+        PositiveInt,
+        Flag("--lora-rank", "Train a LoRA adapter of this rank.", ADAPTER),
+        Keyword("lora_r"),
+    ] = 16
+    alpha: Annotated[
+        float,
+        Flag("--lora-alpha", "LoRA alpha: the update is scaled by alpha / rank.", ADAPTER),
+        Keyword("lora_alpha"),
+    ] = Field(default=32, gt=0)
+    dropout: Annotated[Fraction, Keyword("lora_dropout")] = 0.0
+    targets: Annotated[
+        Literal["all-linear"] | list[str],
+        Flag(
+            "--lora-target",
+            "Layers to adapt: all-linear, or names such as q_proj,v_proj.",
+            ADAPTER,
+            metavar="NAMES",
+        ),
+    ] = "all-linear"
     rslora: bool = False
     dora: bool = False
-
-
-class PreferenceSpec(Section):
-    """Learning from preferences: DPO (https://arxiv.org/abs/2305.18290) and KTO.
-
-    Attributes:
-        beta: how strongly the policy stays close to the reference.
-        loss_type: TRL's name of the loss, such as ``sigmoid``, ``ipo`` or ``hinge`` for DPO; null
-            is the algorithm's default.
-        label_smoothing: the assumed fraction of pairs with swapped labels, in [0, 0.5) (DPO only).
-    """
-
-    beta: Annotated[float, sets("beta")] = Field(default=0.1, ge=0)
-    loss_type: Annotated[str | None, sets("loss_type")] = None
-    label_smoothing: Annotated[float, sets("label_smoothing")] = Field(default=0.0, ge=0, lt=0.5)
-
-
-class RLSpec(Section):
-    """Learning from rewards of the policy's own completions.
-
-    Attributes:
-        num_generations: completions per prompt (the group of GRPO and RLOO);
-            ``training.batch_size`` times ``gradient_accumulation`` must be a multiple of it.
-        max_prompt_length: longer prompts are skipped and counted, in tokens; null keeps all.
-        max_completion_length: completions are cut at this many tokens.
-        temperature: sampling temperature.
-        top_p: sample from the most likely tokens whose total probability is this.
-        top_k: sample from this many most likely tokens; 0 means all.
-        beta: coefficient of the KL penalty; the default depends on the algorithm (0 in the GRPO
-            family, 0.05 in PPO and RLOO).
-        epsilon: the importance ratio is clipped to [1 - epsilon, 1 + epsilon].
-        epsilon_high: a different upper bound (DAPO: 0.28).
-        num_iterations: passes over each batch of completions (PPO: 4 epochs, else 1).
-    """
-
-    num_generations: Annotated[PositiveInt, sets("num_generations")] = 8
-    max_prompt_length: Annotated[PositiveInt | None, sets("max_prompt_length")] = 512
-    max_completion_length: Annotated[PositiveInt, sets("max_completion_length")] = 256
-    temperature: Annotated[float, sets("temperature")] = Field(default=1.0, gt=0)
-    top_p: Annotated[float, sets("top_p")] = Field(default=1.0, gt=0, le=1)
-    top_k: Annotated[int, sets("top_k")] = Field(default=0, ge=0)
-    beta: Annotated[float, sets("beta", "kl_coef")] = Field(default=0.0, ge=0)
-    epsilon: Annotated[float, sets("epsilon", "cliprange")] = Field(default=0.2, gt=0)
-    epsilon_high: Annotated[float | None, sets("epsilon_high")] = Field(default=None, gt=0)
-    num_iterations: Annotated[PositiveInt, sets("num_iterations", "num_ppo_epochs")] = 1
-
-
-class PPOSpec(Section):
-    """PPO's settings beside those of :class:`RLSpec` (https://arxiv.org/abs/1707.06347).
-
-    Attributes:
-        num_mini_batches: optimizer steps per pass over a rollout; a rollout has this many times
-            ``training.batch_size`` times ``gradient_accumulation`` completions.
-        gamma: discount per token.
-        lam: lambda of generalised advantage estimation (https://arxiv.org/abs/1506.02438).
-        vf_coef: weight of the value loss.
-        cliprange_value: how far a value may move from the rollout's value before its loss is
-            clipped.
-        kl_estimator: estimator of the penalty per token, k1 or k3 (http://joschu.net/blog/kl-approx.html).
-        whiten_rewards: scale a rollout's rewards to unit variance.
-        whiten_advantages: scale a rollout's advantages to mean 0 and variance 1.
-        missing_eos_penalty: subtracted from the score of a completion without an end token.
-        target_kl: stop the passes over a rollout at this distance of the policy, in nats per token.
-        critic: a value ``head`` on the policy's hidden states, with ten times the learning rate, or
-            a separate ``model``, which learns better and needs the memory of a second model.
-    """
-
-    num_mini_batches: Annotated[PositiveInt, sets("num_mini_batches")] = 1
-    gamma: Annotated[float, sets("gamma")] = Field(default=1.0, gt=0, le=1)
-    lam: Annotated[float, sets("lam")] = Field(default=0.95, ge=0, le=1)
-    vf_coef: Annotated[float, sets("vf_coef")] = Field(default=0.1, ge=0)
-    cliprange_value: Annotated[float, sets("cliprange_value")] = Field(default=0.2, gt=0)
-    kl_estimator: Annotated[Literal["k1", "k3"], sets("kl_estimator")] = "k1"
-    whiten_rewards: Annotated[bool, sets("whiten_rewards")] = False
-    whiten_advantages: Annotated[bool, sets("whiten_advantages")] = True
-    missing_eos_penalty: Annotated[float | None, sets("missing_eos_penalty")] = Field(
-        default=None, ge=0
-    )
-    target_kl: Annotated[float | None, sets("target_kl")] = Field(default=None, gt=0)
-    critic: Annotated[Literal["head", "model"], sets("critic")] = "head"
-
-
-class RewardSpec(Section):
-    """One reward; ``rewards: [exact_match]`` is short for ``rewards: [{name: exact_match}]``.
-
-    Attributes:
-        name: a built-in reward (docs/rewards.md), or ``path.py:function`` for your own function.
-        model: instead of ``name``, a reward model: a sequence classifier with one label, as a
-            folder or hub id.
-        revision: branch, tag or commit of a model's hub id.
-        weight: factor of the reward in the sum.
-        timeout: seconds that one call may take.
-        args: keyword arguments of the function, or of scoring by the model.
-    """
-
-    name: str | None = None
-    model: str | None = None
-    revision: str | None = None
-    weight: float = 1.0
-    timeout: float = Field(default=120.0, gt=0)
-    args: dict[str, Any] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_word(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.name is None) == (self.model is None):
-            raise ValueError("a reward needs a name or a model, not both")
-        if self.revision is not None and (self.model is None or is_local(self.model)):
-            raise ValueError("revision applies only to a reward model's hub id; remove it")
-        require_recordable(self.args, "args")
-        return self
-
-    @property
-    def file(self) -> str | None:
-        """The file of a custom function."""
-        path, colon, _ = (self.name or "").rpartition(":")
-        return path if colon else None
 
 
 def require_recordable(value: dict[str, Any], name: str = "") -> None:

@@ -7,12 +7,12 @@ of the spec declares the trainer arguments that it sets (:class:`aligntune.spec.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-
-from pydantic import BaseModel
+from functools import reduce
+from typing import Any
 
 from aligntune.algorithms import RESTRICTED, Algorithm
 from aligntune.errors import SpecError
+from aligntune.spec.fields import marked_keys
 from aligntune.spec.run_spec import OPTIONAL_SECTIONS, RunSpec
 from aligntune.spec.sections import Sets
 
@@ -62,21 +62,19 @@ def owners(row: Algorithm) -> dict[str, str]:
     """Trainer argument -> the key of the spec that sets it for this algorithm."""
     return {
         name: marker.key or key
-        for key, marker in _marked_keys(RunSpec, "")
+        for key, marker in marked_keys(Sets)
         for name in marker.arguments
         if _applies(key, row)
     }
 
 
-def _marked_keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Sets]]:
-    """Each dotted key that sets trainer arguments, with what it sets."""
-    for name, field in model.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
-            yield from _marked_keys(section, f"{prefix}{name}.")
-        for marker in field.metadata:
-            if isinstance(marker, Sets):
-                yield prefix + name, marker
+def unchanged(spec: RunSpec) -> dict[str, Any]:
+    """The trainer arguments that get the value of a key as it is."""
+    return {
+        mark.arguments[0]: reduce(getattr, key.split("."), spec)
+        for key, mark in marked_keys(Sets)
+        if mark.unchanged and _applies(key, spec.row)
+    }
 
 
 def _applies(key: str, row: Algorithm) -> bool:

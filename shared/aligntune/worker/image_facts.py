@@ -70,8 +70,8 @@ def facts() -> dict[str, Any]:
         "model_types": sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES),
         "fast_model_types": _fast_model_types(),
         "trainer_args": {
-            name: _arguments(trainer_classes(row)[1])
-            for name, row in ALGORITHMS.items()
+            row.config: _arguments(trainer_classes(row)[1])
+            for row in ALGORITHMS.values()
             if backend.NAME in row.backends
         },
         "model_args": sorted(backend.model_arguments()),

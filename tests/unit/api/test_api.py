@@ -130,12 +130,14 @@ SAID: dict[str, Any] = {
     "max_prompt_length": 12,
     "max_completion_length": 13,
     "temperature": 0.7,
+    "beta": 0.2,
+    "kl_coef": 0.2,
 }
 
 
 @pytest.mark.parametrize("keyword", [name for name in KEYWORDS if name != "output_dir"])
 def test_every_keyword_sets_its_key_and_the_record_says_so(keyword: str) -> None:
-    key, said = KEYWORDS[keyword], SAID[keyword]
+    key, said = KEYWORDS[keyword][-1], SAID[keyword]
     given = {"model_name": "org/m", "dataset_name": "org/d", keyword: said}
     if key.startswith("rl."):
         made = RL(algorithm="grpo", rewards=["exact_match"], batch_size=8, **given)
@@ -147,7 +149,7 @@ def test_every_keyword_sets_its_key_and_the_record_says_so(keyword: str) -> None
 
 def test_the_keywords_of_the_functions_types_are_those_that_are_known() -> None:
     typed = {*get_type_hints(SFTKeywords), *get_type_hints(RLKeywords)}
-    known = {*KEYWORDS, *CONVERTED, *REWARD_KEYWORDS, "beta", "kl_coef", *RunSpec.model_fields}
+    known = {*KEYWORDS, *CONVERTED, *REWARD_KEYWORDS, *RunSpec.model_fields}
     assert typed | {"model_name", "dataset_name", "algorithm", "backend"} == known
 
 

@@ -14,7 +14,8 @@ from tests.helpers.command import TRACEBACK, run
 
 from aligntune.algorithms import ALGORITHMS
 from aligntune.record.events import EventWriter
-from aligntune.spec.resolve import known_keys
+from aligntune.spec.fields import marked_keys
+from aligntune.spec.flags import Flag
 from aligntune_run.cli.options import FLAGS
 
 # --- help
@@ -24,16 +25,18 @@ def test_help_names_every_flag_and_every_algorithm(environment: dict[str, str]) 
     done = run("--help", environment=environment)
     assert done.returncode == 0
     assert done.stderr == ""
-    for flag in (*(flag.name for flag in FLAGS), "--set", "--resume", "--dry-run", "--json"):
+    for flag in (*(one.flag.name for one in FLAGS), "--set", "--resume", "--dry-run", "--json"):
         assert flag in done.stdout
     for algorithm in ALGORITHMS:
         assert algorithm in done.stdout
 
 
-def test_every_flag_sets_a_key_of_the_spec() -> None:
-    known = {*known_keys(), "model", "dataset", "beta"}
-    assert {flag.key for flag in FLAGS} <= known
-    assert len({flag.name for flag in FLAGS}) == len(FLAGS)
+def test_the_flags_are_those_that_the_fields_of_the_spec_declare() -> None:
+    declared: dict[Flag, tuple[str, ...]] = {}
+    for key, flag in marked_keys(Flag):
+        declared[flag] = (*declared.get(flag, ()), key)
+    assert {one.flag: one.keys for one in FLAGS} == declared
+    assert len({one.flag.name for one in FLAGS}) == len(FLAGS)
 
 
 @pytest.mark.parametrize("word", ["--help", "--version"])

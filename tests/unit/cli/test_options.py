@@ -10,8 +10,9 @@ import rich_click as click
 from tests.helpers.command import run
 
 from aligntune.errors import SpecError
+from aligntune.spec.flags import PANELS
 from aligntune.spec.resolve import Settings
-from aligntune_run.cli.options import FLAGS, PANELS, settings
+from aligntune_run.cli.options import FLAGS, parameter, settings
 
 NEEDED = ("--model", "org/model", "--dataset", "org/data")
 
@@ -93,7 +94,7 @@ def test_beta_follows_an_algorithm_that_set_names(tmp_path: Path) -> None:
 
 def test_beta_follows_an_algorithm_that_a_file_names(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text("algorithm: dpo\nmodel: org/m\ndataset: org/d\n")
-    flags: dict[str, Any] = {flag.parameter: None for flag in FLAGS} | {"beta": 0.3}
+    flags: dict[str, Any] = {parameter(one.flag): None for one in FLAGS} | {"beta": 0.3}
     found = settings((tmp_path / "spec.yaml",), flags, ())
     assert found.spec.preference.beta == 0.3
 

@@ -11,17 +11,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.helpers.command import TRACEBACK, run
-from tests.helpers.findings import ENGINE, GIB, H200, HEALTHY, image_state, on_host
+from tests.helpers.findings import CUDA, ENGINE, GIB, H200, HEALTHY, image_state, on_host
 from tests.helpers.hub import Hub
 
 from aligntune.errors import KINDS, OutputError
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
-from aligntune_run.doctor.diagnose import CHECKS, Diagnosis, checks, examine
+from aligntune_run.doctor.checks import MACHINE
+from aligntune_run.doctor.checks.base import RUN
+from aligntune_run.doctor.diagnose import Diagnosis, checks, examine
 from aligntune_run.doctor.probe import Container, Findings, Folder, ask_hub
 from aligntune_run.doctor.run_report import report_run
 from aligntune_run.host.types import Engine, Gpu
 from aligntune_run.images import Listed
+from aligntune_run.planning.preflight import INPUTS
+from aligntune_run.selection import rules
 
 DOCUMENTED = Path(__file__).parents[3] / "docs" / "doctor.md"
 
@@ -44,12 +48,35 @@ def with_engine(**values: Any) -> Findings:
 
 NO_ENGINE = on_host(engine=Engine(False, "there is no /var/run/docker.sock"))
 MISSING = Listed("aligntune-trl:cuda-1", "trl", "cuda", None, None, 6 * 10**9, {}, "missing")
+NAMES = {
+    *MACHINE.checks,
+    *(
+        name
+        for scope in (rules.MACHINE, rules.BACKEND)
+        for name, check in scope.checks.items()
+        if check.about == "machine"
+    ),
+}
+
+
+def storage_for(missing: int) -> Findings:
+    """A machine with 1 GB of space, on which the images of so many backends are missing."""
+    backends = ("unsloth", "trl")
+    images = tuple(
+        image_state(name, "cuda", "build" if index < missing else "present")
+        for index, name in enumerate(backends)
+    )
+    facts = {name: {"flavours": {"cuda": {**CUDA, "image_size": 6e9}}} for name in backends}
+    found = on_host(images=images, engine=replace(ENGINE, storage_free=10**9))
+    return replace(found, facts=facts)
+
+
 STALE = replace(MISSING, id="sha256:1", state="stale: its lock changed")
 LEFT = Container("aligntune-x-train-1", "exited", "x", "/runs/x", "train")
 TOKEN = Path("/home/u/.cache/huggingface/token")
 
 SITUATIONS: list[tuple[str, str, str, str, Findings]] = [
-    ("platform", "fail", "Darwin arm64", "x86-64", on_host(system="Darwin", machine="arm64")),
+    ("platform", "fail", "macOS", "x86-64", on_host(system="Darwin", machine="arm64")),
     ("memory", "warn", "1.1 GB of it available", "ps aux", replace(HEALTHY, available=GIB)),
     ("shm", "warn", "0.1 GB", "mount -o remount", replace(NO_ENGINE, shm=64 * 2**20)),
     (
@@ -74,22 +101,10 @@ SITUATIONS: list[tuple[str, str, str, str, Findings]] = [
         "systemctl start docker",
         replace(NO_ENGINE, no_venv="training needs python3.11, and here is only Python 3.13"),
     ),
+    ("storage", "fail", "1.0 GB free in /var/lib/docker", "images prune", storage_for(2)),
+    ("storage", "warn", "1.0 GB free in /var/lib/docker", "images prune", storage_for(1)),
     (
-        "engine-storage",
-        "fail",
-        "has 1.0 GB free",
-        "images prune",
-        replace(with_engine(storage_free=10**9), listed=(MISSING,)),
-    ),
-    (
-        "engine-storage",
-        "warn",
-        "12.0 GB together",
-        "images prune",
-        replace(with_engine(storage_free=7 * 10**9), listed=(MISSING, MISSING)),
-    ),
-    (
-        "cgroup-driver",
+        "cgroups",
         "warn",
         "daemon-reload",
         "native.cgroupdriver=cgroupfs",
@@ -110,21 +125,21 @@ SITUATIONS: list[tuple[str, str, str, str, Findings]] = [
         replace(HEALTHY, no_builder="no docker client here has BuildKit. Install buildx"),
     ),
     (
-        "images",
+        "image",
         "warn",
         "trl cpu is not here; the first run builds it",
         "images build trl --flavour cpu",
         on_host(images=(image_state("trl", "cpu", "build"),)),
     ),
     (
-        "images",
+        "image",
         "warn",
         "unsloth cuda is unavailable: no wheel",
         "--find-links",
         on_host(images=(image_state("unsloth", "cuda", None, "no wheel. Use --find-links"),)),
     ),
     (
-        "images",
+        "image",
         "fail",
         "trl cuda is unavailable: no wheel",
         "--find-links",
@@ -144,9 +159,9 @@ SITUATIONS: list[tuple[str, str, str, str, Findings]] = [
         "aligntune-run --resume /runs/x",
         replace(HEALTHY, containers=(LEFT,)),
     ),
-    ("gpu", "warn", "training uses the CPU", "lspci", CPU),
+    ("gpus", "warn", "training uses the CPU", "lspci", CPU),
     (
-        "gpu",
+        "gpus",
         "warn",
         "hides every GPU",
         "unset CUDA_VISIBLE_DEVICES",
@@ -157,14 +172,14 @@ SITUATIONS: list[tuple[str, str, str, str, Findings]] = [
         ),
     ),
     (
-        "gpu",
+        "gpus",
         "fail",
         "no device files",
         "nvidia-modprobe",
         replace(CPU, driver_loaded=True, nodes=("nvidia-modeset",)),
     ),
     (
-        "gpu",
+        "gpus",
         "fail",
         "no GPU can be used: NVML does not start: Driver/library version mismatch",
         "restart the machine",
@@ -176,7 +191,7 @@ SITUATIONS: list[tuple[str, str, str, str, Findings]] = [
         ),
     ),
     (
-        "gpu",
+        "gpus",
         "fail",
         "no driver for it",
         "apt install nvidia-driver",
@@ -189,13 +204,13 @@ SITUATIONS: list[tuple[str, str, str, str, Findings]] = [
         "blacklist nouveau",
         replace(CPU, displays=frozenset({"NVIDIA"}), modules=frozenset({"nouveau"})),
     ),
-    ("other-gpu", "warn", "from AMD", "--gpus 0", on_host(CPU, other_gpu="AMD")),
-    ("driver", "fail", "driver 550.54.15", "Update the driver", on_host(driver="550.54.15")),
+    ("vendor", "fail", "from AMD", "--gpus 0", on_host(CPU, other_gpu="AMD")),
+    ("driver", "fail", "driver 550.54.15", "Update the NVIDIA driver", on_host(driver="550.54.15")),
     ("capability", "fail", "compute capability 7.0", "newer GPU", on_host(gpus=(V100,))),
     (
         "capability",
         "fail",
-        "has code for sm_75, sm_80, sm_90",
+        "the image's torch supports sm_75, sm_80, sm_90",
         "--gpus 0",
         on_host(gpus=(replace(H200, capability=(10, 0)),)),
     ),
@@ -206,7 +221,7 @@ SITUATIONS: list[tuple[str, str, str, str, Findings]] = [
         "nvidia-smi",
         on_host(gpus=(replace(H200, free=GIB, users=("python (pid 4711)",)),)),
     ),
-    ("nvidia-toolkit", "fail", "cannot pass", "nvidia-ctk", with_engine(gpu_way="none")),
+    ("gpu_access", "fail", "cannot pass", "nvidia-ctk", with_engine(gpu_way="none")),
     (
         "hub-token",
         "warn",
@@ -282,7 +297,9 @@ def test_the_exit_code_is_that_of_the_first_check_that_fails(found: Findings, co
 
 
 def test_every_check_fails_as_a_class_of_the_taxonomy() -> None:
-    assert all(kind in KINDS.values() for _, kind in CHECKS.values())
+    scopes = (MACHINE, RUN, rules.MACHINE, rules.BACKEND, INPUTS)
+    checks = [check for scope in scopes for check in scope.checks.values()]
+    assert all(check.kind in KINDS.values() for check in checks)
 
 
 SECRET = "s3cret-Value-9"
@@ -418,8 +435,8 @@ def test_the_command_prints_json_alone(environment: dict[str, str]) -> None:
     done = run("doctor", "--offline", "--json", environment=environment)
     told = json.loads(done.stdout)
     assert told["exit_code"] == done.returncode
-    assert {"check", "level", "evidence", "remedy"} == set(told["checks"][0])
-    assert {one["check"] for one in told["checks"]} <= set(CHECKS)
+    assert {"check", "backend", "level", "evidence", "remedy", "kind"} == set(told["checks"][0])
+    assert {one["check"] for one in told["checks"]} <= NAMES
 
 
 def test_the_command_refuses_a_folder_without_a_run(
@@ -437,4 +454,4 @@ def test_offline_the_hub_is_not_contacted(environment: dict[str, str]) -> None:
 
 def test_the_docs_name_every_check() -> None:
     text = DOCUMENTED.read_text("utf-8")
-    assert [name for name in CHECKS if f"`{name}`" not in text] == []
+    assert [name for name in NAMES if f"`{name}`" not in text] == []

@@ -32,9 +32,11 @@ from aligntune_run.engines.docker.arguments import (
     container_arguments,
     look,
 )
-from aligntune_run.engines.docker.engine import for_sdk, refusal
+from aligntune_run.engines.docker.engine import refusal
+from aligntune_run.engines.docker.environment import for_sdk
 from aligntune_run.engines.docker.mounts import Bind, input_mounts
 from aligntune_run.engines.docker.worker import ContainerWorker
+from aligntune_run.engines.gpu_leases import Lease
 from aligntune_run.engines.local import venv
 from aligntune_run.engines.local import worker as local_worker
 from aligntune_run.engines.local.engine import ProcessEngine
@@ -490,7 +492,7 @@ class FakeContainer:
             inspect_container=lambda *_: {"State": state},
         )
         container: Any = self
-        return ContainerWorker(api, container)
+        return ContainerWorker(api, container, Lease())
 
 
 class TestContainerWorker:

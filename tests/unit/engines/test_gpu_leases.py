@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,16 +25,16 @@ from aligntune.record.events import Event
 from aligntune.record.run_dir import RunDir
 from aligntune_run.engines import gpu_leases
 from aligntune_run.engines.base import Command
-from aligntune_run.engines.gpu_leases import Lease, choosing, mark_leased
+from aligntune_run.engines.gpu_leases import GpusInUseError, Lease, LocalGpus, choosing, mark_leased
 from aligntune_run.engines.local.engine import ProcessEngine
+from aligntune_run.engines.local.environment import VenvEnvironment
 from aligntune_run.engines.local.worker import ProcessWorker
 from aligntune_run.host.types import Gpu, Host
 from aligntune_run.plan import Choice
 from aligntune_run.planning.planner import Prepared
 from aligntune_run.runs import launch
-from aligntune_run.runs.exec import Environment, run_program
 from aligntune_run.runs.execute import execute
-from aligntune_run.selection.rules import OF_THE_MACHINE, judge
+from aligntune_run.selection.rules import MACHINE
 from aligntune_run.selection.select import bare_request, gpu_options, require, situate
 
 FIRST = Gpu(0, "GPU-aaaa", "NVIDIA H100", (9, 0), 2**36, 2**36)
@@ -131,13 +131,14 @@ class TestLocks:
     def test_a_gpu_is_taken_once(self) -> None:
         with Lease.take([FIRST]) as lease:
             lease.sign("a-run (pid 4711)")
-            with pytest.raises(HardwareError, match=r"GPU-aaaa is in use by a-run \(pid 4711\)"):
+            with pytest.raises(GpusInUseError) as refused:
                 Lease.take([SECOND, FIRST])
+            assert "GPU-aaaa is in use by a-run (pid 4711)" in refused.value.refusal.what
         Lease.take([SECOND, FIRST]).end()
 
     def test_what_cannot_be_had_whole_is_not_taken_in_part(self, tmp_path: Path) -> None:
         with Lease.take([SECOND]):
-            with pytest.raises(HardwareError):
+            with pytest.raises(GpusInUseError):
                 Lease.take([FIRST, SECOND])
             assert held(tmp_path)[0] is None
 
@@ -208,7 +209,7 @@ class TestLocks:
         become = "import os; os.setgid(1234); os.setuid(1234)\n"
         theirs = other(become + hold + tell, stdin=subprocess.PIPE)
         assert held(tmp_path) == ["theirs (pid 1)", None]
-        with pytest.raises(HardwareError):
+        with pytest.raises(GpusInUseError):
             Lease.take([FIRST])
         theirs.kill()
         theirs.wait()
@@ -261,13 +262,11 @@ from aligntune_run.engines.base import Command
 from aligntune_run.engines.local.engine import ProcessEngine
 from tests.helpers.hosts import make_host
 from pathlib import Path
-lease = gpu_leases.Lease.take([GPU])
 command = ["sleep", "60"]
 folder = sys.argv[2]
 values = {"command": command, "environment": {}, "without": [], "working_dir": folder}
-engine = ProcessEngine(make_host(Path(folder)), {"PATH": "/usr/bin:/bin"})
-worker = engine.attach(engine.submit(Command("train", values), len, lease.descriptors))
-lease.sign(f"a-run ({worker.title})")
+engine = ProcessEngine(make_host(Path(folder), gpus=(GPU,)), {"PATH": "/usr/bin:/bin"})
+worker = engine.attach(engine.submit(Command("train", values, "a-run", (GPU.uuid,)), len))
 print(worker.pid, flush=True)
 worker.wait(60)
 """
@@ -288,25 +287,24 @@ worker.wait(60)
         until(lambda: held(tmp_path) == [None, None])
 
     def test_children_that_are_left_behind_are_ended_with_it(self, tmp_path: Path) -> None:
-        lease = Lease.take([FIRST])
-        worker = self.worker(tmp_path, "sleep 60 & exit 0", lease.descriptors)
-        lease.end()
+        worker = self.worker(tmp_path, "sleep 60 & exit 0", FIRST.uuid)
+        worker.detach()
         assert worker.wait(5) is not None, "what it left behind is ended with it"
         until(lambda: held(tmp_path) == [None, None])
 
     def test_a_worker_without_gpus_inherits_nothing(self, tmp_path: Path) -> None:
         lease = Lease.take([FIRST])
-        worker = self.worker(tmp_path, "sleep 60", ())
+        worker = self.worker(tmp_path, "sleep 60")
         lease.end()
         assert held(tmp_path) == [None, None]
         worker.kill()
         worker.wait(5)
 
-    def worker(self, tmp_path: Path, script: str, descriptors: Sequence[int]) -> ProcessWorker:
+    def worker(self, tmp_path: Path, script: str, *gpus: str) -> ProcessWorker:
         words = ["sh", "-c", script]
         values = {"command": words, "environment": {}, "without": [], "working_dir": str(tmp_path)}
-        engine = ProcessEngine(make_host(tmp_path), {"PATH": os.environ["PATH"]})
-        return engine.attach(engine.submit(Command("train", values), print, descriptors))
+        engine = ProcessEngine(host(tmp_path), {"PATH": os.environ["PATH"]})
+        return engine.attach(engine.submit(Command("train", values, "a-run", gpus), print))
 
 
 def client(*containers: tuple[str, str]) -> Any:
@@ -355,7 +353,7 @@ def choose_gpus(wanted: str, host: Host) -> list[str]:
     """UUIDs of what a request gets in a process, or the refusal."""
     request = bare_request(engine="process", gpus=wanted)
     at = situate(request, host, gpu_options(wanted, host.gpus)[0])
-    require(judge(OF_THE_MACHINE, at))
+    require(MACHINE.judge(at))
     return [gpu.uuid for gpu in at.gpus]
 
 
@@ -387,7 +385,7 @@ def picking(host: Host) -> Choice:
     """The first free GPU, as choosing does it."""
     free = [gpu for gpu in host.gpus if not gpu.leased]
     if not free:
-        raise gpu_leases.in_use(host.gpus)
+        raise GpusInUseError(host.gpus).refusal
     return Choice("trl", "cuda", "docker", None, "f00", (free[0].uuid,), free[0].uuid, (), ())
 
 
@@ -399,11 +397,11 @@ def on_gpus(
     look: Any = None,
 ) -> Prepared:
     """A run that was given the first GPU."""
-    made = prepared(tmp_path / "run", train=finish)
+    made = prepared(tmp_path / "run")
     machine = host(tmp_path)
     planner = ScriptedPlanner(
         machine,
-        engine or made.engine,
+        engine or ScriptedEngine({"train": finish}, LocalGpus(machine)),
         choose=choose,
         look=look or (lambda: mark_leased(machine, None)),
         waits=wait,
@@ -419,14 +417,14 @@ fcntl.flock(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 def test_a_program_of_exec_has_its_gpu_while_it_runs(tmp_path: Path, place: Path) -> None:
     machine = host(tmp_path)
-    environment = Environment(machine, ("GPU-aaaa",), None, None, None, dict(os.environ))
+    environment = VenvEnvironment(LocalGpus(machine), ("GPU-aaaa",), dict(os.environ))
     lock = place / "aligntune-gpu-GPU-aaaa.lock"
     words = [sys.executable, "-c", TRY_TO_LOCK, str(lock)]
-    assert run_program(words, environment, ()) == 1, "it is taken"
+    assert environment.run(words, ()) == 1, "it is taken"
     assert held(tmp_path) == [None, None], "and free again"
-    assert run_program(words, replace(environment, gpus=()), ()) == 0
+    assert replace(environment, gpus=()).run(words, ()) == 0
     with Lease.take([FIRST]), pytest.raises(HardwareError, match="is in use by"):
-        run_program(words, environment, ())
+        environment.run(words, ())
 
 
 class TestStarting:
@@ -437,7 +435,10 @@ class TestStarting:
             seen.append(held(tmp_path))
             return finish(worker)
 
-        record = execute(on_gpus(tmp_path, engine=ScriptedEngine({"train": script})), quiet)
+        record = execute(
+            on_gpus(tmp_path, engine=ScriptedEngine({"train": script}, LocalGpus(host(tmp_path)))),
+            quiet,
+        )
         assert seen == [["id (script)", None]]
         assert held(tmp_path) == [None, None]
         assert record.choice.gpus == ["GPU-aaaa"]
@@ -450,7 +451,7 @@ class TestStarting:
                 given.append(plan.choice.gpus)
                 return super().commands(plan)
 
-        mine = on_gpus(tmp_path, engine=Engine({"train": finish}))
+        mine = on_gpus(tmp_path, engine=Engine({"train": finish}, LocalGpus(host(tmp_path))))
         with Lease.take([FIRST]):
             record = execute(mine, quiet)
         assert given == [("GPU-aaaa",), ("GPU-bbbb",)]
@@ -505,11 +506,15 @@ class TestStarting:
 
     def test_an_engine_that_refuses_leaves_the_gpu_free(self, tmp_path: Path) -> None:
         class Refusing(ScriptedEngine):
-            def submit(self, command: Any, record: Any, descriptors: Sequence[int] = ()) -> Any:
-                raise EngineError("no")
+            def submit(self, command: Any, record: Any, tick: Any = None) -> Any:
+                def refuse(handle: str) -> None:
+                    raise EngineError("no")
 
+                return super().submit(command, refuse)
+
+        engine = Refusing({"train": finish}, LocalGpus(host(tmp_path)))
         with pytest.raises(AligntuneError, match="no"):
-            execute(on_gpus(tmp_path, engine=Refusing({"train": finish})), quiet)
+            execute(on_gpus(tmp_path, engine=engine), quiet)
         assert held(tmp_path) == [None, None]
 
     def test_a_run_on_the_cpu_leases_nothing(self, tmp_path: Path, place: Path) -> None:

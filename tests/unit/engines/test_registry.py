@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 from tests.helpers.hosts import make_host
 
-from aligntune.errors import EngineError
-from aligntune.spec.run_spec import RunSpec
+from aligntune.errors import EngineError, SpecError
+from aligntune_run.engines.base import EngineKind
 from aligntune_run.engines.local.engine import ProcessEngine
-from aligntune_run.engines.registry import ENGINES, find_engine, may_use_containers, pick_engine
+from aligntune_run.engines.registry import (
+    ENGINES,
+    engine_kind,
+    find_engine,
+    may_use_containers,
+    pick_engine,
+)
 from aligntune_run.host.types import Engine
+from aligntune_run.selection.select import bare_request
 
 
 def test_a_spec_can_name_every_engine() -> None:
-    assert set(get_args(RunSpec.model_fields["engine"].annotation)) == {"auto", *ENGINES}
+    for name in ENGINES:
+        assert isinstance(engine_kind(name), EngineKind)
+        assert bare_request(engine=name).engine == name
+
+
+def test_an_engine_that_does_not_exist_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(SpecError, match=r"no engine 'dokcer'; did you mean 'docker'\?") as refused:
+        may_use_containers("dokcer")
+    assert "process" in refused.value.remedy
 
 
 @pytest.mark.parametrize(

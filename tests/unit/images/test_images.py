@@ -233,7 +233,7 @@ class TestFacts:
     @pytest.mark.parametrize("made", recipes(), ids=lambda one: one.alias)
     def test_they_say_enough_to_choose_by(self, made: Recipe) -> None:
         assert {"llama", "gpt2", "qwen3", "gemma", "mistral"} <= set(made.facts["model_types"])
-        assert {"max_length", "learning_rate"} <= set(made.facts["trainer_args"]["sft"])
+        assert {"max_length", "learning_rate"} <= set(made.facts["trainer_args"]["SFTConfig"])
         assert "adamw_torch" in made.facts["optimizers"]
         assert "linear" in made.facts["schedules"]
         assert made.expected_size
@@ -242,7 +242,7 @@ class TestFacts:
 
     def test_unsloth_shows_what_it_takes_on_a_gpu(self) -> None:
         facts = recipe("unsloth", "cuda").facts
-        assert "unsloth_num_chunks" in facts["trainer_args"]["sft"]
+        assert "unsloth_num_chunks" in facts["trainer_args"]["SFTConfig"]
         assert {"llama", "mistral", "gemma", "qwen2", "qwen3"} <= set(facts["fast_model_types"])
 
     def test_the_size_is_said_first(self) -> None:

@@ -10,11 +10,11 @@ from tests.helpers.hosts import make_host
 
 from aligntune.errors import HardwareError
 from aligntune_run import images
+from aligntune_run.check import Verdict
 from aligntune_run.engines import gpu_leases
 from aligntune_run.engines.local.engine import ProcessEngine
 from aligntune_run.host.types import Gpu, Host, ImageState
 from aligntune_run.models.facts import ModelFacts
-from aligntune_run.plan import Finding
 from aligntune_run.planning.planner import Inspection, Obtaining, Planner
 from aligntune_run.selection.select import bare_request
 
@@ -81,10 +81,11 @@ def test_looking_again_sees_who_holds_a_gpu_by_now(
 
 def test_what_is_wrong_with_an_input_is_the_refusal(host: Host) -> None:
     error = HardwareError("the data is on fire")
-    finding = Finding("data", "fail", error.what, error)
+    finding = Verdict("data", "", "fail", error.what, kind="HardwareError")
     inspection = Inspection(host, None, (finding,))
     made = Planner(bare_request(engine="process"), inspection, Obtaining(), trains=False)
-    assert made.outcome.refusal is error
+    assert isinstance(made.outcome.refusal, HardwareError)
+    assert made.outcome.refusal.what == error.what
 
 
 def test_an_engine_is_made_once(host: Host) -> None:

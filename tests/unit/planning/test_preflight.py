@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -24,9 +24,9 @@ from aligntune.data.rows import canonicalise, no_rows
 from aligntune.data.sources import Source, find_files, read_rows
 from aligntune.errors import DataError, HubError, ModelError, OutputError, RewardError
 from aligntune.spec.run_spec import DatasetSpec, RunSpec
+from aligntune_run.check import Verdict
 from aligntune_run.models.facts import ModelFacts, read_model
-from aligntune_run.plan import Finding
-from aligntune_run.planning.preflight import Inputs, look, require_writable, trained_parameters
+from aligntune_run.planning.preflight import look, require_writable, trained_parameters
 
 SFT = ("chat", "prompt_completion", "instruction", "text")
 GOOD = {"prompt": "a", "completion": "b"}
@@ -307,9 +307,14 @@ def model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "model")
 
 
+class Looked(NamedTuple):
+    model: ModelFacts
+    findings: tuple[Verdict, ...]
+
+
 @pytest.fixture
-def looked(tmp_path: Path, model: Path, data: Path) -> Callable[..., Inputs]:
-    def looked_at(environment: dict[str, str] | None = None, **values: Any) -> Inputs:
+def looked(tmp_path: Path, model: Path, data: Path) -> Callable[..., Looked]:
+    def looked_at(environment: dict[str, str] | None = None, **values: Any) -> Looked:
         request = {
             "algorithm": "sft",
             "model": {"name": str(model)},
@@ -318,22 +323,24 @@ def looked(tmp_path: Path, model: Path, data: Path) -> Callable[..., Inputs]:
         }
         spec = RunSpec.model_validate(request)
         run = tmp_path / "runs" / "run"
-        return look(spec, run, tmp_path / "cache", environment or {"HF_HUB_OFFLINE": "1"}, None)
+        return Looked(
+            *look(spec, run, tmp_path / "cache", environment or {"HF_HUB_OFFLINE": "1"}, None)
+        )
 
     return looked_at
 
 
-Looked = Callable[..., Inputs]
+Looks = Callable[..., Looked]
 
 
-def only_failure(inputs: Inputs) -> Finding:
+def only_failure(inputs: Looked) -> Verdict:
     (failure,) = (finding for finding in inputs.findings if finding.level == "fail")
     assert failure.error is not None
     assert failure.error.what == failure.evidence
     return failure
 
 
-def test_a_good_request_passes_every_rule_and_tells_its_model(looked: Looked, model: Path) -> None:
+def test_a_good_request_passes_every_rule_and_tells_its_model(looked: Looks, model: Path) -> None:
     inputs = looked()
     assert {finding.level for finding in inputs.findings} == {"pass"}
     rules = [finding.rule for finding in inputs.findings]
@@ -344,7 +351,7 @@ def test_a_good_request_passes_every_rule_and_tells_its_model(looked: Looked, mo
     assert "prompt-completion data; its first row is good" in evidence
 
 
-def test_everything_that_is_wrong_is_found_at_once(looked: Looked, model: Path, data: Path) -> None:
+def test_everything_that_is_wrong_is_found_at_once(looked: Looks, model: Path, data: Path) -> None:
     (model / "config.json").write_text("{")
     data.write_text("{")
     found = looked().findings
@@ -353,14 +360,14 @@ def test_everything_that_is_wrong_is_found_at_once(looked: Looked, model: Path, 
     assert codes == {ModelError.exit_code, DataError.exit_code}
 
 
-def test_evaluation_data_is_looked_at_too(looked: Looked, data: Path, tmp_path: Path) -> None:
+def test_evaluation_data_is_looked_at_too(looked: Looks, data: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"
     other.write_text("{")
     failure = only_failure(looked(dataset={"name": str(data), "eval_name": str(other)}))
     assert (failure.rule, type(failure.error)) == ("evaluation_data", DataError)
 
 
-def test_an_adapter_has_a_configuration_and_weights(looked: Looked, tmp_path: Path) -> None:
+def test_an_adapter_has_a_configuration_and_weights(looked: Looks, tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     folder.mkdir()
     values = {"adapter": {"type": "lora", "path": str(folder)}}
@@ -374,7 +381,7 @@ def test_an_adapter_has_a_configuration_and_weights(looked: Looked, tmp_path: Pa
 
 @pytest.mark.parametrize(("content", "fails"), [(b"{{ messages }}", False), (b"\xff", True)])
 def test_a_chat_template_is_text(
-    looked: Looked, model: Path, tmp_path: Path, content: bytes, fails: bool
+    looked: Looks, model: Path, tmp_path: Path, content: bytes, fails: bool
 ) -> None:
     (tmp_path / "chat.jinja").write_bytes(content)
     inputs = looked(model={"name": str(model), "chat_template": str(tmp_path / "chat.jinja")})
@@ -390,7 +397,7 @@ def reward(name: str) -> dict[str, Any]:
     "code", ["def good(completions)\n", "a = '", "\x00", "(" * 1000, "-" * 100_000 + "1"]
 )
 def test_a_reward_file_that_is_no_python_is_told(
-    looked: Looked, tmp_path: Path, data: Path, code: str
+    looked: Looks, tmp_path: Path, data: Path, code: str
 ) -> None:
     data.write_text(lines({"prompt": "a"}))
     (tmp_path / "mine.py").write_text(code)
@@ -401,7 +408,7 @@ def test_a_reward_file_that_is_no_python_is_told(
 
 @pytest.mark.parametrize("content", ["(" * 2**19, "1 + " * 2**20 + "1"])
 def test_a_long_reward_file_is_left_to_the_worker(
-    looked: Looked, tmp_path: Path, data: Path, content: str
+    looked: Looks, tmp_path: Path, data: Path, content: str
 ) -> None:
     data.write_text(lines({"prompt": "a"}))
     (tmp_path / "mine.py").write_text(content)
@@ -410,7 +417,7 @@ def test_a_long_reward_file_is_left_to_the_worker(
 
 
 def test_a_reward_file_that_is_a_pipe_is_not_waited_for(
-    looked: Looked, tmp_path: Path, data: Path
+    looked: Looks, tmp_path: Path, data: Path
 ) -> None:
     data.write_text(lines({"prompt": "a"}))
     os.mkfifo(tmp_path / "mine.py")
@@ -418,7 +425,7 @@ def test_a_reward_file_that_is_a_pipe_is_not_waited_for(
     assert "it is not a file" in failure.evidence
 
 
-def test_a_reward_model_is_a_model_folder(looked: Looked, tmp_path: Path, data: Path) -> None:
+def test_a_reward_model_is_a_model_folder(looked: Looks, tmp_path: Path, data: Path) -> None:
     data.write_text(lines({"prompt": "a"}))
     folder = write_model(tmp_path / "judge")
     values = reward("length") | {"rewards": [{"model": str(folder)}]}
@@ -428,12 +435,12 @@ def test_a_reward_model_is_a_model_folder(looked: Looked, tmp_path: Path, data: 
 
 
 def test_a_run_directory_that_cannot_be_made_is_told(
-    looked: Looked, tmp_path: Path, ordinary_user: None
+    looked: Looks, tmp_path: Path, ordinary_user: None
 ) -> None:
     spec = RunSpec.model_validate(
         {"algorithm": "sft", "model": {"name": "/m"}, "dataset": {"name": "/d"}}
     )
-    found = look(spec, Path("/usr/local/run"), tmp_path, {}, None).findings
+    found = look(spec, Path("/usr/local/run"), tmp_path, {}, None)[1]
     failure = next(finding for finding in found if finding.rule == "output")
     assert isinstance(failure.error, OutputError)
     assert "cannot write to /usr/local" in failure.evidence
@@ -456,7 +463,7 @@ def test_no_run_directory_is_in_what_the_kernel_shows(tmp_path: Path, folder: st
 
 
 def test_a_disk_too_small_for_checkpoints_is_warned_of(
-    looked: Looked, monkeypatch: pytest.MonkeyPatch
+    looked: Looks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage("/")
     for free, level in ((10**6, "warn"), (10**9, "pass")):
@@ -488,7 +495,7 @@ def served() -> Iterator[Hub]:
 
 
 def test_gated_and_missing_repositories_of_every_kind_are_refused_before_anything_is_fetched(
-    looked: Looked, served: Hub, model: Path, data: Path
+    looked: Looks, served: Hub, model: Path, data: Path
 ) -> None:
     served.add("models", "org/model", model, token=TOKEN)
     served.add("datasets", "org/data", data.parent, token=TOKEN)
@@ -512,7 +519,7 @@ def test_gated_and_missing_repositories_of_every_kind_are_refused_before_anythin
     assert TOKEN not in repr(inputs)
 
 
-def test_a_hub_that_is_out_of_reach_is_a_warning(looked: Looked) -> None:
+def test_a_hub_that_is_out_of_reach_is_a_warning(looked: Looks) -> None:
     values = {"model": {"name": "org/model"}, "dataset": {"name": "org/data"}}
     found = looked({"HF_ENDPOINT": "http://127.0.0.1:1"}, **values).findings
     warned = [one for one in found if one.level == "warn"]

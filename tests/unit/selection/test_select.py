@@ -18,10 +18,11 @@ from aligntune.spec.layers import Layer, from_assignment
 from aligntune.spec.resolve import resolve
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.trainer_args import refuse_owned
+from aligntune_run.check import Verdict
 from aligntune_run.host.types import Engine, Gpu, Host, ImageState
 from aligntune_run.models.facts import ModelFacts, of_config
-from aligntune_run.plan import Choice, Finding
-from aligntune_run.selection.rules import OF_A_BACKEND, OF_THE_MACHINE
+from aligntune_run.plan import Choice
+from aligntune_run.selection.rules import BACKEND, MACHINE
 from aligntune_run.selection.select import choose
 
 FACTS: dict[str, dict[str, Any]] = {
@@ -39,8 +40,8 @@ FACTS: dict[str, dict[str, Any]] = {
         },
         "model_types": ["gpt2", "llama", "qwen3", "mamba"],
         "trainer_args": {
-            **{name: [] for name in ALGORITHMS},
-            "sft": ["neftune_noise_alpha", "torch_empty_cache_steps", "use_liger_kernel"],
+            **{row.config: ["beta"] for row in ALGORITHMS.values()},
+            "SFTConfig": ["neftune_noise_alpha", "torch_empty_cache_steps", "use_liger_kernel"],
         },
         "model_args": ["use_kernels"],
         "packages": ["bitsandbytes"],
@@ -53,7 +54,10 @@ FACTS["unsloth"] = {
     "versions": {"transformers": "5.17.0"},
     "model_types": ["gpt2", "llama", "qwen3"],
     "fast_model_types": ["llama", "qwen3"],
-    "trainer_args": {**{name: [] for name in ALGORITHMS}, "sft": ["neftune_noise_alpha"]},
+    "trainer_args": {
+        **{row.config: ["beta"] for row in ALGORITHMS.values()},
+        "SFTConfig": ["neftune_noise_alpha"],
+    },
     "model_args": ["fast_inference", "use_gradient_checkpointing", "load_in_fp8"],
     "packages": ["bitsandbytes", "torchao"],
 }
@@ -198,7 +202,7 @@ def test_a_situation_has_its_outcome(case: dict[str, Any]) -> None:
 def test_every_rule_decides_some_situation_or_is_only_a_warning() -> None:
     """But for the rule of an engine's cgroups, which never stands in the way."""
     deciding = {case.get("rule") for case in CASES}
-    assert set(OF_THE_MACHINE) | set(OF_A_BACKEND) == (deciding - {None}) | {"cgroups"}
+    assert set(MACHINE.checks) | set(BACKEND.checks) == (deciding - {None}) | {"cgroups"}
 
 
 def chosen(spec: RunSpec, host: Host, model: ModelFacts) -> Choice:
@@ -244,17 +248,18 @@ def test_a_trainer_argument_that_the_spec_has_a_key_for_is_refused_with_that_key
 class TestFindings:
     """What was seen of the request's own files is judged with the rest."""
 
-    BROKEN = Finding("data", "fail", "row 3 is no JSON", DataError("row 3 is no JSON", "Mend it"))
+    BROKEN = Verdict("data", "", "fail", "row 3 is not JSON", "Fix it", "DataError")
 
     def test_a_failure_is_refused_with_the_error_that_it_brings(self) -> None:
         outcome = choose(spec_of(), CPU_MACHINE, ModelFacts("llama"), FACTS, [self.BROKEN])
         assert outcome.choice is None
-        assert outcome.refusal is self.BROKEN.error
+        assert isinstance(outcome.refusal, DataError)
+        assert str(outcome.refusal) == "row 3 is not JSON. Fix it"
         assert outcome.rule == "data"
-        assert outcome.verdicts[0].remedy == "Mend it"
+        assert outcome.verdicts[0].remedy == "Fix it"
 
     def test_a_warning_is_told_and_forbids_nothing(self) -> None:
-        seen = [Finding("disk", "warn", "little is free")]
+        seen = [Verdict("disk", "", "warn", "little is free")]
         choice = choose(spec_of(), CPU_MACHINE, ModelFacts("llama"), FACTS, seen).require()
         assert choice.warnings == ("little is free",)
 
@@ -454,7 +459,7 @@ def test_the_choice_passes_every_rule_and_runs_on_this_host(
     if isinstance(found, Choice):
         verdicts = [one for one in found.verdicts if one.backend in ("", found.backend)]
         assert all(verdict.passed for verdict in verdicts)
-        assert {one.rule for one in verdicts} <= {*OF_THE_MACHINE, *OF_A_BACKEND}
+        assert {one.rule for one in verdicts} <= {*MACHINE.checks, *BACKEND.checks}
         assert set(found.gpus) <= {gpu.uuid for gpu in host.gpus}
         assert found.engine == "process" or host.engine.reachable
         assert found.flavour == "cuda" or not found.gpus
@@ -482,7 +487,7 @@ def test_the_committed_facts_contain_what_selection_reads(backend: str) -> None:
     assert {"llama", "qwen2", "qwen3", "mistral", "gemma", "gpt2"} <= set(facts["model_types"])
     for row in ALGORITHMS.values():
         if backend in row.backends:
-            assert "learning_rate" in facts["trainer_args"][row.name]
+            assert "learning_rate" in facts["trainer_args"][row.config]
     spec = spec_of()
     assert spec.training.optimizer in facts["optimizers"]
     assert spec.training.schedule in facts["schedules"]

@@ -129,7 +129,7 @@ def test_free_form_sections_take_any_key_and_others_do_not() -> None:
 
 
 def test_a_column_mapping_the_wrong_way_round_is_refused() -> None:
-    with pytest.raises(SpecError, match=r"no column 'question'.*messages.*prompt"):
+    with pytest.raises(SpecError, match=r"no column 'question'.*prompt.*messages"):
         spec_of("dataset.columns.question=prompt")
 
 

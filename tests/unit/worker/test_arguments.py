@@ -67,7 +67,7 @@ def test_somebody_has_decided_about_every_argument_of_the_image_s_trainer(
 ) -> None:
     facts = json.loads((IMAGES / backend / "facts.json").read_text(encoding="utf-8"))
     spec = spec_of(algorithm=algorithm)
-    taken = set(facts["trainer_args"][algorithm])
+    taken = set(facts["trainer_args"][ALGORITHMS[algorithm].config])
     refused = {name for name in taken if _is_refused(name, spec)}
     assert sorted(taken - FREE - refused - set(arguments(algorithm=algorithm))) == []
 

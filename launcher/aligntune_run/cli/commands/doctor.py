@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, TextIO
 import rich_click as click
 from click.exceptions import Exit
 
+from aligntune.algorithms import TITLES
 from aligntune_run.cli.console import outliving
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from aligntune_run.check import Verdict
     from aligntune_run.doctor.diagnose import Diagnosis
-    from aligntune_run.plan import Verdict
 
 COLOURS = {"pass": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -82,7 +83,7 @@ def show(diagnosis: Diagnosis, stream: TextIO) -> None:
 def _show_verdicts(verdicts: Sequence[Verdict], stream: TextIO) -> None:
     if not stream.isatty():
         for verdict in verdicts:
-            print(f"{verdict.level}  {verdict.rule}: {verdict.evidence}", file=stream)
+            print(f"{verdict.level}  {verdict.rule}: {_evidence(verdict)}", file=stream)
             if verdict.remedy and verdict.level != "pass":
                 print(f"      {verdict.remedy}", file=stream)
         return
@@ -93,8 +94,12 @@ def _show_verdicts(verdicts: Sequence[Verdict], stream: TextIO) -> None:
 
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     for verdict in verdicts:
-        text = Text(verdict.evidence)
+        text = Text(_evidence(verdict))
         if verdict.remedy and verdict.level != "pass":
             text.append(f"\n{verdict.remedy}", "bold")
         table.add_row(Text(verdict.level, COLOURS[verdict.level]), Text(verdict.rule, "dim"), text)
     Console(file=stream, highlight=False).print(table)
+
+
+def _evidence(verdict: Verdict) -> str:
+    return f"{TITLES[verdict.backend]}: {verdict.evidence}" if verdict.backend else verdict.evidence

@@ -8,21 +8,24 @@ from pathlib import Path
 import rich_click as click
 from click.exceptions import Exit
 
+from aligntune.algorithms import BACKENDS
+from aligntune.spec.flags import WHERE
 from aligntune_run.cli.console import agree
-from aligntune_run.cli.options import FIND_LINKS, HELP_OPTION, WHERE, YES
+from aligntune_run.cli.options import FIND_LINKS, HELP_OPTION, YES
+from aligntune_run.engines.registry import ENGINES
 
 
 @click.command("exec", context_settings={"ignore_unknown_options": True})
 @click.option(
     "--backend",
-    type=click.Choice(["trl", "unsloth"]),
+    type=click.Choice(sorted(BACKENDS)),
     default="trl",
     help="Backend whose environment to use. Default: trl.",
     panel=WHERE,
 )
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "docker", "process"]),
+    type=click.Choice(["auto", *ENGINES]),
     default="auto",
     help="Container engine, or a process in a venv.",
     panel=WHERE,
@@ -70,9 +73,9 @@ def execute(
     """
     from aligntune_run.cli.progress import obtaining
     from aligntune_run.planning.planner import Obtaining
-    from aligntune_run.runs.exec import obtain, run_program
+    from aligntune_run.runs.exec import obtain
 
     how = Obtaining(find_links, agree if not yes else lambda question: True)
     with obtaining(sys.stderr) as say:
         environment = obtain(backend, engine, gpus, how, say)
-    raise Exit(run_program(command, environment, folders))
+    raise Exit(environment.run(command, folders))

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import rich_click as click
 
+from aligntune.spec.flags import WHERE
 from aligntune_run.cli.console import agree, carry_out, outliving
 from aligntune_run.cli.options import (
     DRY_RUN,
     FIND_LINKS,
     HELP_OPTION,
     WAIT,
-    WHERE,
     YES,
     json_option,
 )
+from aligntune_run.engines.registry import ENGINES
 
 if TYPE_CHECKING:
     from aligntune.record.schema import RunRecord
@@ -33,7 +34,7 @@ def task_options(command: Callable[..., Any]) -> Callable[..., Any]:
         (
             click.option(
                 "--engine",
-                type=click.Choice(["auto", "docker", "process"]),
+                type=click.Choice(["auto", *ENGINES]),
                 help="Default: the run's own.",
                 panel=WHERE,
             ),

@@ -1,32 +1,43 @@
-"""The results of checks: a level, the evidence and the remedy."""
+"""The two groups of doctor's own checks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from aligntune.errors import AligntuneError
-from aligntune_run.doctor.probe import Findings
-from aligntune_run.plan import Verdict
+from aligntune.record.run_dir import RunDir
+from aligntune.record.schema import RunRecord
+from aligntune_run.check import Scope
+from aligntune_run.doctor.probe import Container, Findings
 
-Check = Callable[[Findings], Iterable[Verdict]]
-"""A check yields nothing if it does not apply."""
-
-Checks = dict[str, tuple[Check, type[AligntuneError]]]
-"""Name -> check, and the error class whose exit code a failure has."""
-
-
-def good(evidence: str) -> Verdict:
-    return Verdict("", "", "pass", evidence)
+MACHINE = Scope[Findings]()
+"""What the rules of :mod:`aligntune_run.selection.rules` do not say of a machine. A check with the
+name of a rule is shown instead of that rule, because it knows more.
+"""
 
 
-def warn(evidence: str, remedy: str) -> Verdict:
-    """Something to know; training works anyway."""
-    return Verdict("", "", "warn", evidence, remedy)
+@dataclass(frozen=True)
+class EndedRun:
+    """One run and what still works on it.
+
+    Attributes:
+        containers: the run's own containers.
+        running: whether a process or a container is working on it.
+    """
+
+    dir: RunDir
+    record: RunRecord
+    containers: Sequence[Container]
+    running: bool
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it has ended and is not finished."""
+        return not self.record.is_finished and not self.running
 
 
-def fail(evidence: str, remedy: str) -> Verdict:
-    """Training, or the part the check is about, does not work."""
-    return Verdict("", "", "fail", evidence, remedy)
+RUN = Scope[EndedRun]()
+"""What is said of one run."""
 
 
 def gigabytes(size: int) -> str:

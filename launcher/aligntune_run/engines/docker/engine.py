@@ -22,11 +22,13 @@ from aligntune_run.engines.docker.arguments import (
     secret_variables,
     token,
 )
+from aligntune_run.engines.docker.environment import ContainerEnvironment, for_sdk
 from aligntune_run.engines.docker.worker import ContainerWorker, last_output, remove
+from aligntune_run.engines.gpu_leases import Lease, LocalGpus, gpus_of
 from aligntune_run.host.docker_client import engine_errors
 from aligntune_run.host.types import Host
 from aligntune_run.images.code import lay_out_code
-from aligntune_run.images.recipes import recipe
+from aligntune_run.images.recipes import Recipe, recipe
 from aligntune_run.images.store import derived_state, obtain
 from aligntune_run.plan import Plan
 
@@ -76,6 +78,8 @@ class DockerEngine:
         self._environment = environment
         self._find_links = find_links
         self._agree = agree
+        self._gpus = LocalGpus(host, client)
+        self._leases: dict[str, Lease] = {}
 
     def prepare(self, plan: Plan, say: Say) -> Plan:
         """Obtain the image and lay out the code; returns the plan with the image's digest in it.
@@ -108,27 +112,43 @@ class DockerEngine:
         """The containers of a run, in order. It follows links in the inputs and changes nothing."""
         around = look(plan, self._host, self._environment)
         return [
-            Command(phase, container_arguments(plan, self._host, phase, around))
+            Command(
+                phase,
+                container_arguments(plan, self._host, phase, around),
+                plan.run_id,
+                gpus_of(plan, phase),
+            )
             for phase in plan.phases
         ]
 
     def submit(
-        self, command: Command, record: Callable[[str], None], descriptors: Sequence[int] = ()
+        self,
+        command: Command,
+        record: Callable[[str], None],
+        tick: Callable[[], None] = lambda: None,
     ) -> str:
-        """Create and start a container. It inherits no open files; its label names its GPUs.
+        """Create and start a container. It holds the GPUs of its label while it runs.
 
         A secret that is only in the caller's environment is in a private file while the container
         starts, and no longer: the container's mount outlives the file's name.
 
         Raises:
+            GpusInUseError: another run holds a GPU of the command.
             AligntuneError: the engine refused; the class says what was wrong.
         """
+        handle = f"{HANDLE}{command.arguments['name']}"
+        make_folders(command.arguments)
+        with self._gpus.leasing(command.gpus, tick) as lease:
+            self._start(command, handle, record)
+            lease.sign(f"{command.run_id} (container {command.arguments['name']})")
+        self._leases[handle] = lease
+        return handle
+
+    def _start(self, command: Command, handle: str, record: Callable[[str], None]) -> None:
         from docker.errors import DockerException
         from requests.exceptions import RequestException
 
         container = None
-        handle = f"{HANDLE}{command.arguments['name']}"
-        make_folders(command.arguments)
         with self._secrets(command.arguments):
             try:
                 container = self._client.containers.create(**for_sdk(command.arguments))
@@ -140,7 +160,6 @@ class DockerEngine:
                 if isinstance(error, DockerException | RequestException):
                     raise refusal(str(error), command.arguments) from error
                 raise
-        return handle
 
     def attach(self, handle: str) -> ContainerWorker:
         """The worker of a handle, whoever started it.
@@ -157,7 +176,7 @@ class DockerEngine:
                 f"the container {container.name} was never started",
                 f"`docker rm {container.name}` removes it; resume the run",
             )
-        return ContainerWorker(self._client.api, container)
+        return ContainerWorker(self._client.api, container, self._leases.pop(handle, Lease()))
 
     def status(self, handle: str) -> WorkerStatus:
         """See :class:`~aligntune_run.engines.base.Engine`."""
@@ -176,6 +195,19 @@ class DockerEngine:
         """See :class:`~aligntune_run.engines.base.Engine`."""
         container = self._container(handle)
         return last_output(container) if container else ""
+
+    def environment(self, made_of: Recipe, gpus: tuple[str, ...], say: Say) -> ContainerEnvironment:
+        """See :class:`~aligntune_run.engines.base.Engine`.
+
+        Raises:
+            ImageError: the image is unavailable, or breaks the launcher's contract.
+            EngineError: the engine stopped answering, or the cache cannot be written.
+        """
+        image = obtain(
+            self._client, made_of, find_links=self._find_links, say=say, agree=self._agree
+        )
+        code = lay_out_code(made_of, self._host.cache)
+        return ContainerEnvironment(self._client, self._host, gpus, image, code)
 
     @engine_errors()
     def _container(self, handle: str) -> Container | None:
@@ -236,20 +268,6 @@ def make_folders(arguments: Mapping[str, Any]) -> None:
 
 def _is_cache(target: str) -> bool:
     return f"{target}/".startswith(f"{contract.CACHE_DIR}/")
-
-
-def for_sdk(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments with the API's mounts, which, unlike bind strings, create no folders."""
-    mounts = [
-        {
-            "Type": mount["type"],
-            "Source": mount["source"],
-            "Target": mount["target"],
-            "ReadOnly": mount["read_only"],
-        }
-        for mount in arguments["mounts"]
-    ]
-    return {**arguments, "mounts": mounts}
 
 
 def refusal(message: str, arguments: Mapping[str, Any]) -> AligntuneError:
@@ -314,7 +332,7 @@ def _make(context: EngineContext) -> DockerEngine:
 
 
 def _problem(host: Host) -> str:
-    return "" if host.engine.reachable else host.engine.reason
+    return "" if host.engine.reachable else f"no container engine: {host.engine.reason}"
 
 
-KIND = EngineKind(_make, _problem, in_containers=True)
+KIND = EngineKind(_make, _problem, "a container", in_containers=True)

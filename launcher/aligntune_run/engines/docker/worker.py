@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from aligntune.errors import EngineError, ImageError
 from aligntune_run.engines.base import GRACE_SECONDS, Exit
 from aligntune_run.engines.docker.arguments import ENTRY_POINT
+from aligntune_run.engines.gpu_leases import Lease
 
 if TYPE_CHECKING:
     from docker import APIClient
@@ -23,7 +24,8 @@ TAIL = 60
 class ContainerWorker:
     """A started container; it is removed after its end was seen."""
 
-    def __init__(self, api: APIClient, container: Container) -> None:
+    def __init__(self, api: APIClient, container: Container, lease: Lease) -> None:
+        self._lease = lease
         self._api = api
         self._container = container
         self._id = str(container.id)
@@ -66,6 +68,10 @@ class ContainerWorker:
         """End it now."""
         self._kill_at = float("inf")
         self._killed = self._signal("SIGKILL") or self._killed
+
+    def detach(self) -> None:
+        """Stop following it; the container still holds its GPUs while it runs."""
+        self._lease.end()
 
     def _signal(self, name: str) -> bool:
         """Send a signal; whether the container still ran."""

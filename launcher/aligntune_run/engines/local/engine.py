@@ -6,21 +6,25 @@ It runs in a venv made from the image's own lock, see :mod:`aligntune_run.engine
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aligntune.errors import EngineError, ImageError
 from aligntune.tasks import TASK_FILE
 from aligntune_run.engines.base import Command, EngineContext, EngineKind, Say, WorkerStatus
 from aligntune_run.engines.docker.arguments import OFFLINE, TOKEN_VARIABLES
+from aligntune_run.engines.gpu_leases import LocalGpus, gpus_of
+from aligntune_run.engines.local.environment import VenvEnvironment
 from aligntune_run.engines.local.venv import COMPLETE, DROPPED, make_venv, without
-from aligntune_run.engines.local.worker import Handle, ProcessWorker, submit
+from aligntune_run.engines.local.worker import Handle, ProcessWorker, Started, submit
 from aligntune_run.host.types import Host
 from aligntune_run.images.code import code_folder, lay_out_code
 from aligntune_run.images.recipes import Recipe, Sources, recipe
 from aligntune_run.plan import ONLINE, Phase, Plan
+
+if TYPE_CHECKING:
+    from docker import DockerClient
 
 
 class ProcessEngine:
@@ -32,6 +36,7 @@ class ProcessEngine:
         find_links: folders or addresses with wheels that no index has.
         sources: recipes and code, if not this installation's own.
         agree: is asked before gigabytes are downloaded, with their size in the question.
+        client: of the container engine whose containers may hold GPUs.
     """
 
     def __init__(
@@ -41,13 +46,15 @@ class ProcessEngine:
         find_links: Sequence[str] = (),
         sources: Sources | None = None,
         agree: Callable[[str], bool] = lambda question: True,
+        client: DockerClient | None = None,
     ) -> None:
         self._host = host
         self._environment = environment
         self._find_links = find_links
         self._sources = sources
         self._agree = agree
-        self._supervisors: dict[str, subprocess.Popen[str]] = {}
+        self._gpus = LocalGpus(host, client)
+        self._started: dict[str, Started] = {}
 
     def prepare(self, plan: Plan, say: Say) -> Plan:
         """Make the venv and copy the worker's code, unless they exist.
@@ -82,21 +89,30 @@ class ProcessEngine:
 
     def commands(self, plan: Plan) -> list[Command]:
         """The processes of a run, in order; ``environment`` is added to the caller's."""
-        return [Command(phase, self._arguments(plan, phase)) for phase in plan.phases]
+        return [
+            Command(phase, self._arguments(plan, phase), plan.run_id, gpus_of(plan, phase))
+            for phase in plan.phases
+        ]
 
     def submit(
-        self, command: Command, record: Callable[[str], None], descriptors: Sequence[int] = ()
+        self,
+        command: Command,
+        record: Callable[[str], None],
+        tick: Callable[[], None] = lambda: None,
     ) -> str:
         """Start a worker in a session of its own. It outlives this program; Ctrl-C in the terminal
         reaches this program only, which passes it on. It inherits the locks on its GPUs.
 
         Raises:
+            GpusInUseError: another run holds a GPU of the command.
             EngineError: it cannot be started.
         """
         arguments = command.arguments
         environment = without(self._environment, arguments["without"]) | arguments["environment"]
-        handle, supervisor = submit(arguments, environment, record, descriptors)
-        self._supervisors[str(handle)] = supervisor
+        with self._gpus.leasing(command.gpus, tick) as lease:
+            handle, supervisor = submit(arguments, environment, record, lease.descriptors)
+            lease.sign(f"{command.run_id} (pid {handle.pid})")
+        self._started[str(handle)] = Started(supervisor, lease)
         return str(handle)
 
     def attach(self, handle: str) -> ProcessWorker:
@@ -105,7 +121,7 @@ class ProcessEngine:
         Raises:
             EngineError: the handle is not a local worker's.
         """
-        return ProcessWorker(Handle.parse(handle), self._supervisors.pop(handle, None))
+        return ProcessWorker(Handle.parse(handle), self._started.pop(handle, None))
 
     def status(self, handle: str) -> WorkerStatus:
         """See :class:`~aligntune_run.engines.base.Engine`."""
@@ -118,6 +134,12 @@ class ProcessEngine:
     def logs(self, handle: str) -> str:
         """See :class:`~aligntune_run.engines.base.Engine`."""
         return ProcessWorker(Handle.parse(handle)).output()
+
+    def environment(self, made_of: Recipe, gpus: tuple[str, ...], say: Say) -> VenvEnvironment:
+        """See :class:`~aligntune_run.engines.base.Engine`; raises what :meth:`prepare` raises."""
+        self.make(made_of, say)
+        inherited = without(self._environment, (*DROPPED, *TOKEN_VARIABLES))
+        return VenvEnvironment(self._gpus, gpus, inherited | self.variables(made_of))
 
     def variables(self, made_of: Recipe) -> dict[str, str]:
         """Variables for a program in a recipe's venv; they are added to the caller's."""
@@ -185,7 +207,9 @@ class ProcessEngine:
 
 
 def _make(context: EngineContext) -> ProcessEngine:
-    return ProcessEngine(context.host, find_links=context.find_links, agree=context.agree)
+    return ProcessEngine(
+        context.host, find_links=context.find_links, agree=context.agree, client=context.client
+    )
 
 
-KIND = EngineKind(_make, lambda host: "", in_containers=False)
+KIND = EngineKind(_make, lambda host: "", "a process in a venv", in_containers=False)

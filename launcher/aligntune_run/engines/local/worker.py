@@ -17,6 +17,7 @@ from typing import IO, Any
 
 from aligntune.errors import EngineError
 from aligntune_run.engines.base import GRACE_SECONDS, Exit, WorkerStatus
+from aligntune_run.engines.gpu_leases import Lease
 from aligntune_run.engines.local import supervisor
 
 TAIL_BYTES = 8192
@@ -152,17 +153,26 @@ def _pipe(file: IO[str]) -> Any:
             file.close()
 
 
+@dataclass(frozen=True)
+class Started:
+    """What the process that started a worker keeps of it."""
+
+    supervisor: subprocess.Popen[str]
+    lease: Lease
+
+
 class ProcessWorker:
     """A local worker, the leader of its own session.
 
     Args:
         handle: names it.
-        supervisor: its supervisor, if this process started it.
+        started: what this process keeps of it, if it started it.
     """
 
-    def __init__(self, handle: Handle, supervisor: subprocess.Popen[str] | None = None) -> None:
+    def __init__(self, handle: Handle, started: Started | None = None) -> None:
         self._handle = handle
-        self._supervisor = supervisor
+        self._supervisor = started.supervisor if started else None
+        self._lease = started.lease if started else Lease()
         self._kill_at = float("inf")
         self._killed = False
         self._exit: Exit | None = None
@@ -221,6 +231,10 @@ class ProcessWorker:
             self._killed = True
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
+
+    def detach(self) -> None:
+        """Stop following it; the worker has inherited the locks on its GPUs."""
+        self._lease.end()
 
     def output(self) -> str:
         """The last of what it printed."""

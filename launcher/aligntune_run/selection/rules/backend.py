@@ -6,7 +6,8 @@ from aligntune.algorithms import ALGORITHMS, TITLES
 from aligntune.errors import HardwareError, ImageError, ModelError, OutOfMemoryError, SpecError
 from aligntune.packages import missing, needs
 from aligntune.spec.suggest import nearest
-from aligntune_run.selection.rules.base import Candidate, Result, Rule, pass_if
+from aligntune_run.check import Result, fails, pass_if, passes, warns
+from aligntune_run.selection.rules.base import BACKEND, Candidate
 from aligntune_run.selection.rules.memory import NOTHING_FITS, fits
 
 FP8_CAPABILITY = (9, 0)
@@ -24,6 +25,7 @@ QUANTIZERS = {
 """How a checkpoint is already quantized -> the package it needs, which no image has."""
 
 
+@BACKEND.check("algorithm", SpecError, "See the table of algorithms in the README", about="backend")
 def _algorithm(at: Candidate) -> Result:
     row = ALGORITHMS[at.spec.algorithm]
     passed = at.backend in row.backends
@@ -31,15 +33,17 @@ def _algorithm(at: Candidate) -> Result:
     return pass_if(passed, f"{row.title} {verb} on {TITLES[at.backend]}")
 
 
+@BACKEND.check("gpu", HardwareError, "Use --backend trl")
 def _gpu(at: Candidate) -> Result | None:
     if at.backend != "unsloth":
         return None
     if at.gpus:
-        return Result("pass", f"it uses {at.gpus[0].name}")
+        return passes(f"it uses {at.gpus[0].name}")
     why = "--gpus 0" if at.spec.gpus == "0" else at.host.gpu_note
-    return Result("fail", f"it needs an NVIDIA GPU: {why}".removesuffix(": "))
+    return fails(f"it needs an NVIDIA GPU: {why}".removesuffix(": "))
 
 
+@BACKEND.check("driver", HardwareError, "Update the NVIDIA driver, or use --gpus 0")
 def _driver(at: Candidate) -> Result | None:
     if not at.gpus or at.host.driver is None:
         return None
@@ -53,22 +57,22 @@ def _driver(at: Candidate) -> Result | None:
     )
 
 
+@BACKEND.check("capability", HardwareError, "Use a newer GPU, or --gpus 0")
 def _capability(at: Candidate) -> Result | None:
     if not at.gpus:
         return None
     flavour = at.facts["flavours"]["cuda"]
     least, architectures = str(flavour["min_compute_capability"]), list(flavour["arch_list"])
     for gpu in at.gpus:
-        evidence = f"compute capability {gpu.capability[0]}.{gpu.capability[1]}"
+        evidence = f"{gpu.name} has compute capability {gpu.capability[0]}.{gpu.capability[1]}"
         if gpu.capability < _numbers(least):
-            return Result("fail", f"{evidence}; needs {least}")
+            return fails(f"{evidence}; needs {least}")
         if not any(runs(arch, gpu.capability) for arch in architectures):
-            return Result(
-                "fail",
+            return fails(
                 f"{evidence}; the image's torch supports {', '.join(architectures)}",
                 "Use another GPU, or --gpus 0",
             )
-    return Result("pass", f"{evidence}; needs {least}")
+    return passes(f"{evidence}; needs {least}")
 
 
 def runs(arch: str, capability: tuple[int, int]) -> bool:
@@ -87,59 +91,58 @@ def runs(arch: str, capability: tuple[int, int]) -> bool:
     return capability[0] == major and capability[1] >= minor
 
 
+@BACKEND.check("model", ModelError, "Use a causal language model", about="backend")
 def _model(at: Candidate) -> Result | None:
     if at.model is None:
         return None
     kind = at.model.model_type
     if at.model.vision:
-        return Result("fail", f"{kind} is a vision model, which is not supported")
+        return fails(f"{kind} is a vision model, which is not supported")
     if kind is None:
         if at.backend != "unsloth":
             return None  # TRL supports what transformers supports; if not, the worker says so
         why = f" ({at.model.note})" if at.model.note else ""
-        return Result(
-            "fail",
+        return fails(
             f"the type of {at.spec.model.name} is unknown until it is fetched{why}",
             "Use --backend trl",
         )
     if kind not in at.facts["model_types"]:
         if at.backend == "trl" and at.model.custom_code and at.spec.model.trust_remote_code:
-            return Result("pass", f"{kind} is loaded by the code in its repository")
+            return passes(f"{kind} is loaded by the code in its repository")
         version = at.facts["versions"]["transformers"]
         own_code = "; its repository has code for it" if at.model.custom_code else ""
-        return Result(
-            "fail",
+        return fails(
             f"its transformers {version} has no causal model {kind!r}{own_code}",
             "Set model.trust_remote_code=true if you trust that code" if own_code else "",
         )
     if at.backend == "unsloth":
         path = "fast" if kind in at.facts["fast_model_types"] else "general"
-        return Result("pass", f"{kind} uses Unsloth's {path} path")
-    return Result("pass", f"transformers supports {kind}")
+        return passes(f"{kind} uses Unsloth's {path} path")
+    return passes(f"transformers supports {kind}")
 
 
+@BACKEND.check("quantization", ModelError, "Use the original weights", about="request")
 def _quantization(at: Candidate) -> Result | None:
     wanted = at.spec.model.quantization
     method = at.model.quantized if at.model else None
     if method is None:
-        return None if wanted == "none" else Result("pass", f"{wanted} by bitsandbytes")
+        return None if wanted == "none" else passes(f"{wanted} by bitsandbytes")
     if wanted != "none" and method != "bitsandbytes":
-        return Result(
-            "fail",
+        return fails(
             f"its weights are already quantized by {method}, so {wanted} is not possible",
         )
     if at.spec.adapter.type == "none":
-        return Result(
-            "fail",
+        return fails(
             f"its weights are quantized by {method} and cannot be trained in full",
             "Train an adapter, e.g. with --lora-rank 16, or use the original weights",
         )
     package = QUANTIZERS.get(method)
     if package and not at.derived:
-        return Result("fail", f"its weights are quantized by {method}, and no image has {package}")
-    return Result("pass", f"its weights are quantized by {method}")
+        return fails(f"its weights are quantized by {method}, and no image has {package}")
+    return passes(f"its weights are quantized by {method}")
 
 
+@BACKEND.check("precision", SpecError, "Set training.precision=auto", about="request")
 def _precision(at: Candidate) -> Result:
     asked = at.spec.training.precision
     bf16 = at.bf16
@@ -147,20 +150,19 @@ def _precision(at: Candidate) -> Result:
     chosen = ("bf16" if bf16 else other) if asked == "auto" else asked
     where = "this GPU" if at.gpus else "this CPU"
     if asked == "fp16" and not at.gpus:
-        return Result("fail", "a CPU cannot train in fp16", "Use training.precision=bf16 or fp32")
+        return fails("a CPU cannot train in fp16", "Use training.precision=bf16 or fp32")
     if asked == "bf16" and not bf16:
         if at.gpus:
-            return Result("fail", f"{where} does not support bf16", "Use training.precision=fp16")
-        return Result("warn", f"{where} computes bf16 slowly", "Use training.precision=fp32")
+            return fails(f"{where} does not support bf16", "Use training.precision=fp16")
+        return warns(f"{where} computes bf16 slowly", "Use training.precision=fp32")
     if at.backend == "unsloth" and at.spec.unsloth.get("load_in_fp8"):
         slow = [gpu for gpu in at.gpus if gpu.capability < FP8_CAPABILITY]
         if slow:
-            return Result(
-                "fail", "unsloth.load_in_fp8 needs compute capability 9.0", "Leave it out"
-            )
-    return Result("pass", f"{chosen} on {where}")
+            return fails("unsloth.load_in_fp8 needs compute capability 9.0", "Leave it out")
+    return passes(f"{chosen} on {where}")
 
 
+@BACKEND.check("packages", SpecError, "Leave it out", about="request")
 def _packages(at: Candidate) -> Result | None:
     """Values that need a package. A derived image can contain more than its facts say."""
     if at.derived:
@@ -168,16 +170,17 @@ def _packages(at: Candidate) -> Result | None:
     need = missing(at.spec, at.backend, at.facts["packages"])
     if need is not None:
         evidence = f"{need.value} needs the package {need.package}, which the image does not have"
-        return Result("fail", evidence, need.remedy)
+        return fails(evidence, need.remedy)
     named = ", ".join(need.package for need in needs(at.spec, at.backend))
-    return Result("pass", f"the image has {named}") if named else None
+    return passes(f"the image has {named}") if named else None
 
 
+@BACKEND.check("trainer_args", SpecError, "Fix the name, or leave it out", about="request")
 def _trainer_args(at: Candidate) -> Result | None:
     row = ALGORITHMS[at.spec.algorithm]
-    if at.backend not in row.backends:
-        return None
-    known = list(at.facts["trainer_args"][row.name])
+    known = list(at.facts["trainer_args"].get(row.config, ()))
+    if at.backend not in row.backends or not known:
+        return None  # the worker checks arguments that were not measured
     own = {*known, *at.facts["model_args"]}
     section = at.spec.of_backend(at.backend)
     for key, given, names in (
@@ -186,14 +189,14 @@ def _trainer_args(at: Candidate) -> Result | None:
     ):
         for name in given:
             if name not in names:
-                return Result(
-                    "fail",
+                return fails(
                     f"{key}.{name}: {row.config} has no such argument{nearest(name, names)}",
                 )
     named = ", ".join([*at.spec.trainer_args, *section])
-    return Result("pass", named) if named else None
+    return passes(named) if named else None
 
 
+@BACKEND.check("names", SpecError, "Fix the name, or leave it out", about="request")
 def _names(at: Candidate) -> Result | None:
     training = at.spec.training
     for key, value, table in (
@@ -202,12 +205,14 @@ def _names(at: Candidate) -> Result | None:
     ):
         known = list(at.facts[table])
         if value not in known:
-            return Result(
-                "fail", f"training.{key}: no {value!r} in transformers{nearest(value, known)}"
-            )
+            return fails(f"training.{key}: no {value!r} in transformers{nearest(value, known)}")
     return None
 
 
+BACKEND.check("memory", OutOfMemoryError, NOTHING_FITS, about="request")(fits)
+
+
+@BACKEND.check("image", ImageError, "See `aligntune-run images list`")
 def _image(at: Candidate) -> Result:
     if at.image is None:
         flavour = "cuda" if at.gpus else "cpu"
@@ -217,17 +222,20 @@ def _image(at: Candidate) -> Result:
             if own
             else "there is none"
         )
-        return Result("fail", f"it has no {flavour} image: {named}")
+        return fails(f"it has no {flavour} image: {named}")
     if at.image.how is None:
-        return Result("fail", at.image.reason)
+        return fails(at.image.reason)
     if not at.in_containers:
-        return Result("pass", f"a venv will be made from the {at.image.flavour} lock")
+        return passes(f"a venv will be made from the {at.image.flavour} lock")
     how = {"present": "is here", "pull": "will be pulled first", "build": "will be built first"}[
         at.image.how
     ]
-    return Result("pass", f"{at.image.ref} {how}")
+    return passes(f"{at.image.ref} {how}")
 
 
+@BACKEND.check(
+    "storage", ImageError, "Free some space: `aligntune-run images prune`, `docker system prune`"
+)
 def _storage(at: Candidate) -> Result | None:
     """Disk space for an image or venv that is still missing; a build writes its packages twice."""
     if at.image is None or at.image.how in (None, "present"):
@@ -243,21 +251,3 @@ def _storage(at: Candidate) -> Result | None:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
-
-
-OF_A_BACKEND: dict[str, Rule] = {
-    "algorithm": Rule(_algorithm, SpecError, "See the table of algorithms in the README"),
-    "gpu": Rule(_gpu, HardwareError, "Use --backend trl"),
-    "driver": Rule(_driver, HardwareError, "Update the NVIDIA driver, or use --gpus 0"),
-    "capability": Rule(_capability, HardwareError, "Use a newer GPU, or --gpus 0"),
-    "model": Rule(_model, ModelError, "Use a causal language model"),
-    "quantization": Rule(_quantization, ModelError, "Use the original weights"),
-    "precision": Rule(_precision, SpecError, "Set training.precision=auto"),
-    "packages": Rule(_packages, SpecError, "Leave it out"),
-    "trainer_args": Rule(_trainer_args, SpecError, "Fix the name, or leave it out"),
-    "names": Rule(_names, SpecError, "Fix the name, or leave it out"),
-    "memory": Rule(fits, OutOfMemoryError, NOTHING_FITS),
-    "image": Rule(_image, ImageError, "See `aligntune-run images list`"),
-    "storage": Rule(_storage, ImageError, "Free some space: `docker system df` shows what uses it"),
-}
-"""Name -> rule that applies to each backend."""

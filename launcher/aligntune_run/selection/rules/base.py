@@ -1,19 +1,18 @@
-"""The inputs and results of rules."""
+"""What rules look at, and the two groups of rules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-from aligntune.errors import AligntuneError
 from aligntune.spec.run_spec import RunSpec
-from aligntune_run.engines.registry import ENGINES
+from aligntune_run.check import Scope
+from aligntune_run.engines.registry import engine_kind
 from aligntune_run.host.types import Gpu, Host, ImageState
 from aligntune_run.memory.estimate import Estimate, estimate
 from aligntune_run.models.facts import ModelFacts
-from aligntune_run.plan import Verdict
 
 Facts = Mapping[str, Any]
 """One backend's ``facts.json``."""
@@ -38,7 +37,7 @@ class Situation:
     @property
     def in_containers(self) -> bool:
         """Whether it would run in a container of this host's engine."""
-        return ENGINES[self.engine].in_containers
+        return engine_kind(self.engine).in_containers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,33 +75,8 @@ class Candidate(Situation):
         return self.spec.image is not None
 
 
-class Result(NamedTuple):
-    """The result of a rule; its ``remedy`` overrides :data:`Rule.remedy`."""
+MACHINE = Scope[Situation]()
+"""The rules that apply once, to every backend."""
 
-    level: Literal["pass", "warn", "fail"]
-    evidence: str
-    remedy: str = ""
-
-
-class Rule(NamedTuple):
-    """One rule, with the error class and the remedy for when it fails."""
-
-    judge: Callable[[Any], Result | None]
-    kind: type[AligntuneError]
-    remedy: str
-
-
-def judge(rules: Mapping[str, Rule], at: Situation) -> tuple[Verdict, ...]:
-    """The verdict of every rule on one situation, in order."""
-    backend = at.backend if isinstance(at, Candidate) else ""
-    verdicts = []
-    for name, rule in rules.items():
-        result = rule.judge(at)
-        if result is not None:
-            remedy = "" if result.level == "pass" else result.remedy or rule.remedy
-            verdicts.append(Verdict(name, backend, result.level, result.evidence, remedy))
-    return tuple(verdicts)
-
-
-def pass_if(passed: bool, evidence: str, remedy: str = "") -> Result:
-    return Result("pass" if passed else "fail", evidence, remedy)
+BACKEND = Scope[Candidate]()
+"""The rules that apply to each backend."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+from aligntune_run.check import Result, fails, passes, warns
 from aligntune_run.host.resources import memory_limit
 from aligntune_run.memory.estimate import CPU_IMPORTS, Estimate
 from aligntune_run.memory.suggest import changes
 from aligntune_run.models.facts import ModelFacts
-from aligntune_run.selection.rules.base import Candidate, Result
+from aligntune_run.selection.rules.base import Candidate
 
 NOTHING_FITS = "Use a smaller model or another machine; --set fit=warn runs it anyway"
 
@@ -21,18 +22,18 @@ def fits(at: Candidate) -> Result | None:
     needed = at.estimate
     if needed is None:
         why = f": {at.model.note}" if at.model.note else ""
-        return Result("pass", f"the memory it needs is unknown until the model is here{why}")
+        return passes(f"the memory it needs is unknown until the model is here{why}")
     available, where = _available(at)
     evidence = f"it needs about {gib(needed.expected)}, and {gib(available)} {where}"
     if needed.high <= available:
-        return Result("pass", evidence)
+        return passes(evidence)
     remedy = _remedy(at, needed, available)
     if needed.low <= available:
-        return Result("warn", f"{evidence}: it may run out of memory", remedy)
+        return warns(f"{evidence}: it may run out of memory", remedy)
     evidence = f"it needs at least {gib(needed.low)}, and {gib(available)} {where}"
     if at.spec.fit == "warn":
-        return Result("warn", evidence, remedy)
-    return Result("fail", evidence, remedy)
+        return warns(evidence, remedy)
+    return fails(evidence, remedy)
 
 
 def _remedy(at: Candidate, needed: Estimate, available: int) -> str:

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 from aligntune.errors import SpecError
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.suggest import nearest
-from aligntune.spec.trainer_args import checkpoints_gradients, groups, refuse_owned, save_steps
+from aligntune.spec.trainer_args import (
+    checkpoints_gradients,
+    groups,
+    refuse_owned,
+    save_steps,
+    unchanged,
+)
 from aligntune.worker.backend import Backend
 from aligntune.worker.device import Device
 
@@ -48,25 +54,17 @@ def trainer_arguments(
     best, more_is_better = kind.BEST
     explicit = {
         "output_dir": str(checkpoints),
-        "per_device_train_batch_size": training.batch_size,
         # TRL requires whole groups here, although our evaluation does not use them.
         "per_device_eval_batch_size": spec.rl.num_generations
         if spec.row.grouped
         else training.batch_size,
-        "gradient_accumulation_steps": training.gradient_accumulation,
-        "num_train_epochs": training.epochs,
         "max_steps": training.max_steps or -1,
-        "learning_rate": training.learning_rate,
-        "lr_scheduler_type": training.schedule,
         "lr_scheduler_kwargs": None,
         "warmup_steps": training.warmup if training.warmup < 1 else int(training.warmup),
-        "optim": training.optimizer,
         "optim_args": None,
         "adam_beta1": 0.9,
         "adam_beta2": 0.999,
         "adam_epsilon": 1e-8,
-        "weight_decay": training.weight_decay,
-        "max_grad_norm": training.max_grad_norm,
         "label_smoothing_factor": 0.0,
         "neftune_noise_alpha": None,
         "average_tokens_across_devices": True,
@@ -80,7 +78,6 @@ def trainer_arguments(
         "torch_compile": False,
         "use_liger_kernel": False,
         "use_cpu": not device.cuda,
-        "seed": training.seed,
         "data_seed": training.seed,
         "full_determinism": False,
         "train_sampling_strategy": "group_by_length" if groups(spec) else "random",
@@ -90,15 +87,12 @@ def trainer_arguments(
         "dataloader_pin_memory": device.cuda,
         "remove_unused_columns": True,
         "logging_strategy": "steps",
-        "logging_steps": training.logging_steps,
         "logging_first_step": True,
         "logging_nan_inf_filter": False,
         "include_num_input_tokens_seen": "non_padding",
         "eval_strategy": "steps" if evaluates and training.eval_steps else "no",
-        "eval_steps": training.eval_steps,
         "save_strategy": "steps",
         "save_steps": save_steps(spec),
-        "save_total_limit": training.save_total_limit,
         "save_only_model": False,
         "load_best_model_at_end": False,
         "report_to": "tensorboard",
@@ -108,11 +102,10 @@ def trainer_arguments(
         "greater_is_better": more_is_better,
         "model_init_kwargs": None,
         "router_aux_loss_coef": None,
-        "trust_remote_code": spec.model.trust_remote_code,
         "dataset_num_proc": None,
     }
     own = kind.arguments(spec, max_length)
-    return {**explicit, **own, **spec.row.implies, **spec.trainer_args}
+    return {**explicit, **unchanged(spec), **own, **spec.row.implies, **spec.trainer_args}
 
 
 def accepted_arguments(
