@@ -42,7 +42,7 @@ PINS = (
     "pandas==3.1.1",
 )
 SIDES = ("ours", "trl", "ours, value head")
-WORDS, PAD, END, CHOSEN = 32, 0, 1, 7
+WORDS = 32
 PROMPT, COMPLETION, ROWS, BATCH = 4, 16, 256, 64
 
 
@@ -93,7 +93,7 @@ def measure(python: Path, side: str, seed: int, given: argparse.Namespace) -> di
     words = [f"--{name}={getattr(given, name)}" for name in same]
     variables = {
         **os.environ,
-        "PYTHONPATH": str(REPOSITORY / "shared"),
+        "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'shared'}",
         "OMP_NUM_THREADS": str(given.threads),
         "HF_HUB_OFFLINE": "1",
     }
@@ -129,20 +129,10 @@ def show(side: str, told: list[dict[str, float]], base: list[dict[str, float]]) 
 def run(given: argparse.Namespace) -> dict[str, float]:
     """Train on one side, and evaluate the final policy."""
     import torch
-    from transformers import TrainerCallback
-
-    class Rewards(TrainerCallback):  # type: ignore[misc]
-        """The mean reward of each rollout."""
-
-        def __init__(self) -> None:
-            self.told: list[float] = []
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            found = [logs[name] for name in ("reward", "objective/scores") if name in logs]
-            self.told.extend(found)
+    from tests.helpers.ppo_toy import Logs
 
     torch.set_num_threads(given.threads)
-    rewards = Rewards()
+    logs = Logs()
     with tempfile.TemporaryDirectory() as name:
         policy = make_policy(given.seed)
         common: dict[str, Any] = {
@@ -173,47 +163,21 @@ def run(given: argparse.Namespace) -> dict[str, float]:
         }
         train = trl_side if given.side == "trl" else our_side
         critic = "head" if given.side == SIDES[2] else "model"
-        seconds = train(policy, common, given.episodes, critic, rewards)
-    mean = statistics.mean(rewards.told)
+        seconds = train(policy, common, given.episodes, critic, logs)
+    mean = statistics.mean(logs.of("reward") or logs.of("objective/scores"))
     return {"reward": judge(policy), "mean": mean, "seconds": seconds}
 
 
 def make_policy(seed: int) -> Any:
     """A random Llama that never generates padding."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from tests.helpers.ppo_toy import PAD, word_policy
 
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=WORDS,
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=64,
-            pad_token_id=PAD,
-            eos_token_id=END,
-            bos_token_id=None,
-        )
-    )
+    small = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 64}
+    model = word_policy(WORDS, seed, num_attention_heads=4, num_key_value_heads=2, **small)
     pad = torch.tensor([PAD])
     model.lm_head.register_forward_hook(lambda *each: each[2].index_fill(-1, pad, -1e4))
     return model
-
-
-def make_tokenizer() -> Any:
-    """One word per token: "w07" is token 7."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = {f"w{number:02}": number for number in range(WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token=f"w{PAD:02}"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=f"w{PAD:02}", eos_token=f"w{END:02}"
-    )
 
 
 def make_prompts() -> list[list[int]]:
@@ -227,6 +191,7 @@ def make_prompts() -> list[list[int]]:
 def judge(policy: Any) -> float:
     """The mean fraction of the chosen word in 16 completions of every prompt."""
     import torch
+    from tests.helpers.ppo_toy import CHOSEN, END, PAD
 
     torch.manual_seed(0)
     prompts = torch.tensor(make_prompts() * 16)
@@ -243,16 +208,11 @@ def judge(policy: Any) -> float:
     return float(((told == CHOSEN).sum(1) / (told != PAD).sum(1)).mean())
 
 
-def our_side(
-    policy: Any, common: dict[str, Any], episodes: int, critic: str, rewards: Any
-) -> float:
+def our_side(policy: Any, common: dict[str, Any], episodes: int, critic: str, logs: Any) -> float:
     """Seconds of training."""
-    from transformers.trainer_callback import PrinterCallback
+    from tests.helpers.ppo_toy import share, word_tokenizer
 
     from aligntune.worker.ppo.trainer import PPOConfig, PPOTrainer
-
-    def share(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
-        return [tokens.count(CHOSEN) / len(tokens) for tokens in completion_ids]
 
     steps = episodes // BATCH * common["num_ppo_epochs"]
     trainer = PPOTrainer(
@@ -260,21 +220,18 @@ def our_side(
         PPOConfig(**common, critic=critic, max_steps=steps, max_completion_length=COMPLETION),
         share,
         [{"prompt": " ".join(f"w{word:02}" for word in prompt)} for prompt in make_prompts()],
-        processing_class=make_tokenizer(),
-        callbacks=[rewards],
+        processing_class=word_tokenizer(WORDS),
+        callbacks=[logs],
     )
-    trainer.remove_callback(PrinterCallback)
-    began = time.monotonic()
-    trainer.train()
-    return time.monotonic() - began
+    return seconds_of_training(trainer)
 
 
-def trl_side(policy: Any, common: dict[str, Any], episodes: int, _: str, rewards: Any) -> float:
+def trl_side(policy: Any, common: dict[str, Any], episodes: int, _: str, logs: Any) -> float:
     """Seconds of training."""
     import datasets
     import torch
+    from tests.helpers.ppo_toy import CHOSEN, word_tokenizer
     from transformers import LlamaForSequenceClassification
-    from transformers.trainer_callback import PrinterCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     class Share(torch.nn.Module):  # type: ignore[misc]
@@ -303,14 +260,20 @@ def trl_side(policy: Any, common: dict[str, Any], episodes: int, _: str, rewards
             stop_token="eos",
             num_sample_generations=0,
         ),
-        make_tokenizer(),
+        word_tokenizer(WORDS),
         policy,
         None,
         Share(),
         datasets.Dataset.from_dict({"input_ids": make_prompts()}),
         value_model,
-        callbacks=[rewards],
+        callbacks=[logs],
     )
+    return seconds_of_training(trainer)
+
+
+def seconds_of_training(trainer: Any) -> float:
+    from transformers.trainer_callback import PrinterCallback
+
     trainer.remove_callback(PrinterCallback)
     began = time.monotonic()
     trainer.train()

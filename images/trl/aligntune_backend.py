@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from aligntune.algorithms import Head
 from aligntune.spec.run_spec import RunSpec
+from aligntune.worker.backend import ModelForm, lora_arguments
 
 NAME = "trl"
 
@@ -21,14 +23,7 @@ def model_arguments() -> Collection[str]:
     return ("experts_implementation", "use_kernels")
 
 
-def load_model(
-    spec: RunSpec,
-    path: Path,
-    dtype: Any,
-    attention: str | None,
-    max_length: int | None,
-    head: str,
-) -> Any:
+def load_model(spec: RunSpec, path: Path, form: ModelForm) -> Any:
     """See :class:`aligntune.worker.backend.Backend`."""
     import torch
     from transformers import (
@@ -43,17 +38,17 @@ def load_model(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_compute_dtype=form.dtype,
         ),
         "8bit": BitsAndBytesConfig(load_in_8bit=True),
     }[spec.model.quantization]
-    classifier = head == "classifier"
+    classifier = form.head == "classifier"
     own = {name: value for name, value in spec.trl.items() if name in model_arguments()}
     kind = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
     return kind.from_pretrained(
         path,
-        dtype=dtype,
-        attn_implementation=attention,
+        dtype=form.dtype,
+        attn_implementation=form.attention,
         quantization_config=quantization,
         device_map={"": 0 if torch.cuda.is_available() else "cpu"} if quantization else None,
         trust_remote_code=spec.model.trust_remote_code,
@@ -68,22 +63,12 @@ def trainer_arguments(spec: RunSpec, arguments: Mapping[str, Any]) -> dict[str, 
     return dict(arguments)
 
 
-def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
+def add_adapter(spec: RunSpec, model: Any, head: Head) -> Any:
     """See :class:`aligntune.worker.backend.Backend`."""
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(
-        model,
-        LoraConfig(
-            task_type="SEQ_CLS" if head == "classifier" else "CAUSAL_LM",
-            r=spec.adapter.rank,
-            lora_alpha=spec.adapter.alpha,
-            lora_dropout=spec.adapter.dropout,
-            target_modules=spec.adapter.targets,
-            use_rslora=spec.adapter.rslora,
-            use_dora=spec.adapter.dora,
-        ),
-    )
+    task = "SEQ_CLS" if head == "classifier" else "CAUSAL_LM"
+    return get_peft_model(model, LoraConfig(task_type=task, **lora_arguments(spec)))
 
 
 def computes_loss() -> bool:

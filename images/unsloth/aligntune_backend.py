@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from aligntune.algorithms import Head
 from aligntune.errors import SpecError
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.trainer_args import checkpoints_gradients
+from aligntune.worker.backend import ModelForm, lora_arguments
 
 NAME = "unsloth"
 
@@ -35,14 +37,7 @@ def model_arguments() -> Collection[str]:
     )
 
 
-def load_model(
-    spec: RunSpec,
-    path: Path,
-    dtype: Any,
-    attention: str | None,
-    max_length: int | None,
-    head: str,
-) -> Any:
+def load_model(spec: RunSpec, path: Path, form: ModelForm) -> Any:
     """See :class:`aligntune.worker.backend.Backend`."""
     import torch
     from unsloth import FastLanguageModel
@@ -52,7 +47,7 @@ def load_model(
         raise SpecError(
             "Unsloth does not support 8-bit weights on a CPU", "Set model.quantization=4bit"
         )
-    if head != "causal":
+    if form.head != "causal":
         raise SpecError(
             "the Unsloth backend trains only causal language models", "Use --backend trl"
         )
@@ -60,8 +55,8 @@ def load_model(
     quantized = spec.model.quantization != "none"
     model, _ = FastLanguageModel.from_pretrained(
         model_name=str(path),
-        max_seq_length=max_length or UNLIMITED,
-        dtype=dtype,
+        max_seq_length=form.max_length or UNLIMITED,
+        dtype=form.dtype,
         load_in_4bit=spec.model.quantization == "4bit",
         load_in_8bit=spec.model.quantization == "8bit",
         load_in_16bit=not quantized and spec.adapter.type != "none",
@@ -70,7 +65,7 @@ def load_model(
         random_state=spec.training.seed,
         trust_remote_code=spec.model.trust_remote_code,
         local_files_only=True,
-        **({"attn_implementation": attention} if attention else {}),
+        **({"attn_implementation": form.attention} if form.attention else {}),
         **{**own, "use_gradient_checkpointing": checkpointing(spec, torch.cuda.is_available())},
     )
     return model
@@ -105,19 +100,14 @@ def trainer_arguments(spec: RunSpec, arguments: Mapping[str, Any]) -> dict[str, 
     return taken if own is None else taken | {"gradient_checkpointing": bool(own)}
 
 
-def add_adapter(spec: RunSpec, model: Any, head: str) -> Any:
+def add_adapter(spec: RunSpec, model: Any, head: Head) -> Any:
     """See :class:`aligntune.worker.backend.Backend`."""
     import torch
     from unsloth import FastLanguageModel
 
     return FastLanguageModel.get_peft_model(
         model,
-        r=spec.adapter.rank,
-        lora_alpha=spec.adapter.alpha,
-        lora_dropout=spec.adapter.dropout,
-        target_modules=spec.adapter.targets,
-        use_rslora=spec.adapter.rslora,
-        use_dora=spec.adapter.dora,
+        **lora_arguments(spec),
         use_gradient_checkpointing=checkpointing(spec, torch.cuda.is_available()),
         random_state=spec.training.seed,
     )

@@ -11,9 +11,10 @@ import json
 import os
 import sys
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from aligntune.spec.algorithm_sections import RewardSpec
 
 TEXTS = [("What is two plus two? ", "four"), ("Why? ", "the cat sat on the mat " * 8), ("a", "b")]
 CHATS = [
@@ -23,18 +24,6 @@ CHATS = [
     )
     for prompt, completion in TEXTS
 ]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A RewardSpec, as far as rewards are concerned."""
-
-    name: str | None = None
-    model: str | None = None
-    revision: str | None = None
-    weight: float = 1.0
-    timeout: float = 60.0
-    args: dict[str, Any] = field(default_factory=dict)
 
 
 def make_models(folder: Path) -> None:
@@ -84,7 +73,7 @@ def our_scores(folder: Path, samples: list[tuple[Any, Any]], **args: Any) -> lis
     from aligntune.rewards import build
 
     chat = not isinstance(samples[0][0], str)
-    (reward,) = build([Asked(model=str(folder), args=args)], Path, "cpu", chat=chat)
+    (reward,) = build([RewardSpec(model=str(folder), args=args)], Path, "cpu", chat=chat)
     prompts, completions = zip(*samples, strict=True)
     return reward(prompts=list(prompts), completions=list(completions), completion_ids=[])
 
@@ -94,7 +83,7 @@ def refusal(folder: Path, chat: bool = False) -> list[str]:
     from aligntune.rewards import build
 
     try:
-        build([Asked(model=str(folder))], Path, "cpu", chat=chat)
+        build([RewardSpec(model=str(folder))], Path, "cpu", chat=chat)
     except AligntuneError as error:
         return [type(error).__name__, error.what]
     return []
@@ -113,10 +102,10 @@ def train(folder: Path) -> dict[str, list[Any]]:
         "def half(completions, answer):\n    return [0.5 if a else None for a in answer]\n"
     )
     asked = [
-        Asked("length", args={"max": 10_000}, weight=2.0),
-        Asked("length", args={"max": 1, "unit": "characters"}),
-        Asked(f"{own}:half", weight=4.0),
-        Asked(model=str(folder / "judge"), weight=0.0),
+        RewardSpec(name="length", args={"max": 10_000}, weight=2.0),
+        RewardSpec(name="length", args={"max": 1, "unit": "characters"}),
+        RewardSpec(name=f"{own}:half", weight=4.0),
+        RewardSpec(model=str(folder / "judge"), weight=0.0),
     ]
     rewards = build(asked, Path, "cpu", tell=print)
     trainer = GRPOTrainer(

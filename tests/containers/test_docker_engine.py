@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from tests.helpers.hosts import make_host
 from tests.helpers.scripted_engine import ScriptedPlanner
 
 from aligntune import contract
@@ -35,7 +36,6 @@ from aligntune_run.engines.docker.worker import ContainerWorker
 from aligntune_run.host.caches import cache_dir
 from aligntune_run.host.docker_client import connect
 from aligntune_run.host.docker_info import probe_engine
-from aligntune_run.host.types import Host
 from aligntune_run.plan import Choice, Image, Phase, Plan, hub_ids
 from aligntune_run.planning.planner import Prepared
 from aligntune_run.runs.execute import attach, execute
@@ -95,23 +95,13 @@ class Bench:
             (folder / name).mkdir()
         (folder / "inputs" / "d.jsonl").write_text('{"text": "x"}\n')
         proxies = {name: environment[name] for name in ("https_proxy",) if name in environment}
-        self.host = Host(
-            system="Linux",
-            machine="x86_64",
+        self.host = make_host(
+            folder,
             uid=uid,
             gid=os.getgid(),
             cpus=1,
-            memory=2**34,
-            gpus=(),
-            gpu_note="",
-            driver=None,
-            other_gpu=None,
             engine=probe_engine(client, ""),
-            images=(),
             cache=cache_dir({"ALIGNTUNE_CACHE_DIR": str(folder / "cache")}),
-            hub_cache=folder / "huggingface" / "hub",
-            datasets_cache=folder / "huggingface" / "datasets",
-            token=None,
             environment=proxies,
         )
         caller = environment | {"XDG_RUNTIME_DIR": str(folder / "runtime")}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from docker import DockerClient
-from tests.containers.runs import Bench, in_image
+from tests.containers.runs import ROOT, Bench, in_image
 
 CHECKS = Path(__file__).parent / "ppo"
 
@@ -30,6 +30,10 @@ def told(
     """What the checks found, by name; they run once, in one container."""
     folder = bench.folder / "tests" / "containers" / "ppo"
     shutil.copytree(CHECKS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    helpers = bench.folder / "tests" / "helpers"
+    helpers.mkdir()
+    for name in ("ppo_toy.py", "tiny.py"):
+        shutil.copy(ROOT / "tests" / "helpers" / name, helpers)
     bench.give_away()
     printed = in_image(engine, image("trl", "cpu"), folder / "run.py", bench)
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith('{"check"')]

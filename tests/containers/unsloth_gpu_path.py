@@ -53,13 +53,13 @@ def load_on_cpu() -> None:
     import aligntune_backend as backend
     from unsloth import FastModel
 
-    def load_model(
-        spec: Any, path: Path, dtype: Any, attention: str | None, max_length: int | None, head: str
-    ) -> Any:
+    from aligntune.worker.backend import lora_arguments
+
+    def load_model(spec: Any, path: Path, form: Any) -> Any:
         model, _ = FastModel.from_pretrained(
             str(path),
-            max_seq_length=max_length,
-            dtype=dtype,
+            max_seq_length=form.max_length,
+            dtype=form.dtype,
             load_in_4bit=False,
             full_finetuning=spec.adapter.type == "none",
             device_map={"": "cpu"},
@@ -71,10 +71,7 @@ def load_on_cpu() -> None:
     def add_adapter(spec: Any, model: Any, head: str) -> Any:
         return FastModel.get_peft_model(
             model,
-            r=spec.adapter.rank,
-            lora_alpha=spec.adapter.alpha,
-            lora_dropout=spec.adapter.dropout,
-            target_modules=spec.adapter.targets,
+            **lora_arguments(spec),
             use_gradient_checkpointing=backend.checkpointing(spec, cuda=True),
         )
 

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.hosts import make_host
+
 from aligntune_run.doctor.probe import Findings, Folder
-from aligntune_run.host.types import Engine, Gpu, Host, ImageState
+from aligntune_run.host.types import Engine, Gpu, ImageState
 
 GIB = 2**30
 
@@ -40,24 +42,14 @@ ENGINE = Engine(
 
 
 HEALTHY = Findings(
-    host=Host(
-        system="Linux",
-        machine="x86_64",
-        uid=1000,
-        gid=1000,
+    host=make_host(
+        Path("/home/u/.cache"),
         cpus=16,
         memory=64 * GIB,
         gpus=(H200,),
-        gpu_note="",
         driver="580.95.05",
-        other_gpu=None,
         engine=ENGINE,
         images=(image_state("unsloth", "cuda"), image_state("trl", "cuda")),
-        cache=Path("/home/u/.cache/aligntune"),
-        hub_cache=Path("/home/u/.cache/huggingface/hub"),
-        datasets_cache=Path("/home/u/.cache/huggingface/datasets"),
-        token=None,
-        environment={},
     ),
     facts={"trl": {"flavours": {"cuda": CUDA}}, "unsloth": {"flavours": {"cuda": CUDA}}},
     environment={},

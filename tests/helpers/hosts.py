@@ -10,7 +10,7 @@ from aligntune_run.host.types import Engine, Host
 GPU = "GPU-3f6e3c9a-0000-0000-0000-000000000000"
 
 
-def make_host(cache: Path, **values: Any) -> Host:
+def make_host(caches: Path, **values: Any) -> Host:
     fields: dict[str, Any] = {
         "system": "Linux",
         "machine": "x86_64",
@@ -24,9 +24,9 @@ def make_host(cache: Path, **values: Any) -> Host:
         "other_gpu": None,
         "engine": Engine(True),
         "images": (),
-        "cache": cache / "aligntune",
-        "hub_cache": cache / "huggingface" / "hub",
-        "datasets_cache": cache / "huggingface" / "datasets",
+        "cache": caches / "aligntune",
+        "hub_cache": caches / "huggingface" / "hub",
+        "datasets_cache": caches / "huggingface" / "datasets",
         "token": None,
         "environment": {},
     }

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tests.helpers.hosts import make_host
+
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.layers import Layer
 from aligntune.spec.resolve import resolve
 from aligntune_run.engines.base import Command, Engine, Environment, Exit, WorkerStatus
 from aligntune_run.engines.gpu_leases import Lease, LocalGpus, gpus_of
-from aligntune_run.host.types import Engine as EngineFacts
 from aligntune_run.host.types import Host
 from aligntune_run.images.recipes import Recipe
 from aligntune_run.plan import Choice, Plan
@@ -130,26 +131,8 @@ def prepared(folder: Path, resumed: bool = False, **scripts: Script) -> Prepared
     choice = Choice("trl", "cpu", "docker", None, "", (), "TRL", (), ())
     spec = resolve([Layer("test", values)]).spec
     plan = Plan("id", str(folder), spec, {}, choice, 2**30, ())
-    host = Host(
-        system="Linux",
-        machine="x86_64",
-        uid=0,
-        gid=0,
-        cpus=1,
-        memory=1,
-        gpus=(),
-        gpu_note="",
-        driver=None,
-        other_gpu=None,
-        engine=EngineFacts(True),
-        images=(),
-        cache=folder,
-        hub_cache=folder,
-        datasets_cache=folder,
-        token=None,
-        environment={},
-    )
     plan = replace(plan, attempt=2 if resumed else 1)
+    host = make_host(folder)
     engine = ScriptedEngine(scripts, LocalGpus(host))
     return Prepared(plan, ScriptedPlanner(host, engine, choose=lambda _: choice))
 

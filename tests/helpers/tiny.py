@@ -47,9 +47,6 @@ def make_model(
     folder: Path, architecture: str, tokenizer: Any, seed: int = 0, **shape: float
 ) -> None:
     """Save a random causal model of ``architecture`` and the tokenizer into ``folder``."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     shape = {
         # Rounded up as most are: Qwen's tokenizer class adds a token of its own when it is loaded.
         "vocab_size": -(-len(tokenizer) // 64) * 64,
@@ -72,16 +69,22 @@ def make_model(
             "max_position_embeddings": "n_positions",
         }
         shape = {names[key]: value for key, value in shape.items() if key in names}
-    torch.manual_seed(seed)
-    config = AutoConfig.for_model(
-        architecture,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        **shape,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    special = {
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": None,
+    }
+    random_model(architecture, seed, **special, **shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def random_model(architecture: str, seed: int, **config: Any) -> Any:
+    """A causal model of ``architecture`` with random weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **config))
 
 
 def main() -> None:

@@ -32,6 +32,13 @@ def ordinary_user() -> Iterator[None]:
 
 
 @pytest.fixture
+def closed(tmp_path: Path) -> Path:
+    """A folder that an ordinary user may not look into."""
+    (tmp_path / "closed").mkdir(mode=0)
+    return tmp_path / "closed"
+
+
+@pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """No settings, no engine and no token of whoever runs the tests."""
     kept = {

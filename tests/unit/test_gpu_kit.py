@@ -78,6 +78,7 @@ class TestData:
 
 
 Wheel = Callable[..., Path]
+Script = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -244,9 +245,7 @@ def kit(make_wheel: Wheel, tmp_path: Path) -> Path:
 
 class TestInstalling:
     @pytest.fixture
-    def install(
-        self, kit: Path, python312: Path, tmp_path: Path
-    ) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def install(self, kit: Path, python312: Path, tmp_path: Path) -> Script:
         def installed(*backends: str, **variables: str) -> subprocess.CompletedProcess[str]:
             targets = tmp_path / "targets"
             return subprocess.run(
@@ -259,7 +258,7 @@ class TestInstalling:
         return installed
 
     def test_each_backend_gets_a_folder_with_what_both_need(
-        self, install: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+        self, install: Script, tmp_path: Path
     ) -> None:
         done = install()
         assert done.returncode == 0, done.stderr
@@ -271,9 +270,7 @@ class TestInstalling:
             }
         assert done.stdout.count("installed 2 wheels") == 2
 
-    def test_one_backend_may_be_asked_for(
-        self, install: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-    ) -> None:
+    def test_one_backend_may_be_asked_for(self, install: Script, tmp_path: Path) -> None:
         assert install("trl").returncode == 0
         assert [path.name for path in (tmp_path / "targets").iterdir()] == ["trl"]
 
@@ -287,7 +284,7 @@ class TestInstalling:
     )
     def test_a_machine_that_does_not_do_is_one_line(
         self,
-        install: Callable[..., subprocess.CompletedProcess[str]],
+        install: Script,
         python312: Path,
         tmp_path: Path,
         variable: str,
@@ -299,9 +296,7 @@ class TestInstalling:
         assert done.stderr == f"gpu kit: {said}\n"
         assert not (tmp_path / "targets" / "trl").exists()
 
-    def test_a_damaged_wheel_is_named(
-        self, install: Callable[..., subprocess.CompletedProcess[str]], kit: Path
-    ) -> None:
+    def test_a_damaged_wheel_is_named(self, install: Script, kit: Path) -> None:
         with (kit / "trl" / "trl_only-1.0-py3-none-any.whl").open("ab") as wheel:
             wheel.write(b"more")
         done = install()
@@ -309,9 +304,7 @@ class TestInstalling:
         assert done.stderr.startswith("gpu kit: trl/trl_only-1.0-py3-none-any.whl in ")
         assert done.stderr.endswith("is damaged: its sha256 is not the one in CONTENTS\n")
 
-    def test_a_missing_wheel_is_named(
-        self, install: Callable[..., subprocess.CompletedProcess[str]], kit: Path
-    ) -> None:
+    def test_a_missing_wheel_is_named(self, install: Script, kit: Path) -> None:
         (kit / "common" / "common_only-1.0-py3-none-any.whl").unlink()
         done = install()
         assert done.returncode == 1
@@ -319,9 +312,7 @@ class TestInstalling:
             f"gpu kit: common/common_only-1.0-py3-none-any.whl is missing from {kit}\n"
         )
 
-    def test_a_kit_that_was_never_finished_is_refused(
-        self, install: Callable[..., subprocess.CompletedProcess[str]], kit: Path
-    ) -> None:
+    def test_a_kit_that_was_never_finished_is_refused(self, install: Script, kit: Path) -> None:
         (kit / "CONTENTS").unlink()
         done = install()
         assert done.returncode == 1
@@ -330,9 +321,7 @@ class TestInstalling:
 
 class TestGathering:
     @pytest.fixture
-    def gather(
-        self, make_wheel: Wheel, tmp_path: Path
-    ) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def gather(self, make_wheel: Wheel, tmp_path: Path) -> Script:
         """The script in a tree of its own, whose locks pin made-up wheels that lie in a folder."""
         root, wheels = tmp_path / "root", tmp_path / "wheels"
         shutil.copytree(SCRIPTS, root / "scripts")
@@ -380,7 +369,7 @@ class TestGathering:
         return gathered
 
     def test_every_wheel_lies_in_its_folder_and_is_listed_with_size_hash_and_origin(
-        self, gather: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+        self, gather: Script, tmp_path: Path
     ) -> None:
         done = gather("--no-check")
         assert done.returncode == 0, done.stderr
@@ -400,9 +389,7 @@ class TestGathering:
         }
         assert "the machine has another version: torch 1.0 (0.9);" in done.stdout
 
-    def test_more_than_the_limit_is_an_error(
-        self, gather: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-    ) -> None:
+    def test_more_than_the_limit_is_an_error(self, gather: Script, tmp_path: Path) -> None:
         done = gather("--no-check", GPU_KIT_LIMIT="100")
         assert done.returncode == 1
         assert done.stderr.endswith(" bytes are more than the limit of 100\n")
@@ -410,7 +397,7 @@ class TestGathering:
 
     def test_a_wheel_of_another_hash_is_refused(
         self,
-        gather: Callable[..., subprocess.CompletedProcess[str]],
+        gather: Script,
         make_wheel: Wheel,
         tmp_path: Path,
     ) -> None:
@@ -420,9 +407,7 @@ class TestGathering:
         assert "HASH" in done.stderr
         assert not (tmp_path / "kit" / "CONTENTS").exists()
 
-    def test_a_name_that_no_lock_pins_is_an_error(
-        self, gather: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-    ) -> None:
+    def test_a_name_that_no_lock_pins_is_an_error(self, gather: Script, tmp_path: Path) -> None:
         with (tmp_path / "root/tests/gpu/wheels.txt").open("a") as names:
             names.write("three\n")
         done = gather("--no-check")
@@ -432,7 +417,7 @@ class TestGathering:
         )
 
     def test_without_python_312_the_kit_is_there_and_unchecked(
-        self, gather: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+        self, gather: Script, tmp_path: Path
     ) -> None:
         done = gather()
         assert done.returncode == 1

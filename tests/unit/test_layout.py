@@ -47,7 +47,7 @@ WINGS = {
         ("failures", "hub_errors"),
         ("record",),
         ("spec",),
-        ("tasks", "packages"),
+        ("tasks", "packages", "pretrained"),
         ("data", "rewards"),
         ("worker",),
         ("api",),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from aligntune.record.schema import RunRecord
 
@@ -89,8 +89,27 @@ class TrainResult:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskResult:
+    """A task's result; ``run_dir`` is the task's folder, ``record`` its ``run.json``."""
+
+    run_dir: Path
+    record: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, record: RunRecord) -> Self:
+        folder = Path(record.run_dir or "")
+        return cls(**cls._values(record.result), run_dir=folder, record=record.to_dict())
+
+    @classmethod
+    def _values(cls, result: dict[str, Any]) -> dict[str, Any]:
+        """The fields of this class alone, from a record's result."""
+        own = {item.name for item in fields(cls)} - {item.name for item in fields(TaskResult)}
+        return {name: result[name] for name in own}
+
+
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(TaskResult):
     """An evaluation of a run's model.
 
     Attributes:
@@ -99,28 +118,16 @@ class Evaluation:
         samples: a few rows with the model's output.
         rows: number of rows.
         source: where the rows come from.
-        run_dir: the folder of the evaluation.
-        record: its ``run.json``.
     """
 
     metrics: dict[str, float | int | None]
     samples: tuple[dict[str, Any], ...] = field(repr=False)
     rows: int
     source: str
-    run_dir: Path
-    record: dict[str, Any] = field(repr=False)
 
     @classmethod
-    def of(cls, record: RunRecord) -> Evaluation:
-        result = record.result
-        return cls(
-            metrics=result["metrics"],
-            samples=tuple(result["samples"]),
-            rows=result["rows"],
-            source=result["source"],
-            run_dir=_folder(record),
-            record=record.to_dict(),
-        )
+    def _values(cls, result: dict[str, Any]) -> dict[str, Any]:
+        return {**super()._values(result), "samples": tuple(result["samples"])}
 
     @property
     def loss(self) -> float | None:
@@ -161,17 +168,14 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """One :class:`Prediction` per prompt, in order; ``run_dir`` is their folder."""
+class Predictions(TaskResult):
+    """One :class:`Prediction` per prompt, in order."""
 
     predictions: tuple[Prediction, ...]
-    run_dir: Path
-    record: dict[str, Any] = field(repr=False)
 
     @classmethod
-    def of(cls, record: RunRecord) -> Predictions:
-        made = tuple(Prediction(**values) for values in record.result["predictions"])
-        return cls(made, _folder(record), record.to_dict())
+    def _values(cls, result: dict[str, Any]) -> dict[str, Any]:
+        return {"predictions": tuple(Prediction(**values) for values in result["predictions"])}
 
     def __iter__(self) -> Iterator[Prediction]:
         return iter(self.predictions)
@@ -202,26 +206,9 @@ class Saved:
 
 
 @dataclass(frozen=True)
-class Pushed:
-    """A model on a hub: its ``repository``, address and commit; ``run_dir`` has the record."""
+class Pushed(TaskResult):
+    """A model on a hub: its ``repository``, address and commit."""
 
     repository: str
     url: str
     commit: str
-    run_dir: Path
-    record: dict[str, Any] = field(repr=False)
-
-    @classmethod
-    def of(cls, record: RunRecord) -> Pushed:
-        result = record.result
-        return cls(
-            repository=result["repository"],
-            url=result["url"],
-            commit=result["commit"],
-            run_dir=_folder(record),
-            record=record.to_dict(),
-        )
-
-
-def _folder(record: RunRecord) -> Path:
-    return Path(record.run_dir or "")

@@ -8,6 +8,7 @@ from typing import Any
 
 from aligntune.errors import ModelError
 from aligntune.failures import first_line
+from aligntune.pretrained import load_errors, read_tokenizer, set_padding
 
 HEAD = "ForSequenceClassification"
 
@@ -39,7 +40,9 @@ def load_model(
         ModelError: the model does not load, or has no reward head.
     """
     config = _config(folder, name)
-    tokenizer = _tokenizer(folder, name)
+    tokenizer = read_tokenizer(folder, f"the reward model {name}")
+    set_padding(tokenizer, f"the reward model {name}")
+    tokenizer.truncation_side = "left"
     if chat and tokenizer.chat_template is None:
         raise ModelError(
             f"the prompts are conversations, and the reward model {name} has no chat template",
@@ -115,42 +118,15 @@ def _config(folder: Path, name: str) -> Any:
     return config
 
 
-def _tokenizer(folder: Path, name: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises a dozen classes for a folder without one
-        raise ModelError(
-            f"the reward model {name} has no usable tokenizer: {first_line(error)}",
-            "Save the tokenizer in the model's folder",
-        ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if tokenizer.pad_token is None:
-        raise ModelError(
-            f"the tokenizer of the reward model {name} has no padding token",
-            "Set pad_token in its tokenizer_config.json",
-        )
-    tokenizer.padding_side, tokenizer.truncation_side = "right", "left"
-    return tokenizer
-
-
 def _weights(folder: Path, name: str, device: Any) -> Any:
     import torch
     from transformers import AutoModelForSequenceClassification
 
     dtype: Any = torch.float32 if torch.device(device).type == "cpu" else "auto"
-    try:
+    with load_errors(f"the reward model {name}", "Check its files"):
         model, found = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=dtype, local_files_only=True, output_loading_info=True
         )
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise ModelError(
-            f"the reward model {name} does not load: {first_line(error)}", "Check its files"
-        ) from error
     lacking = sorted(found["missing_keys"])
     if lacking:  # transformers would initialize them randomly
         raise ModelError(

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import aligntune
+from aligntune.algorithms import Head
 from aligntune.record.code_hash import code_hash
 from aligntune.spec.run_spec import RunSpec
+
+
+@dataclass(frozen=True)
+class ModelForm:
+    """What a model is loaded as.
+
+    Attributes:
+        dtype: ``torch.dtype`` of the weights.
+        attention: attention implementation, or None for the backend's default.
+        max_length: tokens of the longest sequence, None without a limit.
+        head: ``causal``, or ``classifier`` for a classifier with one label.
+    """
+
+    dtype: Any
+    attention: str | None
+    max_length: int | None
+    head: Head
 
 
 class Backend(Protocol):
@@ -23,24 +42,13 @@ class Backend(Protocol):
     def model_arguments(self) -> Collection[str]:
         """The arguments that :meth:`load_model` reads from the backend's section of the spec."""
 
-    def load_model(
-        self,
-        spec: RunSpec,
-        path: Path,
-        dtype: Any,
-        attention: str | None,
-        max_length: int | None,
-        head: str,
-    ) -> Any:
-        """Load the model in ``path``.
+    def load_model(self, spec: RunSpec, path: Path, form: ModelForm) -> Any:
+        """Load the model in ``path``, a local folder.
 
         Args:
             spec: the request, for quantization and trust in remote code.
-            path: local folder of the model.
-            dtype: ``torch.dtype`` of the weights.
-            attention: attention implementation, or None for the backend's default.
-            max_length: tokens of the longest sequence, None without a limit.
-            head: ``causal``, or ``classifier`` for a classifier with one label.
+            path: folder of the model.
+            form: what to load it as.
         """
 
     def trainer_arguments(self, spec: RunSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +60,7 @@ class Backend(Protocol):
                 better itself, unless the user set them.
         """
 
-    def add_adapter(self, spec: RunSpec, model: Any, head: str) -> Any:
+    def add_adapter(self, spec: RunSpec, model: Any, head: Head) -> Any:
         """``model`` with a new, trainable LoRA adapter as described by ``spec.adapter``."""
 
     def computes_loss(self) -> bool:
@@ -65,6 +73,18 @@ class Backend(Protocol):
 
         The context restores gradient checkpointing.
         """
+
+
+def lora_arguments(spec: RunSpec) -> dict[str, Any]:
+    """The request's LoRA adapter, as peft and Unsloth call its values."""
+    return {
+        "r": spec.adapter.rank,
+        "lora_alpha": spec.adapter.alpha,
+        "lora_dropout": spec.adapter.dropout,
+        "target_modules": spec.adapter.targets,
+        "use_rslora": spec.adapter.rslora,
+        "use_dora": spec.adapter.dora,
+    }
 
 
 def installed() -> Backend:

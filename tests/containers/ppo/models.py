@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 from tests.containers.ppo.parts import (
-    END,
-    PAD,
     PROMPTS,
     WORDS,
     adapted,
@@ -17,6 +15,7 @@ from tests.containers.ppo.parts import (
     tokenizer,
     trainer,
 )
+from tests.helpers.ppo_toy import END, PAD
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from aligntune.errors import TrainingError

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from tests.helpers.ppo_toy import PAD, Logs, share, word_policy, word_tokenizer
 from transformers.trainer_callback import PrinterCallback
 
 from aligntune.worker.ppo.trainer import PPOConfig, PPOTrainer
 
-WORDS, PAD, END, CHOSEN = 24, 0, 1, 7
+WORDS = 24
 TEMPLATE = (
     "{% for message in messages %}w02 {{ message['content'] }} {% endfor %}"
     "{% if add_generation_prompt %}w03{% endif %}"
@@ -26,35 +26,16 @@ PROMPTS = [
 
 
 def tokenizer(pad: int = PAD) -> Any:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = {f"w{number:02}": number for number in range(WORDS)}
-    made = Tokenizer(models.WordLevel(words, unk_token="w00"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token=f"w{pad:02}", eos_token=f"w{END:02}", model_max_length=128
-    )
-    fast.chat_template = TEMPLATE
-    return fast
+    made = word_tokenizer(WORDS, pad, model_max_length=128)
+    made.chat_template = TEMPLATE
+    return made
 
 
 def policy(seed: int = 0, spread: float = 0.02, **shape: Any) -> Any:
     """A random Llama; a larger ``spread`` makes it sure of what it says."""
-    torch.manual_seed(seed)
-    given = {"vocab_size": WORDS, "hidden_size": 32, "intermediate_size": 48, **shape}
-    return LlamaForCausalLM(
-        LlamaConfig(
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            max_position_embeddings=128,
-            initializer_range=spread,
-            pad_token_id=PAD,
-            eos_token_id=END,
-            bos_token_id=None,
-            **given,
-        )
-    )
+    small = {"hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 128}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    return word_policy(WORDS, seed, initializer_range=spread, **{**small, **heads, **shape})
 
 
 def adapted(model: Any) -> Any:
@@ -63,28 +44,6 @@ def adapted(model: Any) -> Any:
     torch.manual_seed(0)
     targets = ["q_proj", "v_proj", "up_proj"]
     return get_peft_model(model, LoraConfig(r=4, lora_dropout=0.5, target_modules=targets))
-
-
-def share(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
-    return [tokens.count(CHOSEN) / len(tokens) for tokens in completion_ids]
-
-
-class Logs(TrainerCallback):  # type: ignore[misc]
-    """What was logged; and a stop after a step, as the worker's own callback does it."""
-
-    def __init__(self, stop: int = 0) -> None:
-        self.told: list[dict[str, float]] = []
-        self._stop = stop
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        self.told.append(dict(logs))
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == self._stop:
-            control.should_save = control.should_training_stop = True
-
-    def of(self, name: str) -> list[float]:
-        return [told[name] for told in self.told if name in told]
 
 
 def trainer(

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 
@@ -21,14 +22,14 @@ def main() -> None:
     """Run the named checks, or all."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
     import torch
-    from tests.containers.ppo import mathematics, models, training
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    modules = [path.stem for path in sorted(Path(__file__).parent.glob("*.py"))]
     found = {
         name: each
-        for module in (mathematics, models, training)
-        for name, each in vars(module).items()
+        for module in modules
+        for name, each in vars(import_module(f"tests.containers.ppo.{module}")).items()
         if name.startswith("check_")
     }
     for name in sys.argv[1:] or found:

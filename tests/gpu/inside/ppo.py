@@ -72,18 +72,12 @@ def main(kind: str, critic: str, output: str) -> None:
         import unsloth  # noqa: F401  - before everything it patches
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
     import torch
+    from tests.helpers.ppo_toy import Logs
     from tests.helpers.tiny import make_model, make_tokenizer
-    from transformers import AutoTokenizer, TrainerCallback
+    from transformers import AutoTokenizer
 
     from aligntune.worker.modeling.score import Sequences, score
     from aligntune.worker.ppo.trainer import PPOConfig, PPOTrainer
-
-    class Logs(TrainerCallback):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.told: list[dict[str, float]] = []
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-            self.told.append(dict(logs))
 
     folder = f"{output}/llama"
     made = make_tokenizer(["the cat sat on the mat"])
@@ -133,7 +127,7 @@ def main(kind: str, critic: str, output: str) -> None:
     apart = [
         float((together[row, : len(each)] - each).abs().max()) for row, each in enumerate(alone)
     ]
-    rewards = [told["reward"] for told in logs.told if "reward" in told]
+    rewards = logs.of("reward")
     print(
         json.dumps(
             {

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.helpers.checkpoints import write_safetensors
+from tests.helpers.hosts import make_host
 from tests.helpers.scripted_engine import ScriptedPlanner
 
 from aligntune.errors import BackendError, DataError, ModelError, OutputError, SpecError
@@ -33,7 +34,7 @@ from aligntune.tasks import (
 )
 from aligntune_run.engines.docker.arguments import Surroundings, container_arguments
 from aligntune_run.engines.local.engine import ProcessEngine
-from aligntune_run.host.types import Engine, Host
+from aligntune_run.host.types import Host
 from aligntune_run.plan import Choice, Image, Plan, hub_ids
 from aligntune_run.planning import tasks
 from aligntune_run.planning.planner import Obtaining, Planner
@@ -197,25 +198,7 @@ def test_prompts_are_read_from_lines_of_text_or_json(tmp_path: Path) -> None:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
-    return Host(
-        system="Linux",
-        machine="x86_64",
-        uid=1,
-        gid=1,
-        cpus=1,
-        memory=2**33,
-        gpus=(),
-        gpu_note="",
-        driver=None,
-        other_gpu=None,
-        engine=Engine(True),
-        images=(),
-        cache=tmp_path / "cache",
-        hub_cache=tmp_path / "hub",
-        datasets_cache=tmp_path / "datasets",
-        token=None,
-        environment={"HF_ENDPOINT": "https://hub.example"},
-    )
+    return make_host(tmp_path, environment={"HF_ENDPOINT": "https://hub.example"})
 
 
 def choice(lock: str = "f00", gpus: tuple[str, ...] = ()) -> Choice:

@@ -67,12 +67,6 @@ def test_neither_are_other_files_nor_a_link_to_nowhere(tmp_path: Path) -> None:
         RunDir(tmp_path / "link").require_new()
 
 
-@pytest.fixture
-def closed(tmp_path: Path) -> Path:
-    (tmp_path / "closed").mkdir(mode=0)
-    return tmp_path / "closed"
-
-
 @pytest.mark.usefixtures("closed", "ordinary_user")
 def test_a_folder_that_may_not_be_looked_into_is_left_to_whoever_writes(closed: Path) -> None:
     with pytest.raises(PermissionError):

@@ -7,6 +7,7 @@ from typing import Any
 from aligntune.errors import DataError
 from aligntune.spec.run_spec import RunSpec
 from aligntune.worker.families import Setup
+from aligntune.worker.families.preference import relative_arguments
 from aligntune.worker.inputs.tokenize import (
     Tokenized,
     encode_answered,
@@ -27,20 +28,12 @@ SAMPLES = 4
 def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
     """See :class:`~aligntune.worker.families.Family`."""
     return {
-        "max_length": None,  # rows are cut already
-        "remove_unused_columns": False,  # rows contain only used columns
+        **relative_arguments(spec),
         # The KL term pairs the rows of a batch, so encode() determines the batches.
         "train_sampling_strategy": "sequential",
-        "pad_to_multiple_of": None,
-        "precompute_ref_log_probs": False,
-        "precompute_ref_batch_size": None,
         "loss_type": spec.preference.loss_type,
-        "beta": spec.preference.beta,
         "desirable_weight": 1.0,
         "undesirable_weight": 1.0,
-        "disable_dropout": not spec.adapter.dropout,  # it would disable the adapter's too
-        "sync_ref_model": False,
-        "activation_offloading": False,
     }
 
 

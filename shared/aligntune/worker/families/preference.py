@@ -31,20 +31,27 @@ CHANGES_LOSS = {"f_divergence_type", "ld_alpha", "loss_weights", "use_weighting"
 def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
     """See :class:`~aligntune.worker.families.Family`."""
     return {
-        "max_length": None,  # rows are cut already
-        "remove_unused_columns": False,  # rows contain only used columns
+        **relative_arguments(spec),
         "truncation_mode": "keep_start",
         "padding_free": False,
-        "pad_to_multiple_of": None,
-        "precompute_ref_log_probs": False,
-        "precompute_ref_batch_size": None,
         "loss_type": [spec.preference.loss_type],
         "loss_weights": None,
         "ld_alpha": None,
         "f_divergence_type": "reverse_kl",
         "label_smoothing": spec.preference.label_smoothing,
-        "beta": spec.preference.beta,
         "use_weighting": False,
+    }
+
+
+def relative_arguments(spec: RunSpec) -> dict[str, Any]:
+    """The trainer's arguments for encoded rows and a loss relative to a reference."""
+    return {
+        "max_length": None,  # rows are cut already
+        "remove_unused_columns": False,  # rows contain only used columns
+        "pad_to_multiple_of": None,
+        "precompute_ref_log_probs": False,
+        "precompute_ref_batch_size": None,
+        "beta": spec.preference.beta,
         "disable_dropout": not spec.adapter.dropout,  # it would disable the adapter's too
         "sync_ref_model": False,
         "activation_offloading": False,

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from aligntune.algorithms import Head
 from aligntune.errors import ModelError
 
 SHOWN = 3
@@ -24,17 +25,44 @@ WRAPPERS = ("_orig_mod.", "module.", "base_model.model.", "_fsdp_wrapped_module.
 """Prefixes that torch.compile, DDP, peft and FSDP put in front of every name."""
 
 
-@contextmanager
-def load_reports() -> Iterator[list[tuple[Any, Any]]]:
-    """Collect what transformers finds out while it loads models inside this context.
+Report = tuple[Any, Any]
+"""A model, and what transformers found out about its weights (``LoadStateDictInfo``)."""
 
-    Each report is the model and its ``LoadStateDictInfo``, after the exceptions of the
-    architecture (tied weights, ``_keys_to_ignore_on_load_missing``) were removed. A backend's
-    loader may not pass ``output_loading_info`` on, so the report is read where it is written.
+
+@contextmanager
+def every_weight(name: str, folder: Path, head: Head) -> Iterator[None]:
+    """Refuse weights that are missing, unknown to the model, or of another size.
+
+    For a model that is loaded inside this context. The exceptions of its architecture (tied
+    weights, ``_keys_to_ignore_on_load_missing``) are none of these.
+
+    Args:
+        name: the model in the request.
+        folder: its files.
+        head: ``causal``, or ``classifier``, whose head may be new and replaces the model's own.
+
+    Raises:
+        ModelError: the checkpoint does not match; the message has the names.
+    """
+    with _load_reports() as reports:
+        try:
+            yield
+        except (RuntimeError, ValueError):  # it names no weights; the report does
+            _require_every_weight(reports, name, folder, head)
+            raise
+    _require_every_weight(reports, name, folder, head)
+
+
+@contextmanager
+def _load_reports() -> Iterator[list[Report]]:
+    """Collect transformers' reports inside this context.
+
+    A backend's loader may not pass ``output_loading_info`` on, so the report is read where it is
+    written.
     """
     from transformers import modeling_utils
 
-    found: list[tuple[Any, Any]] = []
+    found: list[Report] = []
     write = modeling_utils.log_state_dict_report
 
     def record(*arguments: Any, **named: Any) -> None:
@@ -50,20 +78,7 @@ def load_reports() -> Iterator[list[tuple[Any, Any]]]:
         modeling_utils.log_state_dict_report = write
 
 
-def require_every_weight(
-    reports: Sequence[tuple[Any, Any]], name: str, folder: Path, head: str
-) -> None:
-    """Refuse weights that are missing, unknown to the model, or of another size.
-
-    Args:
-        reports: from :func:`load_reports`.
-        name: the model in the request.
-        folder: its files.
-        head: ``causal``, or ``classifier``, whose head may be new and replaces the model's own.
-
-    Raises:
-        ModelError: the checkpoint does not match; the message has the names.
-    """
+def _require_every_weight(reports: Sequence[Report], name: str, folder: Path, head: Head) -> None:
     multimodal = _is_multimodal(folder)
     for model, info in reports:
         body = f"{model.base_model_prefix}."

@@ -6,19 +6,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+from aligntune.algorithms import Head
 from aligntune.contract import INPUT_ROOT_VARIABLE
 from aligntune.errors import ModelError, SpecError
 from aligntune.failures import first_line
+from aligntune.pretrained import load_errors, read_tokenizer, set_padding
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.spec.trainer_args import longest_row
-from aligntune.worker.backend import Backend
+from aligntune.worker.backend import Backend, ModelForm
 from aligntune.worker.device import Device
-from aligntune.worker.inputs.checkpoint import (
-    load_reports,
-    require_every_adapter_weight,
-    require_every_weight,
-)
+from aligntune.worker.inputs.checkpoint import every_weight, require_every_adapter_weight
 from aligntune.worker.inputs.fetch import fetched
 
 
@@ -56,27 +54,10 @@ def locate_model(spec: RunSpec, run: RunDir) -> Path:
 
 def load_tokenizer(spec: RunSpec, path: Path) -> Any:
     """The model's tokenizer, with right padding and a padding token that is not learned."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, trust_remote_code=spec.model.trust_remote_code, local_files_only=True
-        )
-    except Exception as error:  # transformers raises a dozen classes for a folder without one
-        raise ModelError(
-            f"{spec.model.name} has no usable tokenizer: {first_line(error)}",
-            "Save the tokenizer in the model's folder",
-        ) from error
+    tokenizer = read_tokenizer(path, spec.model.name, spec.model.trust_remote_code)
     if spec.model.chat_template:
         tokenizer.chat_template = locate(spec.model.chat_template).read_text(encoding="utf-8")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if tokenizer.pad_token is None:
-        raise ModelError(
-            f"the tokenizer of {spec.model.name} has neither padding nor end-of-sequence token",
-            "Set pad_token in its tokenizer_config.json",
-        )
-    tokenizer.padding_side = "right"
+    set_padding(tokenizer, spec.model.name)
     return tokenizer
 
 
@@ -128,29 +109,19 @@ def load_model(
     backend: Backend,
     device: Device,
     run: RunDir,
-    head: str,
+    head: Head,
 ) -> Any:
-    """Load the model, with the adapter of the request; ``head`` as in :class:`Backend`.
+    """Load the model, with the adapter of the request; ``head`` as in :class:`ModelForm`.
 
     Raises:
         ModelError: this stack does not support the model, or its files are damaged, or have other
             weights than the model.
     """
-    import torch
-
-    dtype = _dtype(spec, config, device)
     attention = None if spec.model.attention == "auto" else spec.model.attention
-    with load_reports() as reports:
-        try:
-            model = backend.load_model(spec, path, dtype, attention, max_length, head)
-        except torch.OutOfMemoryError:
-            raise
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            require_every_weight(reports, spec.model.name, path, head)
-            raise ModelError(
-                f"{spec.model.name} does not load: {first_line(error)}", "Check the model's files"
-            ) from error
-    require_every_weight(reports, spec.model.name, path, head)
+    form = ModelForm(_dtype(spec, config, device), attention, max_length, head)
+    name = spec.model.name
+    with load_errors(name, "Check the model's files"), every_weight(name, path, head):
+        model = backend.load_model(spec, path, form)
     if spec.adapter.type != "none":
         model = _with_adapter(spec, model, backend, run, head)
         if head == "classifier":  # the head is new, and rounding would lose small updates
@@ -163,7 +134,7 @@ def load_model(
     return model
 
 
-def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir, head: str) -> Any:
+def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir, head: Head) -> Any:
     name = spec.adapter.path
     if name is None:
         try:

@@ -82,9 +82,16 @@ class Given:
         if self.generation is None or not file.is_file():
             return
         written = json.loads(file.read_text(encoding="utf-8"))
-        changed = {key: written[key] for key in ("eos_token_id",) if key in written}
+        ends = written.get("eos_token_id")
+        before = self.generation.get("eos_token_id")
+        same = ends is None or _listed(ends) == _listed(before)
+        changed = {} if same else {"eos_token_id": ends}
         text = json.dumps({**self.generation, **changed}, indent=2)
         file.write_text(text + "\n", encoding="utf-8")
+
+
+def _listed(tokens: int | list[int] | None) -> list[int]:
+    return tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]
 
 
 def make_savable(model: Any) -> None:
