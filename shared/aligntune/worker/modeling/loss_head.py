@@ -11,6 +11,7 @@ measured wrongly, so the fused head is compared with the model's own logits befo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -154,7 +155,8 @@ def own_log_probs(model: Any, ids: Any, mask: Any) -> Any:
 def fused_difference(model: Any) -> float:
     """The largest difference between fused and own log-probabilities of a few tokens, in nats.
 
-    Computed in the weights' precision, without autocast.
+    Computed in the weights' precision, without autocast. Infinite if the model cannot have the
+    fused head, for example because its body returns logits.
     """
     import torch
 
@@ -168,8 +170,13 @@ def fused_difference(model: Any) -> float:
     plain_precision = torch.autocast(device.type, enabled=False)
     with quiet(model), without_router_loss(model), plain_precision:
         own = own_log_probs(model, inputs["input_ids"], inputs["attention_mask"])
-        with _fused(whole, 1.0):
-            fused = model(**inputs, labels=first[None], fused_lm_head=True).log_probs
+        try:
+            with _fused(whole, 1.0):
+                fused = model(**inputs, labels=first[None], fused_lm_head=True).log_probs
+        except torch.OutOfMemoryError:
+            raise
+        except (AttributeError, RuntimeError, TypeError):
+            return math.inf
     return float((own - fused).abs().max())
 
 

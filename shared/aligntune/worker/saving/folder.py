@@ -53,10 +53,12 @@ def try_saving(trainer: Any, tokenizer: Any, given: Given, run: RunDir) -> None:
     """
     folder = run.path / TRIAL
     shutil.rmtree(folder, ignore_errors=True)
-    remedy = "Fix the file that the message names. Nothing has been trained"
+    remedy = "Fix what the message names. Nothing has been trained"
     try:
         _write(trainer, tokenizer, given, folder, _few_weights(trainer.model))
         _read_back(folder, tokenizer, given.trust)
+        if hasattr(trainer.model, "peft_config"):
+            _read_adapter(trainer.model, folder)
     except OSError as error:
         raise OutputError(
             f"the model could not be saved after training: {first_line(error)}",
@@ -126,6 +128,26 @@ def _read_back(folder: Path, tokenizer: Any, trust: bool) -> None:
         raise ValueError("the saved tokenizer makes other tokens than the one that was loaded")
     if again.chat_template != tokenizer.chat_template:
         raise ValueError("the saved tokenizer has another chat template")
+
+
+def _read_adapter(model: Any, folder: Path) -> None:
+    """Load the saved adapter onto the model it was saved from; its values stay the same.
+
+    peft renames the weights of some architectures when it loads them, and only warns if the new
+    name does not exist: a part of the adapter would be lost.
+    """
+    from peft import set_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    name = model.active_adapter
+    weights = load_peft_weights(str(folder), device="cpu")
+    found = set_peft_model_state_dict(model, weights, adapter_name=name)
+    lost = [key for key in found.missing_keys if f".{name}" in key] + list(found.unexpected_keys)
+    if lost:
+        raise ValueError(
+            f"peft does not find {len(lost)} weights of the saved adapter again, such as {lost[0]} "
+            "(leave these modules out of adapter.targets)"
+        )
 
 
 @contextmanager
