@@ -18,7 +18,7 @@ SAID = {
     "no head": "missing: lm_head.weight. If",
     "unknown": "unknown to the model: v_head.weight",
     "another size": "up_proj.weight is [47, 32] in the files and [48, 32] in the model",
-    "adapter": "the weights of the adapter",
+    "adapter": "missing: base_model.model.model.layers.1.mlp.down_proj.lora_A",
 }
 
 

@@ -109,28 +109,31 @@ def _require_every_weight(reports: Sequence[Report], name: str, folder: Path, he
             )
 
 
-def require_every_adapter_weight(model: Any, folder: Path, name: str) -> None:
-    """Refuse an adapter whose files lack weights, or have others; peft only warns.
+def require_every_adapter_weight(model: Any, folder: Path, name: str, remedy: str) -> None:
+    """Refuse an adapter that peft does not load whole. It only warns about missing weights.
+
+    They may be missing in the file. Or peft gives them other names, as it does for the base's
+    weights of some architectures, and does not find these in the model.
+
+    Args:
+        model: with the adapter active, which is loaded again.
+        folder: of the adapter.
+        name: the adapter, for the message.
+        remedy: what to do.
 
     Raises:
-        ModelError: the names differ.
+        ModelError: weights are missing, or unknown to the model.
     """
-    from peft import get_peft_model_state_dict
+    from peft import set_peft_model_state_dict
     from peft.utils import load_peft_weights
 
-    there = set(load_peft_weights(str(folder), device="cpu"))
-    here = set(get_peft_model_state_dict(model))
-    problems = [
-        f"{what} {_listed(sorted(keys))}"
-        for what, keys in (("missing:", here - there), ("unknown to the model:", there - here))
-        if keys
-    ]
-    if problems:
-        raise ModelError(
-            f"the weights of the adapter {name} do not match its adapter_config.json: "
-            f"{'; '.join(problems)}",
-            "Save the adapter again, or use the model that it was trained on",
-        )
+    active = model.active_adapter
+    weights = load_peft_weights(str(folder), device="cpu")
+    found = set_peft_model_state_dict(model, weights, adapter_name=active)
+    missing = sorted(key for key in found.missing_keys if f".{active}" in key)
+    both = (("missing:", missing), ("unknown to the model:", sorted(found.unexpected_keys)))
+    if problems := [f"{what} {_listed(keys)}" for what, keys in both if keys]:
+        raise ModelError(f"peft does not load all of {name}: {'; '.join(problems)}", remedy)
 
 
 def _is_multimodal(folder: Path) -> bool:

@@ -153,7 +153,8 @@ def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir, head
                 "Merge it into its base (peft's merge_and_unload), and train the result",
             )
         adapted = PeftModel.from_pretrained(model, str(path), is_trainable=True)
-        require_every_adapter_weight(adapted, path, name)
+        remedy = "Save the adapter again, or use the model that it was trained on"
+        require_every_adapter_weight(adapted, path, f"the adapter {name}", remedy)
         return adapted
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(

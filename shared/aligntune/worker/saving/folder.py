@@ -13,6 +13,7 @@ from typing import Any
 from aligntune.errors import ModelError, OutputError
 from aligntune.failures import first_line
 from aligntune.record.run_dir import RunDir
+from aligntune.worker.inputs.checkpoint import require_every_adapter_weight
 from aligntune.worker.modeling.model import plain
 from aligntune.worker.modeling.reference import REFERENCE_ADAPTER
 from aligntune.worker.saving.given import Given
@@ -58,17 +59,17 @@ def try_saving(trainer: Any, tokenizer: Any, given: Given, run: RunDir) -> None:
         _write(trainer, tokenizer, given, folder, _few_weights(trainer.model))
         _read_back(folder, tokenizer, given.trust)
         if hasattr(trainer.model, "peft_config"):
-            _read_adapter(trainer.model, folder)
-    except OSError as error:
-        raise OutputError(
-            f"the model could not be saved after training: {first_line(error)}",
-            "Free space on the disk of the run directory, or set --output",
-        ) from error
+            remedy = "Leave these modules out of adapter.targets. Nothing has been trained"
+            require_every_adapter_weight(trainer.model, folder, "the saved adapter", remedy)
+    except ModelError:
+        raise
     except Exception as error:  # whatever transformers, peft and safetensors raise
+        what = f"the model could not be saved after training: {first_line(error)}"
+        if isinstance(error, OSError) and error.errno:  # transformers raises OSError too
+            disk = "Free space on the disk of the run directory, or set --output"
+            raise OutputError(what, disk) from error
         traceback.print_exc()
-        raise ModelError(
-            f"the model could not be saved after training: {first_line(error)}", remedy
-        ) from error
+        raise ModelError(what, remedy) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -77,15 +78,15 @@ def _write(
     trainer: Any, tokenizer: Any, given: Given, folder: Path, weights: dict[str, Any] | None
 ) -> None:
     """Write everything; ``weights`` instead of all of the model's if they are given."""
-    given.restore(plain(trainer.model).config)
     for name in LOADING:
         tokenizer.init_kwargs.pop(name, None)
     side, tokenizer.padding_side = tokenizer.padding_side, given.padding_side
     try:
-        if weights is None:
-            trainer.save_model(str(folder))
-        else:
-            trainer._save(str(folder), state_dict=weights)
+        with given.restored(plain(trainer.model).config):
+            if weights is None:
+                trainer.save_model(str(folder))
+            else:
+                trainer._save(str(folder), state_dict=weights)
         tokenizer.save_pretrained(str(folder))
     finally:
         tokenizer.padding_side = side
@@ -128,26 +129,6 @@ def _read_back(folder: Path, tokenizer: Any, trust: bool) -> None:
         raise ValueError("the saved tokenizer makes other tokens than the one that was loaded")
     if again.chat_template != tokenizer.chat_template:
         raise ValueError("the saved tokenizer has another chat template")
-
-
-def _read_adapter(model: Any, folder: Path) -> None:
-    """Load the saved adapter onto the model it was saved from; its values stay the same.
-
-    peft renames the weights of some architectures when it loads them, and only warns if the new
-    name does not exist: a part of the adapter would be lost.
-    """
-    from peft import set_peft_model_state_dict
-    from peft.utils import load_peft_weights
-
-    name = model.active_adapter
-    weights = load_peft_weights(str(folder), device="cpu")
-    found = set_peft_model_state_dict(model, weights, adapter_name=name)
-    lost = [key for key in found.missing_keys if f".{name}" in key] + list(found.unexpected_keys)
-    if lost:
-        raise ValueError(
-            f"peft does not find {len(lost)} weights of the saved adapter again, such as {lost[0]} "
-            "(leave these modules out of adapter.targets)"
-        )
 
 
 @contextmanager

@@ -6,7 +6,10 @@ router's logits, copy padding tokens, pad on the other side. None of this belong
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,10 +70,19 @@ class Given:
             trust=spec.model.trust_remote_code,
         )
 
-    def restore(self, config: Any) -> None:
-        """Undo what trainers changed in a model's configuration."""
+    @contextmanager
+    def restored(self, config: Any) -> Iterator[None]:
+        """Undo what trainers changed in a model's configuration, inside this context.
+
+        Afterwards the trainer's values are back: some trainers read them at every step.
+        """
         kept = TRAINED | {"pad_token_id"} if self.pads else TRAINED
+        changed = copy.deepcopy(config.to_dict())
         _restore(config, self.config, kept)
+        try:
+            yield
+        finally:
+            _restore(config, changed, kept)
 
     def restore_generation(self, folder: Path) -> None:
         """Write ``generation_config.json`` as it was, with the end tokens of the run.
