@@ -61,7 +61,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "qwen3_next": {"layer_types": ["linear_attention", "full_attention"]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
-    "recurrent_gemma": {"num_hidden_layers": 3},
+    "recurrent_gemma": {"num_hidden_layers": 3, "logits_soft_cap": 3.0},
 }
 
 RENAMED = {"transformers_version", "tokenizer_class", "unk_token"}

@@ -201,7 +201,7 @@ def main() -> None:
             (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
         (folder / "runs").mkdir()
         models = {}
-        for kind in ("llama", "mixtral"):
+        for kind in ("llama", "mixtral", "roberta"):
             models[kind] = folder / kind
             architectures.make(kind, tokenizer).save_pretrained(models[kind])
             tokenizer.save_pretrained(models[kind])
@@ -209,6 +209,7 @@ def main() -> None:
             "checkpoints": checkpoints(folder, models["llama"]),
             "half precision": half_precision(folder, models["llama"]),
             "settings": settings(folder, models["mixtral"]),
+            "another head": said(folder, models["roberta"], "dpo"),
             "unsavable": unsavable(folder, models["llama"]),
         }
     print(json.dumps(found), file=people, flush=True)

@@ -87,6 +87,13 @@ def test_experts_are_measured_without_their_router(found: dict[str, Any]) -> Non
     assert in_run == later
 
 
+def test_preferences_are_not_learned_through_a_head_that_is_not_the_models(
+    found: dict[str, Any],
+) -> None:
+    told = "cannot compute the log-probabilities of RobertaForCausalLM"
+    assert told in found["another head"]
+
+
 def test_what_cannot_be_saved_ends_a_run_before_its_first_step(found: dict[str, Any]) -> None:
     assert "could not be saved after training" in found["unsavable"]["error"]
     assert found["unsavable"]["steps"] == 0

@@ -300,13 +300,15 @@ def _build_trainer(session: Session, stack: Stack, inputs: Inputs, callback: Any
 
 def _try_out(session: Session, inputs: Inputs, trainer: Any) -> None:
     """Try before the first step what would otherwise fail, or be wrong, at the end."""
-    from aligntune.worker.trials.losses import try_losses
+    from aligntune.worker.trials.losses import require_right_head, try_losses
 
     try_saving(trainer, inputs.setup.tokenizer, inputs.given, session.run)
     rows = inputs.encoded["train"]
     if "labels" in rows.column_names:
         for note in try_losses(trainer, rows, session.spec):
             session.note(note)
+    else:
+        require_right_head(trainer, inputs.setup.head, session.spec)
 
 
 def _measure_function(stack: Stack, setup: Setup) -> Any:

@@ -23,7 +23,7 @@ from aligntune.worker.modeling.model import plain
 
 HALVES = {"bf16": "bfloat16", "fp16": "float16"}
 
-AGREES = 1e-3
+AGREES = 2e-4
 """Nats by which fused log-probabilities may differ from the model's own in float32."""
 
 AGREES_IN_HALF = 0.1

@@ -10,7 +10,12 @@ from typing import Any
 from aligntune.errors import ModelError, SpecError
 from aligntune.failures import first_line
 from aligntune.spec.run_spec import RunSpec
-from aligntune.worker.modeling.loss_head import own_log_probs, tolerance, without_router_loss
+from aligntune.worker.modeling.loss_head import (
+    LossHead,
+    own_log_probs,
+    tolerance,
+    without_router_loss,
+)
 from aligntune.worker.modeling.model import plain
 from aligntune.worker.modeling.modes import quiet
 from aligntune.worker.modeling.token_logprobs import token_log_probs
@@ -23,6 +28,9 @@ OTHER_NAMES = ("num_local_experts", "n_routed_experts")
 
 LOSS_AGREES = 1e-3
 """Nats per token by which the trainer's loss may differ from the model's own without a note."""
+
+FUSED = "_fused_forward"
+"""The function that TRL puts in place of a model's ``forward``."""
 
 PACKED_AGREES = 1e-4
 """Mean difference in nats between a packed row and the row by itself, in float32."""
@@ -51,6 +59,8 @@ def try_losses(trainer: Any, rows: Any, spec: RunSpec) -> tuple[str, ...]:
         return ()
     repeated = (ids * TOKENS)[:TOKENS]
     found = [_without_broken_router(trainer, ids)]
+    if spec.training.packing and spec.trainer_args.get("packing_strategy") == "wrapped":
+        found.append("rows see each other, because packing_strategy=wrapped joins them")
     with _trial(trainer, router=False):
         with _computing(trainer, spec):
             alone, own = _loss(trainer, ids), _own_loss(trainer, ids)
@@ -58,6 +68,22 @@ def try_losses(trainer: Any, rows: Any, spec: RunSpec) -> tuple[str, ...]:
             found.append(_compare(trainer, ids, alone, own))
         found.append(_require_separate(trainer, repeated, spec))
     return tuple(note for note in found if note)
+
+
+def require_right_head(trainer: Any, head: LossHead, spec: RunSpec) -> None:
+    """Refuse a trainer that reads log-probabilities through a head that is not the model's.
+
+    Raises:
+        ModelError: TRL's fused head gives other log-probabilities than the model's logits.
+    """
+    whole = plain(trainer.model)
+    forward = getattr(whole.forward, "__func__", whole.forward)
+    if forward.__code__.co_name == FUSED and not head.fuses(trainer.model):
+        raise ModelError(
+            f"the trainer cannot compute the log-probabilities of {_name(trainer)} "
+            f"({spec.model.name}): its head is more than an output matrix",
+            "Use another model, or --algo sft, which can use the model's logits",
+        )
 
 
 @contextmanager
