@@ -11,6 +11,12 @@ export VENV
 # Container tests that `make test` leaves to `make test-matrix`.
 LEFT_OUT ?= matrix and not small
 
+# One test process per core, in the order of the files. SEED=N shuffles the tests by that seed and
+# SEED=default by a new one; pytest prints it.
+SEED ?=
+PYTEST := $(VENV)/bin/pytest --numprocesses auto --maxprocesses 4 \
+	$(if $(SEED),-p randomly --randomly-seed $(SEED))
+
 # Where they go, and the environment to try them in, of about 5 GB.
 GPU_KIT ?= gpu-kit
 BARE_VENV ?= .bare-venv
@@ -35,13 +41,13 @@ lint: $(READY) ## ruff and mypy
 	$(VENV)/bin/mypy
 
 unit: $(READY) ## tests that need no engine
-	$(VENV)/bin/pytest tests/unit
+	$(PYTEST) tests/unit
 
 containers: images ## tests in both images, for real
-	$(VENV)/bin/pytest tests/containers -m "not ($(LEFT_OUT))"
+	$(PYTEST) tests/containers -m "not ($(LEFT_OUT))"
 
 test-matrix: images ## every algorithm on both backends, full and LoRA, learns a toy
-	$(VENV)/bin/pytest tests/containers -m matrix
+	$(PYTEST) tests/containers -m matrix
 
 images: $(READY) ## build every image that is not up to date; starts an engine as root on Debian
 	@scripts/engine.sh

@@ -205,7 +205,7 @@ def _for_all(name: str, **values: Any) -> tarfile.TarInfo:
     return entry
 
 
-def until(holds: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def until(holds: Callable[[], bool], what: str, seconds: float = 600) -> None:
     """Wait for something that happens by itself."""
     end = time.monotonic() + seconds
     while not holds():

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from docker import DockerClient
 from tests.containers.runs import ROOT, Bench, Ended, bare, in_image
+from tests.containers.sharing import made_once
 from tests.helpers.toys import REWARD, TOYS, Toy, rows, spec_of
 
 from aligntune.algorithms import ALGORITHMS
@@ -20,7 +20,6 @@ from aligntune.algorithms import ALGORITHMS
 class Learning:
     """Trains toys on either backend."""
 
-    engine: DockerClient
     image: Callable[[str, str], str]
     bench: Bench
 
@@ -35,9 +34,15 @@ class Learning:
 
     def prepare(self) -> None:
         """Make the model, the data and the reward."""
-        for name in ("tiny.py", "toys.py"):
-            script = Path(shutil.copy(ROOT / "tests" / "helpers" / name, self.bench.folder))
-        in_image(self.engine, self.image("trl", "cpu"), script, self.bench, self.model)
+
+        def make(model: Path) -> None:
+            for name in ("tiny.py", "toys.py"):
+                script = Path(shutil.copy(ROOT / "tests" / "helpers" / name, self.bench.folder))
+            in_image(self.image("trl", "cpu"), script, self.bench, self.model)
+            shutil.copytree(self.model, model)
+
+        shutil.copytree(made_once("toy", make), self.model, dirs_exist_ok=True)
+        self.bench.give_away()
         self.bench.write(self.reward.name, REWARD)
         for name in {toy.data for toy in TOYS.values()}:
             for part, made in zip(("train", "held-out"), rows(name), strict=True):
@@ -65,7 +70,7 @@ class Learning:
     def train(self, spec: Mapping[str, Any], backend: str = "trl") -> Ended:
         """The same spec, by the command or in a bare container."""
         if backend == "unsloth":
-            return bare(self.engine, self.image("unsloth", "cuda"), self.bench, spec)
+            return bare(self.image("unsloth", "cuda"), self.bench, spec)
         run = self.bench.output()
         return self.bench.run(*self.words(spec, run), run=run)
 

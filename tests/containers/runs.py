@@ -5,6 +5,7 @@ As root, everything is done as a user that no image knows: what works for a stra
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import shutil
@@ -17,14 +18,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.containers.jobs import container, output_of
+from tests.containers.sharing import made_once
+
 ROOT = Path(__file__).resolve().parents[2]
 STRANGER = 1234
 ROOTED = os.geteuid() == 0
 UID = STRANGER if ROOTED else os.getuid()
 GID = STRANGER if ROOTED else os.getgid()
 SOCKET = Path(os.environ.get("DOCKER_HOST", "").removeprefix("unix://") or "/var/run/docker.sock")
-TIMEOUT = 240
-NOT_NEEDED = ("mypy*", "hypothesis*", "pip*", "ruff*", "setuptools*", "__pycache__")
+TIMEOUT = 600
+NOT_NEEDED = ("mypy*", "hypothesis*", "pip*", "ruff*", "setuptools*")
+
+PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 TRACEBACK = "Traceback (most recent call last)"
 TRAINING = {
@@ -82,11 +88,8 @@ class Bench:
     count: int = 0
 
     def __post_init__(self) -> None:
-        program = self.folder / "program"
-        own = shutil.ignore_patterns(*NOT_NEEDED)
-        shutil.copytree(sysconfig.get_path("purelib"), program / "site", ignore=own)
-        self.program = copy_program(program)
-        self.python, home = copy_python(program / "python")
+        self.program = made_once("program", copy_all)
+        self.python, home = find_python(self.program / "python")
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -114,8 +117,7 @@ class Bench:
         """What the tests have made is the stranger's."""
         if ROOTED:
             for path in (self.folder, *self.folder.rglob("*")):
-                if not path.is_relative_to(self.folder / "program"):
-                    os.chown(path, UID, GID, follow_symlinks=False)
+                os.chown(path, UID, GID, follow_symlinks=False)
 
     def write(self, name: str, rows: Sequence[Any] | str) -> Path:
         """A data file: rows as JSON lines, or a text as it is."""
@@ -134,7 +136,7 @@ class Bench:
     ) -> subprocess.Popen[str]:
         """Start Python in the stranger's name; ``called`` is the command unless it is a script."""
         code = program or self.program
-        paths = [code / "launcher", code / "shared", self.folder / "program" / "site"]
+        paths = [code / "launcher", code / "shared", self.program / "site"]
         return subprocess.Popen(
             [str(self.python), *map(str, (*called, *words))],
             env={
@@ -202,71 +204,74 @@ class Bench:
         return self.run(*needed, *fixed, *sets, *words, run=run, **how)
 
 
+def copy_all(folder: Path) -> None:
+    """The command, with the packages and the Python that it needs, where everybody may read it.
+
+    All is compiled, as the runs' own user cannot write here.
+    """
+    compileall.compile_dir(copy_program(folder), quiet=1)
+    own = shutil.ignore_patterns(*NOT_NEEDED)
+    shutil.copytree(sysconfig.get_path("purelib"), folder / "site", ignore=own)
+    copy_python(folder / "python")
+
+
 def copy_program(folder: Path) -> Path:
-    """The launcher, the worker and the recipes, where everybody may read them."""
+    """The launcher, the worker and the recipes."""
     for name in ("launcher", "shared", "images"):
         caches = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, ignore=caches)
     return folder
 
 
-def copy_python(folder: Path) -> tuple[Path, dict[str, str]]:
-    """This Python, and the variables it needs; a copy, as it may lie where nobody else may look."""
+def copy_python(folder: Path) -> None:
+    """This Python; a copy, as it may lie where nobody else may look."""
     base = Path(sys.base_prefix)
-    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    unneeded = ("site-packages", "dist-packages", "test", "idlelib", "ensurepip", "*.a")
+    unneeded = ("site-packages", "dist-packages", "test", "idlelib", "*.a")
     library = Path(sysconfig.get_path("stdlib"))
-    ignored = shutil.ignore_patterns(*unneeded, "__pycache__", "config-*")
-    shutil.copytree(library, folder / "lib" / name, ignore=ignored)
-    for shared in (base / "lib").glob(f"lib{name}*.so*"):
+    ignored = shutil.ignore_patterns(*unneeded, "config-*")
+    shutil.copytree(library, folder / "lib" / PYTHON, ignore=ignored)
+    for shared in (base / "lib").glob(f"lib{PYTHON}*.so*"):
         shutil.copy(shared, folder / "lib")
-    python = folder / "bin" / name
-    python.parent.mkdir()
-    shutil.copy(os.path.realpath(sys.executable), python)
-    return python, {"PYTHONHOME": str(folder), "LD_LIBRARY_PATH": str(folder / "lib")}
+    (folder / "bin").mkdir()
+    shutil.copy(os.path.realpath(sys.executable), folder / "bin" / PYTHON)
 
 
-def in_image(engine: Any, image: str, script: Path, bench: Bench, *words: str | Path) -> str:
+def find_python(folder: Path) -> tuple[Path, dict[str, str]]:
+    """The copied Python in a folder, and the variables it needs."""
+    variables = {"PYTHONHOME": str(folder), "LD_LIBRARY_PATH": str(folder / "lib")}
+    return folder / "bin" / PYTHON, variables
+
+
+def in_image(image: str, script: Path, bench: Bench, *words: str | Path) -> str:
     """What a Python script prints in an image, without network, with the bench where it is."""
-    folder = str(bench.folder)
-    output: bytes = engine.containers.run(
+    return output_of(
         image,
-        [str(script), *map(str, words)],
+        [script, *words],
         entrypoint=["python"],
         user=f"{UID}:{GID}",
-        network_mode="none",
-        volumes={folder: {"bind": folder, "mode": "rw"}},
+        network="none",
+        volumes={bench.folder: (str(bench.folder), "rw")},
         environment={"HF_HUB_OFFLINE": "1"},
-        remove=True,
     )
-    return output.decode()
 
 
-def bare(
-    engine: Any, image: str, bench: Bench, spec: Mapping[str, Any], program: Sequence[str] = ()
-) -> Ended:
+def bare(image: str, bench: Bench, spec: Mapping[str, Any], program: Sequence[str] = ()) -> Ended:
     """``docker run IMAGE --spec FILE``, with no launcher; ``program`` instead of the image's."""
     run = bench.output()
     run.mkdir()
     (run / "spec.yaml").write_text(json.dumps(spec), encoding="utf-8")
     bench.give_away()
-    container = engine.containers.run(
+    with container(
         image,
         ["--spec", "/run-dir/spec.yaml"],
-        **({"entrypoint": list(program)} if program else {}),
+        entrypoint=list(program) or None,
         user=f"{UID}:{GID}",
-        network_mode="none",
-        volumes={
-            str(run): {"bind": "/run-dir", "mode": "rw"},
-            str(bench.folder): {"bind": f"/in{bench.folder}", "mode": "ro"},
-        },
-        detach=True,
-    )
-    try:
-        code = container.wait(timeout=TIMEOUT)["StatusCode"]
-        return Ended(code, container.logs().decode(), "", run)
-    finally:
-        container.remove(force=True)
+        network="none",
+        volumes={run: ("/run-dir", "rw"), bench.folder: (f"/in{bench.folder}", "ro")},
+    ) as worker:
+        code = worker.get_wrapped_container().wait(timeout=TIMEOUT)["StatusCode"]
+        out, err = worker.get_logs()
+        return Ended(code, out.decode(), err.decode(), run)
 
 
 def wait_for_step(run: Path, step: int) -> None:

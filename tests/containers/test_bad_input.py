@@ -129,7 +129,7 @@ def test_a_worker_without_a_launcher_refuses_what_needs_a_missing_package(
 ) -> None:
     model = {"name": str(bench.models / "llama")}
     spec = {"algorithm": "sft", "model": model, "dataset": {"name": str(good)}, **given}
-    ended = bare(engine, image("trl", "cpu"), bench, spec)
+    ended = bare(image("trl", "cpu"), bench, spec)
     assert ended.code == 2, ended.told
     assert says in ended.record["error"]["what"]
     phases = [event["name"] for event in ended.events("phase")]

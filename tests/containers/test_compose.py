@@ -175,7 +175,7 @@ def test_the_trl_service_trains_from_a_spec_file_and_leaves_all_to_the_caller(
     spec = bench.write("compose.yaml", yaml.safe_dump(request))
     bench.give_away()
     variables = request_of(run, spec, bench.folder, flavour)
-    done = compose("run", "--rm", "-T", "trl", variables=variables)
+    done = compose("run", "--rm", "-T", "-e", "OMP_NUM_THREADS=1", "trl", variables=variables)
     ended = Ended(done.returncode, done.stdout, done.stderr, run)
     assert ended.code == 0, ended.told
     assert ended.result["steps"] == TRAINING["max_steps"]

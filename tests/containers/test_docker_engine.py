@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import grp
-import io
 import json
 import os
 import shutil
 import signal
 import stat
-import tarfile
 import tempfile
 import time
 import traceback
@@ -20,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from testcontainers.core.container import DockerContainer
+from tests.containers.runs import TIMEOUT
 from tests.helpers.hosts import make_host
 from tests.helpers.scripted_engine import ScriptedPlanner
 
@@ -67,15 +67,9 @@ Images: TypeAlias = Callable[[str, str], str]
 @pytest.fixture(scope="module")
 def stand_in(engine: Any, image: Images) -> Iterator[str]:
     """A user's derived image whose worker is the script in the run directory."""
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        entry = tarfile.TarInfo("aligntune-train")
-        entry.mode, entry.size = 0o755, len(SCRIPT)
-        tar.addfile(entry, io.BytesIO(SCRIPT))
-    container = engine.containers.create(image("trl", "cpu"))
-    container.put_archive("/usr/local/bin", archive.getvalue())
-    made = container.commit("aligntune-test", "stand-in")
-    container.remove()
+    with DockerContainer(image("trl", "cpu")) as container:
+        container.copy_into_container(SCRIPT, "/usr/local/bin/aligntune-train", 0o755)
+        made = container.get_wrapped_container().commit(*STAND_IN.split(":"))
     yield str(made.id)
     engine.images.remove(made.id, force=True)
 
@@ -143,7 +137,7 @@ class Bench:
 
     def seen(self, name: str) -> str:
         path = self.run_dir / "seen" / name
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + TIMEOUT
         while not path.exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         return path.read_text().strip()
@@ -183,7 +177,7 @@ def secretive(stand_in: str) -> Iterator[Bench]:
 
 
 def ended(worker: ContainerWorker) -> Exit:
-    end = worker.wait(60)
+    end = worker.wait(TIMEOUT)
     assert end is not None, "the container does not end"
     return end
 
@@ -498,7 +492,7 @@ def test_a_container_that_is_removed_from_outside_is_an_error(bench: Bench) -> N
     worker = bench.start("sleep 60")
     bench.client.api.remove_container(worker.name, force=True)
     with pytest.raises(EngineError, match="removed from outside"):
-        worker.wait(30)
+        worker.wait(TIMEOUT)
 
 
 def test_an_input_that_has_gone_is_an_error_and_not_an_empty_folder(bench: Bench) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.containers.learning import Learning
-from tests.containers.runs import TRACEBACK, Ended, wait_for_step
+from tests.containers.runs import TIMEOUT, TRACEBACK, Ended, wait_for_step
 from tests.helpers.toys import REWARD, TOYS
 
 SLOW_REWARD = f"import time\n{REWARD}\n    time.sleep(0.2)".replace("    return", "    scores =")
@@ -48,7 +48,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(algorithm: str, learning: Lea
     with bench.start(*learning.words(spec, run)) as command:
         wait_for_step(run, 21)
         command.send_signal(signal.SIGTERM)
-        _, err = command.communicate(timeout=120)
+        _, err = command.communicate(timeout=TIMEOUT)
     assert command.returncode == 75, err
     assert TRACEBACK not in err
     resumed = bench.run("--resume", run, run=run)

@@ -25,7 +25,7 @@ from aligntune.errors import HardwareError
 from aligntune_run.engines.gpu_leases import Lease, choosing
 from aligntune_run.host.types import Gpu
 
-TIMEOUT = 60
+TIMEOUT = 600
 TWO = {nvml.uuid(0), nvml.uuid(1)}
 
 

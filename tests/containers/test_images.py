@@ -12,7 +12,7 @@ from typing import IO, TypeAlias, cast
 
 import pytest
 from docker import DockerClient
-from docker.errors import ContainerError
+from tests.containers.jobs import CONFINED, container, output_of
 
 from aligntune import contract
 from aligntune_run.images import Recipe, list_images, recipe, recipes
@@ -30,33 +30,23 @@ DEBIANS_OWN = re.compile(r"^usr/share/python-wheels/")
 """Debian's package of pip is a wheel."""
 
 
-def confined(engine: DockerClient, image: str, program: str) -> str:
+ANYONE = "54321:54321"
+
+
+def confined(image: str, program: str) -> str:
     """What a Python program prints that runs in an image as a training would."""
-    said = engine.containers.run(
-        image,
-        entrypoint=["python", "-c", program],
-        user="54321:54321",
-        read_only=True,
-        network_mode="none",
-        cap_drop=["ALL"],
-        security_opt=["no-new-privileges"],
-        tmpfs={"/tmp": "exec,mode=1777", "/cache": "exec,mode=1777"},
-        remove=True,
-    )
-    return bytes(said).decode()
+    return output_of(image, ["-c", program], entrypoint=["python"], user=ANYONE, **CONFINED)
 
 
 @ALL
-def test_the_facts_are_what_the_image_says(
-    engine: DockerClient, image: Images, made: Recipe
-) -> None:
+def test_the_facts_are_what_the_image_says(image: Images, made: Recipe) -> None:
     program = (
         "import contextlib, json, sys\n"
         "from aligntune.worker.image_facts import facts\n"
         "with contextlib.redirect_stdout(sys.stderr): said = facts()\n"
         "print(json.dumps(said))\n"
     )
-    said = json.loads(confined(engine, image(made.backend, made.flavour), program))
+    said = json.loads(confined(image(made.backend, made.flavour), program))
     measured = {"image_size", "download_size"}
     flavour = {k: v for k, v in made.flavour_facts.items() if k not in measured}
     assert said.pop("flavour") == flavour
@@ -98,9 +88,7 @@ def test_the_list_shows_it_up_to_date(engine: DockerClient, image: Images, made:
 
 
 @ALL
-def test_it_runs_as_anyone_on_a_read_only_root(
-    engine: DockerClient, image: Images, made: Recipe
-) -> None:
+def test_it_runs_as_anyone_on_a_read_only_root(image: Images, made: Recipe) -> None:
     """Triton compiles C with Python's headers and loads it, so a compiler must work too."""
     program = f"""
 import ctypes, getpass, os, pathlib, shutil, subprocess
@@ -118,26 +106,21 @@ stale = [path for path in pathlib.Path(trl.__file__).parent.rglob("*.py")
 assert not stale, stale
 print(torch.__version__.partition("+")[0])
 """
-    said = confined(engine, image(made.backend, made.flavour), program)
+    said = confined(image(made.backend, made.flavour), program)
     assert said.split()[-1] == made.versions["torch"].partition("+")[0]
 
 
-def test_the_caches_are_anyones_where_nothing_is_mounted(
-    engine: DockerClient, image: Images
-) -> None:
-    said = engine.containers.run(
-        image("trl", "cpu"),
-        entrypoint=["sh", "-c", "mkdir -p $TRITON_CACHE_DIR && touch $TRITON_CACHE_DIR/x && id -u"],
-        user="54321:54321",
-        remove=True,
-    )
-    assert said.split() == [b"54321"]
+def test_the_caches_are_anyones_where_nothing_is_mounted(image: Images) -> None:
+    script = "mkdir -p $TRITON_CACHE_DIR && touch $TRITON_CACHE_DIR/x && id -u"
+    said = output_of(image("trl", "cpu"), ["-c", script], entrypoint=["sh"], user=ANYONE)
+    assert said.split() == ["54321"]
 
 
-def test_without_a_spec_it_says_what_it_wants(engine: DockerClient, image: Images) -> None:
-    with pytest.raises(ContainerError, match="--spec") as caught:
-        engine.containers.run(image("trl", "cpu"), user="54321:54321", remove=True)
-    assert caught.value.exit_status == 2
+def test_without_a_spec_it_says_what_it_wants(image: Images) -> None:
+    with container(image("trl", "cpu"), [], user=ANYONE) as worker:
+        assert worker.wait() == 2
+        _, said = worker.get_logs()
+    assert b"--spec" in said
 
 
 @ALL
@@ -185,16 +168,16 @@ def test_it_holds_no_cache_no_secret_and_not_the_hosts_ca(
 
 def files(engine: DockerClient, image: str) -> Iterator[tuple[tarfile.TarInfo, IO[bytes]]]:
     """Every regular file of an image, without writing gigabytes down first."""
-    container = engine.containers.create(image)
+    made = engine.containers.create(image)
     try:
-        stream = io.BufferedReader(Chunks(cast(Iterator[bytes], container.export())))
+        stream = io.BufferedReader(Chunks(cast(Iterator[bytes], made.export())))
         with tarfile.open(fileobj=stream, mode="r|") as tar:
             for entry in tar:
                 file = tar.extractfile(entry) if entry.isfile() else None
                 if file is not None:
                     yield entry, file
     finally:
-        container.remove()
+        made.remove()
 
 
 class Chunks(io.RawIOBase):

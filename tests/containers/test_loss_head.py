@@ -17,7 +17,7 @@ def test_log_probabilities_are_those_of_whole_logits_and_the_output_matrix_is_ne
     backend: str, flavour: str, engine: Any, image: Callable[[str, str], str], bench: Bench
 ) -> None:
     script = Path(shutil.copy(ROOT / "tests" / "containers" / "loss_head.py", bench.folder))
-    printed = in_image(engine, image(backend, flavour), script, bench)
+    printed = in_image(image(backend, flavour), script, bench)
     for name, found in json.loads(printed.splitlines()[-1]).items():
         allowed = 1e-5 if "fp32" in name else 0.2
         assert max(found["difference"], found["loss"]) < allowed, name

@@ -70,7 +70,7 @@ def stock(learning: Learning, ours: dict[str, Figures]) -> Figures:
     listed = bench.write("stock-jobs.json", json.dumps(jobs))
     script = Path(shutil.copy(ROOT / "tests" / "containers" / "stock_trl.py", bench.folder))
     image = learning.image("trl", "cpu")
-    printed = in_image(learning.engine, image, script, bench, listed)
+    printed = in_image(image, script, bench, listed)
     return dict(json.loads(printed.splitlines()[-1]))
 
 

@@ -35,7 +35,7 @@ def told(
     for name in ("ppo_toy.py", "tiny.py"):
         shutil.copy(ROOT / "tests" / "helpers" / name, helpers)
     bench.give_away()
-    printed = in_image(engine, image("trl", "cpu"), folder / "run.py", bench)
+    printed = in_image(image("trl", "cpu"), folder / "run.py", bench)
     lines = [json.loads(line) for line in printed.splitlines() if line.startswith('{"check"')]
     return {line["check"]: line for line in lines}
 

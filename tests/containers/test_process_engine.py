@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,10 +41,6 @@ class Machine:
             "PIP_CONFIG_FILE": str(pip_settings(folder)),
             "PIP_FIND_LINKS": "",
         }
-        # The bench's copy of Python leaves out what only making a venv needs.
-        name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-        inside = bench.folder / "program" / "python" / "lib" / name / "ensurepip"
-        shutil.copytree(Path(sysconfig.get_path("stdlib"), "ensurepip"), inside, dirs_exist_ok=True)
         bench.give_away()
         for path in (folder, *folder.iterdir()):
             os.chown(path, UID, GID)

@@ -199,7 +199,7 @@ def test_inside_an_image_the_same_words_train_in_the_process_itself(
     data = bench.write("inside.jsonl", SUMMARIES)
     bench.give_away()
     words = (bench.models / "llama", data, folder, other)
-    out = in_image(engine, image(backend, flavour), script, bench, *words)
+    out = in_image(image(backend, flavour), script, bench, *words)
     told = json.loads(out.splitlines()[-1])
     assert told["here"]
     assert told["backend"] == backend

@@ -9,19 +9,17 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
 from docker import DockerClient
 from docker.errors import ImageNotFound
+from testcontainers.core.container import DockerContainer
+from testcontainers.core.wait_strategies import HttpWaitStrategy
 from tests.containers.runs import TRACEBACK, TRAINING, Bench
 
 from aligntune import contract
@@ -39,7 +37,7 @@ from aligntune_run.images import (
 BACKEND = "stand-in"
 REPOSITORY = "aligntune-test"
 PROGRAM = "docker-registry"
-START_SECONDS = 30
+PORT = 5000
 PAIRS = [{"prompt": f"what is {n} plus two", "completion": f" {n + 2}"} for n in range(16)]
 
 DOCKERFILE = """\
@@ -55,51 +53,31 @@ Push = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a registry on this machine, which every engine speaks plain HTTP to."""
+def registry(image: Callable[[str, str], str]) -> Iterator[str]:
+    """The address of a registry on this machine, which every engine speaks plain HTTP to.
+
+    Its own image may be out of reach, so Debian's program runs in one of ours.
+    """
     program = shutil.which(PROGRAM, path="/usr/bin:/usr/local/bin")
     assert program is not None, (
         f"this needs the program {PROGRAM}: apt-get install {PROGRAM}, as scripts/engine.sh does"
     )
-    folder = tmp_path_factory.mktemp("registry")
-    address = f"127.0.0.1:{free_port()}"
-    config = {
-        "version": 0.1,
-        "log": {"level": "warn"},
-        "storage": {"filesystem": {"rootdirectory": str(folder / "storage")}},
-        "http": {"addr": address},
-    }
-    (folder / "config.yml").write_text(json.dumps(config))  # JSON is YAML
-    log = folder / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [program, "serve", folder / "config.yml"], stdout=output, stderr=output
-        )
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not answers(address):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
-        shutil.rmtree(folder)
+    config = {"version": 0.1, "storage": {"inmemory": {}}, "http": {"addr": f":{PORT}"}}
+    with (
+        DockerContainer(image("trl", "cpu"), entrypoint=[f"/{PROGRAM}"])
+        .with_command(["serve", "/config.yml"])
+        .with_volume_mapping(program, f"/{PROGRAM}")
+        .with_copy_into_container(json.dumps(config).encode(), "/config.yml")  # JSON is YAML
+        .with_exposed_ports(PORT)
+        .waiting_for(HttpWaitStrategy(PORT, "/v2/"))
+    ) as served:
+        yield f"127.0.0.1:{served.get_exposed_port(PORT)}"
 
 
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-def answers(address: str) -> bool:
-    try:
-        with urlopen(f"http://{address}/v2/", timeout=1) as answer:
-            return bool(answer.status == 200)
-    except (URLError, OSError):
-        return False
 
 
 @dataclass

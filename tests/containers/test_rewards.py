@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from docker import DockerClient
+from tests.containers.jobs import CONFINED, output_of
 from tests.containers.runs import GID, ROOT, UID, Bench
 
 Found = dict[str, Any]
@@ -17,12 +17,7 @@ Found = dict[str, Any]
 @pytest.fixture(
     scope="module", params=[("trl", "cpu"), ("unsloth", "cuda")], ids=["trl", "unsloth"]
 )
-def found(
-    request: pytest.FixtureRequest,
-    engine: DockerClient,
-    image: Callable[[str, str], str],
-    bench: Bench,
-) -> Found:
+def found(request: pytest.FixtureRequest, image: Callable[[str, str], str], bench: Bench) -> Found:
     """What ``scoring.py`` found in an image, confined as a training container is."""
     folder = bench.folder / f"scoring-{request.param[0]}"
     folder.mkdir()
@@ -30,19 +25,14 @@ def found(
     for script in ("tests/containers/scoring.py", "tests/helpers/hostile.py"):
         shutil.copy(ROOT / script, folder)
     bench.give_away()
-    output: bytes = engine.containers.run(
+    output = output_of(
         image(*request.param),
-        [str(folder / "scoring.py"), str(folder)],
+        [folder / "scoring.py", folder],
         entrypoint=["python"],
         user=f"{UID}:{GID}",
-        network_mode="none",
-        read_only=True,
-        cap_drop=["ALL"],
-        security_opt=["no-new-privileges"],
-        tmpfs={"/tmp": "exec,mode=1777", "/cache": "exec,mode=1777"},
-        volumes={str(folder): {"bind": str(folder), "mode": "rw"}},
+        volumes={folder: (str(folder), "rw")},
         environment={"HF_HUB_OFFLINE": "1"},
-        remove=True,
+        **CONFINED,
     )
     return dict(json.loads(output))
 

@@ -14,6 +14,7 @@ import pytest
 from tests.containers.runs import (
     GID,
     ROOT,
+    TIMEOUT,
     TRACEBACK,
     TRAINING,
     UID,
@@ -170,7 +171,7 @@ def evaluations(
     script = Path(shutil.copy(ROOT / "tests" / "containers" / "evaluate.py", bench.folder))
     listed = bench.folder / "jobs.json"
     listed.write_text(json.dumps(jobs), encoding="utf-8")
-    printed = in_image(engine, image("trl", "cpu"), script, bench, listed)
+    printed = in_image(image("trl", "cpu"), script, bench, listed)
     return dict(zip(EVALUATED, json.loads(printed.splitlines()[-1]), strict=True))
 
 
@@ -274,8 +275,8 @@ def both(
         spec["model"] = {"name": str(bench.models / "llama"), **spec.get("model", {})}
         if kind not in done:
             done[kind] = (
-                bare(engine, image("trl", "cpu"), bench, spec),
-                bare(engine, image("unsloth", "cuda"), bench, spec),
+                bare(image("trl", "cpu"), bench, spec),
+                bare(image("unsloth", "cuda"), bench, spec),
             )
         return done[kind]
 
@@ -308,7 +309,7 @@ def test_a_stopped_run_goes_on_to_the_same_end(bench: Bench, data: dict[str, Pat
     with bench.start("-c", spec, "--output", run) as command:
         wait_for_step(run, 10)
         command.send_signal(signal.SIGTERM)
-        _, err = command.communicate(timeout=120)
+        _, err = command.communicate(timeout=TIMEOUT)
     assert command.returncode == 75, err
     assert err.startswith("stopped: stopped at step ")
     assert f"aligntune-run --resume {run}" in err

@@ -24,7 +24,7 @@ def on_the_gpu_path(learning: Learning, spec: Mapping[str, Any]) -> Ended:
         ROOT / "tests" / "containers" / "unsloth_gpu_path.py", learning.bench.folder
     )
     image, program = learning.image("unsloth", "cuda"), ["python", f"/in{script}"]
-    return bare(learning.engine, image, learning.bench, spec, program)
+    return bare(image, learning.bench, spec, program)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_unsloths_gpu_trainers_come_to_trls_figures(
     spec |= {"adapter": ADAPTER} if adapter else {}
     spec |= {"trainer_args": NO_PADDING} if "grpo" in algorithm or algorithm == "dapo" else {}
     gpu_path = on_the_gpu_path(learning, spec)
-    trl = bare(learning.engine, learning.image("trl", "cpu"), learning.bench, spec)
+    trl = bare(learning.image("trl", "cpu"), learning.bench, spec)
     assert (gpu_path.result["backend"], trl.result["backend"]) == ("unsloth", "trl")
     figure = f"eval_{learning.toy(algorithm).figure}"
     if adapter:  # its first weights are random, in each backend's own way

@@ -19,8 +19,8 @@ from tests.containers.runs import ROOT, TIMEOUT, TRACEBACK, TRAINING, Bench, End
 from aligntune_run.images import recipe
 
 PAIRS = [{"prompt": f"what is {n} plus two", "completion": f" {n + 2}"} for n in range(16)]
-START_SECONDS = 5
-"""From the command to the worker's first event, after its code has changed."""
+LATER_SECONDS = 5
+"""By which the worker's first event may come later after its code has changed."""
 REFUSED = 1
 """The exit code where another distribution owns our import name."""
 
@@ -193,32 +193,44 @@ def test_its_images_are_those_of_the_clone_so_nothing_is_built_again(
     assert (row["id"], row["state"]) == (here, "up to date")
 
 
-def test_it_trains_in_a_container(installed: Installation, bench: Bench) -> None:
-    output = installed.elsewhere / "run"
+Trained = tuple[Ended, float]
+"""A run, and the seconds from the command to the worker's first event."""
+
+
+def train(installed: Installation, bench: Bench, name: str) -> Trained:
+    output = installed.elsewhere / name
     fixed = ["--engine", "docker", "--pull", "never", "--output", str(output)]
-    ended = installed.run(*request(installed, bench), *fixed, output=output)
+    words = [*request(installed, bench), *fixed, "--set=training.save_steps=1"]
+    asked = time.time()
+    ended = installed.run(*words, output=output)
     assert ended.code == 0, ended.told
+    first = json.loads((output / "events.jsonl").read_text().splitlines()[0])
+    return ended, first["time"] - asked
+
+
+@pytest.fixture(scope="module")
+def trained(installed: Installation, bench: Bench) -> Trained:
+    """With the code as it was installed."""
+    return train(installed, bench, "run")
+
+
+def test_it_trains_in_a_container(trained: Trained) -> None:
+    ended, _ = trained
     assert ended.losses[-1] < ended.losses[0] - 1
     assert ended.record["plan"]["choice"]["image"]["ref"] == recipe("trl", "cpu").ref
-    assert (output / "model" / "model.safetensors").stat().st_size > 0
+    assert (ended.run / "model" / "model.safetensors").stat().st_size > 0
 
 
 def test_changed_code_starts_at_once_in_the_same_image_and_a_resumed_run_says_so(
-    installed: Installation, bench: Bench
+    installed: Installation, bench: Bench, trained: Trained
 ) -> None:
-    output = installed.elsewhere / "changed"
-    fixed = ["--engine", "docker", "--pull", "never", "--output", str(output)]
     (module,) = installed.venv.glob("lib/*/site-packages/aligntune/worker/main.py")
     with module.open("a", encoding="utf-8") as file:
         file.write("# a comment\n")
-    asked = time.time()
-    ended = installed.run(
-        *request(installed, bench), *fixed, "--set=training.save_steps=1", output=output
-    )
-    assert ended.code == 0, ended.told
+    ended, seconds = train(installed, bench, "changed")
     assert ended.record["plan"]["choice"]["image"]["how"] == "present"
-    first_event = json.loads((output / "events.jsonl").read_text().splitlines()[0])
-    assert first_event["time"] - asked < START_SECONDS
+    assert seconds < trained[1] + LATER_SECONDS
+    output = ended.run
     (code,) = ended.record["code"]
     assert code != recipe("trl", "cpu").code_hash
 

@@ -42,7 +42,7 @@ def killed_launcher(code: str, *words: str, run: Path) -> Iterator[None]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     launcher = subprocess.Popen([sys.executable, "-c", code, *words], env=environment)
     events = run / "events.jsonl"
-    until = time.monotonic() + 30
+    until = time.monotonic() + 300
     try:
         while not (events.exists() and events.read_text()):
             assert launcher.poll() is None, "the launcher ended"

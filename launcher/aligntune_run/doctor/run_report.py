@@ -32,7 +32,10 @@ def report_run(path: Path, containers: Sequence[Container]) -> tuple[Verdict, ..
     run = RunDir(path.absolute())
     record = run.record()
     if record.is_empty:
-        raise OutputError(f"{path} is not a run directory: it has no run.json")
+        raise OutputError(
+            f"{path} is not a run directory: it has no run.json",
+            "Give the folder that a run printed as its run directory",
+        )
     own = [one for one in containers if one.run_id and one.run_id == record.id]
     running = run.in_use() or any(container.state in ALIVE for container in own)
     return RUN.judge(EndedRun(run, record, own, running))

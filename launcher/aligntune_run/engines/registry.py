@@ -66,5 +66,5 @@ def find_engine(handle: str) -> Engine:
     client, reason = connect() if kind.in_containers else (None, "")
     host = probe(probe_engine(client, reason), ())
     if problem := kind.problem(host):
-        raise EngineError(problem)
+        raise EngineError(problem, "`aligntune-run doctor` checks the engine")
     return kind.make(EngineContext(host, client))

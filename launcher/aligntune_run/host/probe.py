@@ -34,6 +34,9 @@ HUB_VARIABLES = (
 )
 """Variables of the caller that a container with the network gets."""
 
+WORKER_VARIABLES = ("OMP_NUM_THREADS",)
+"""Variables of the caller that every container gets."""
+
 
 def probe(engine: Engine, images: tuple[ImageState, ...]) -> Host:
     """This machine as plain data; the engine and its images are asked by those who talk to it."""
@@ -57,7 +60,11 @@ def probe(engine: Engine, images: tuple[ImageState, ...]) -> Host:
         hub_cache=hub,
         datasets_cache=datasets,
         token=token_file(os.environ),
-        environment={name: os.environ[name] for name in HUB_VARIABLES if name in os.environ},
+        environment={
+            name: os.environ[name]
+            for name in (*HUB_VARIABLES, *WORKER_VARIABLES)
+            if name in os.environ
+        },
         gpu_failed=gpus.failed,
         driver_cuda=gpus.cuda,
         bf16=computes_bf16(),

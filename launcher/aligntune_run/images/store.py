@@ -226,6 +226,9 @@ def inspect_image(client: DockerClient, ref: str) -> dict[str, Any] | None:
         return None
 
 
+NOT_PULLED = "Check the network and `docker login`, or build the image: aligntune-run images build"
+
+
 def _pull(client: DockerClient, recipe: Recipe, pin: str, say: Say) -> str:
     """Pull a published image and give it the recipe's tags. Its copy of the code may be another."""
     from docker.errors import APIError
@@ -236,7 +239,7 @@ def _pull(client: DockerClient, recipe: Recipe, pin: str, say: Say) -> str:
     try:
         for event in client.api.pull(pin, stream=True, decode=True):
             if "error" in event:
-                raise ImageError(f"{pin} cannot be pulled: {event['error']}")
+                raise ImageError(f"cannot pull {pin}: {event['error']}", NOT_PULLED)
             progress = event.get("progressDetail") or {}
             if event.get("status") == "Downloading" and progress.get("total"):
                 layers[event["id"]] = (int(progress["current"]), int(progress["total"]))
@@ -245,12 +248,15 @@ def _pull(client: DockerClient, recipe: Recipe, pin: str, say: Say) -> str:
                     reported = 100 * done // total
                     say(f"{done / 1e9:.1f} of {total / 1e9:.1f} GB")
     except APIError as error:
-        raise ImageError(f"{pin} cannot be pulled: {error.explanation or error}") from error
+        raise ImageError(f"cannot pull {pin}: {error.explanation or error}", NOT_PULLED) from error
     image = inspect_image(client, pin) or {"Config": {}}
     labels = image["Config"].get("Labels") or {}
     check_labels(pin, labels)
     if labels.get(contract.LABEL_RECIPE) != recipe.recipe_hash:
-        raise ImageError(f"{pin} holds another environment than this recipe's")
+        raise ImageError(
+            f"{pin} has another environment than this version of aligntune-run uses",
+            "Update aligntune-run, or build the image: aligntune-run images build",
+        )
     for name in (recipe.ref, recipe.alias):
         client.images.get(pin).tag(name)
     return str(image["Id"])

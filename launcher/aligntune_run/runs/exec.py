@@ -39,7 +39,10 @@ def obtain(backend: str, engine: str, wanted: str, obtaining: Obtaining, say: Sa
     require(MACHINE.judge(at))
     state = pick_image(host.images, backend, at.gpus)
     if state is None or state.how is None:
-        raise ImageError(f"no environment of {backend}: {state.reason if state else 'unknown'}")
+        raise ImageError(
+            f"no environment of {backend}: {state.reason if state else 'unknown'}",
+            "`aligntune-run images list` shows what is available",
+        )
     context = EngineContext(host, lease_client, obtaining.find_links, obtaining.agree)
     gpus = tuple(gpu.uuid for gpu in at.gpus)
     recipe = images.recipe(backend, state.flavour)

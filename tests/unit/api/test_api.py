@@ -125,7 +125,7 @@ def test_in_an_image_this_process_is_the_runner(
     chosen = found.select(spec, True)
     assert chosen["backend"] == "trl"
     assert "Unsloth was requested" in chosen["warnings"][0]
-    monkeypatch.delitem(sys.modules, "aligntune_backend")
+    del sys.modules["aligntune_backend"]
 
 
 def test_where_nothing_can_run_it_the_error_says_what_to_install(

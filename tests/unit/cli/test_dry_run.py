@@ -137,7 +137,7 @@ def test_a_reader_who_leaves_early_causes_no_error(
     program.stdout.close()
     with program.stderr:
         said = program.stderr.read().decode()
-    assert program.wait(60) == 0
+    assert program.wait(300) == 0
     assert said == ""
 
 
@@ -211,4 +211,4 @@ def test_a_reader_who_leaves_does_not_end_a_run_but_ends_a_build(
     program.stdout.close()
     with program.stderr:
         said = program.stderr.read()
-    assert (program.wait(60), said) == (code, says)
+    assert (program.wait(300), said) == (code, says)

@@ -106,6 +106,14 @@ class TestContainerArguments:
         offline = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
         assert [given["environment"][name] for name in offline] == ["1", "1", "1"]
 
+    @pytest.mark.parametrize("phase", ["fetch", "train"])
+    def test_every_container_gets_the_callers_number_of_threads(
+        self, tmp_path: Path, phase: Phase
+    ) -> None:
+        host = make_host(tmp_path, environment={"OMP_NUM_THREADS": "3"})
+        given = arguments(make_plan("org/model"), host, phase)
+        assert given["environment"]["OMP_NUM_THREADS"] == "3"
+
     def test_fetching_has_the_network_but_none_of_the_users_files_and_no_gpu(
         self, host: Host
     ) -> None:

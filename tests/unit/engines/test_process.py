@@ -147,7 +147,7 @@ class TestProcess:
             assert worker.wait(0.02) is None
         yield worker
         worker.kill()
-        worker.wait(5)
+        worker.wait(60)
 
     def test_the_venv_is_made_once(self, edited: Edited, plan: Plan) -> None:
         engine = edited("", "")

@@ -367,7 +367,7 @@ def command(*words: object) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join([str(ROOT / "launcher"), str(ROOT / "shared")])
     variables = {**os.environ, "PYTHONPATH": paths, "DOCKER_HOST": "unix:///no.sock"}
     called = [sys.executable, "-m", "aligntune_run", *map(str, words)]
-    return subprocess.run(called, env=variables, capture_output=True, text=True, timeout=60)
+    return subprocess.run(called, env=variables, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from aligntune.tasks import TASK_FILE
 from aligntune_run.engines.docker.mounts import Bind, input_mounts
 from aligntune_run.host.docker_client import address_parts, is_loopback
 from aligntune_run.host.docker_info import NVIDIA_DEVICES
+from aligntune_run.host.probe import WORKER_VARIABLES
 from aligntune_run.host.types import Host
 from aligntune_run.images.code import code_folder
 from aligntune_run.images.indexes import ca_bundle
@@ -147,6 +148,9 @@ def container_arguments(
             command = ["/bin/sh", "-c", load, "sh", *command]
     else:
         environment |= OFFLINE
+        environment |= {
+            name: host.environment[name] for name in WORKER_VARIABLES if name in host.environment
+        }
         environment |= (
             {"UNSLOTH_DISABLE_CPU_FALLBACK": "1"} if gpus else {"CUDA_VISIBLE_DEVICES": ""}
         )

@@ -50,7 +50,9 @@ def container_name(handle: str) -> str:
         EngineError: the handle is not a container's.
     """
     if not handle.startswith(HANDLE):
-        raise EngineError(f"{handle!r} does not name a container of a run")
+        raise EngineError(
+            f"{handle!r} does not name a container of a run", "See `handle` in the run's run.json"
+        )
     return handle.removeprefix(HANDLE)
 
 
@@ -170,7 +172,10 @@ class DockerEngine:
         """
         container = self._container(handle)
         if container is None:
-            raise EngineError(f"there is no container {container_name(handle)}: it was removed")
+            raise EngineError(
+                f"there is no container {container_name(handle)}: it was removed",
+                "Run `aligntune-run --resume RUN_DIR` to continue from the last checkpoint",
+            )
         if container.status == "created":
             raise EngineError(
                 f"the container {container.name} was never started",
@@ -280,7 +285,9 @@ def refusal(message: str, arguments: Mapping[str, Any]) -> AligntuneError:
             return kind(
                 what.format(detail=detail, **values), remedy.format(detail=detail, **values)
             )
-    return EngineError(f"the engine refused the container: {said}")
+    return EngineError(
+        f"the engine refused the container: {said}", "`aligntune-run doctor` checks the engine"
+    )
 
 
 REFUSALS: tuple[tuple[str, type[AligntuneError], str, str], ...] = (

@@ -83,7 +83,10 @@ class ContainerWorker:
             return False
         except APIError as error:
             if "is not running" not in str(error):
-                raise EngineError(f"the engine does not stop {self.name}: {error}") from error
+                raise EngineError(
+                    f"the engine does not stop {self.name}: {error}",
+                    f"Try `docker kill {self.name}`",
+                ) from error
             return False
         return True
 
@@ -108,7 +111,10 @@ class ContainerWorker:
                     f"`docker logs -f {self.name}` shows it, `docker stop {self.name}` ends it",
                 )
         except NotFound:
-            raise EngineError(f"the container {self.name} was removed from outside") from None
+            raise EngineError(
+                f"the container {self.name} was removed while the run was active",
+                "Run `aligntune-run --resume RUN_DIR` to continue from the last checkpoint",
+            ) from None
         except (DockerException, RequestException) as error:
             raise EngineError(
                 f"the engine went away while {self.name} ran: {error}",

@@ -136,7 +136,10 @@ def _install(
 
 def _unknown(done: Finished) -> EngineError:
     said = [line for line in done.out.splitlines() if "ERROR" in line] or done.out.splitlines()
-    return EngineError(f"pip ended with {done.code}: {' '.join(said[-3:])}")
+    return EngineError(
+        f"pip ended with {done.code}: {' '.join(said[-3:])}",
+        "`aligntune-run doctor` checks the package index and the disk; then run the command again",
+    )
 
 
 def _failure(said: str) -> AligntuneError | None:

@@ -62,7 +62,9 @@ class Handle:
                 return cls(int(pid), int(start), boot, Path(folder))
         except ValueError:
             pass
-        raise EngineError(f"{text!r} does not name a process of a run")
+        raise EngineError(
+            f"{text!r} does not name a process of a run", "See `handle` in the run's run.json"
+        )
 
     @property
     def is_alive(self) -> bool:

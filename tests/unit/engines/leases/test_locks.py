@@ -146,7 +146,7 @@ class TestLocks:
         with Lease.take([FIRST]):
             pass  # the file is root's
         for parent in tmp_path.parents:
-            if parent.name.startswith("pytest-"):
+            if parent.name.startswith(("pytest-", "popen-")):
                 parent.chmod(0o755)
         tmp_path.chmod(0o755)
         become = "import os; os.setgid(1234); os.setuid(1234)\n"
@@ -230,18 +230,18 @@ worker.wait(60)
         until(lambda: held(tmp_path) == [None, None])
 
     def test_children_that_are_left_behind_are_ended_with_it(self, tmp_path: Path) -> None:
-        worker = self.worker(tmp_path, "sleep 60 & exit 0", FIRST.uuid)
+        worker = self.worker(tmp_path, "sleep 600 & exit 0", FIRST.uuid)
         worker.detach()
-        assert worker.wait(5) is not None, "what it left behind is ended with it"
+        assert worker.wait(60) is not None, "what it left behind is ended with it"
         until(lambda: held(tmp_path) == [None, None])
 
     def test_a_worker_without_gpus_inherits_nothing(self, tmp_path: Path) -> None:
         lease = Lease.take([FIRST])
-        worker = self.worker(tmp_path, "sleep 60")
+        worker = self.worker(tmp_path, "sleep 600")
         lease.end()
         assert held(tmp_path) == [None, None]
         worker.kill()
-        worker.wait(5)
+        worker.wait(60)
 
     def worker(self, tmp_path: Path, script: str, *gpus: str) -> ProcessWorker:
         words = ["sh", "-c", script]
