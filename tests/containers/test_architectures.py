@@ -19,11 +19,9 @@ LEAKS = frozenset(("bloom", "gpt_oss", "mamba", "mpt", "opt", "roberta"))
 """Packed rows see each other in these, as published, so packing is refused."""
 
 
-def trained(
-    engine: Any, image: str, bench: Bench, name: str, kinds: tuple[str, ...]
-) -> list[dict[str, Any]]:
+def trained(image: str, bench: Bench, name: str, kinds: tuple[str, ...]) -> list[dict[str, Any]]:
     script = scripts(bench, name) / "architectures.py"
-    printed = in_image(engine, image, script, bench, script.parent, "--only", *kinds)
+    printed = in_image(image, script, bench, script.parent, "--only", *kinds)
     return [json.loads(line) for line in printed.splitlines() if line.startswith('{"kind"')]
 
 
@@ -37,9 +35,9 @@ def require_right(found: list[dict[str, Any]]) -> None:
 
 
 def test_a_few_architectures_load_plainly_with_the_loss_that_was_measured(
-    engine: Any, image: Callable[[str, str], str], bench: Bench
+    image: Callable[[str, str], str], bench: Bench
 ) -> None:
-    found = trained(engine, image("trl", "cpu"), bench, "few", FEW)
+    found = trained(image("trl", "cpu"), bench, "few", FEW)
     assert {one["kind"] for one in found} == set(FEW)
     require_right(found)
     notes = {one["kind"] for one in found if "from the model's logits" in one.get("note", "")}
@@ -48,8 +46,8 @@ def test_a_few_architectures_load_plainly_with_the_loss_that_was_measured(
 
 @pytest.mark.matrix
 def test_every_architecture_loads_plainly_with_the_loss_that_was_measured(
-    engine: Any, image: Callable[[str, str], str], bench: Bench
+    image: Callable[[str, str], str], bench: Bench
 ) -> None:
-    found = trained(engine, image("trl", "cpu"), bench, "every", ())
+    found = trained(image("trl", "cpu"), bench, "every", ())
     assert len({one["kind"] for one in found}) >= AT_LEAST
     require_right(found)

@@ -33,13 +33,11 @@ def scripts(bench: Bench, name: str) -> Path:
 
 
 @pytest.fixture(scope="module", params=[("trl", "cpu"), ("unsloth", "cuda")], ids=lambda p: p[0])
-def found(
-    request: Any, engine: Any, image: Callable[[str, str], str], bench: Bench
-) -> dict[str, Any]:
+def found(request: Any, image: Callable[[str, str], str], bench: Bench) -> dict[str, Any]:
     """What the script found in an image."""
     backend, flavour = request.param
     folder = scripts(bench, f"saving-{backend}")
-    printed = in_image(engine, image(backend, flavour), folder / "saving.py", bench, folder)
+    printed = in_image(image(backend, flavour), folder / "saving.py", bench, folder)
     return dict(json.loads(printed.splitlines()[-1]))
 
 
