@@ -170,6 +170,29 @@ def settings(folder: Path, mixtral: Path) -> dict[str, Any]:
     }
 
 
+REWARD = """
+def kinds(prompts, completions, answer, **_):
+    whole = [type(value) is int for value in answer]
+    return [float(one == prompt.startswith("whole")) for one, prompt in zip(whole, prompts)]
+"""
+
+
+def numbers(folder: Path, llama: Path) -> float:
+    """The share of answers that reach a reward as the numbers that the rows have."""
+    rows = [{"prompt": "whole", "answer": count} for count in range(4)]
+    rows += [{"prompt": "fraction", "answer": count + 0.5} for count in range(4)]
+    data = folder / "numbers.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "kinds.py").write_text(REWARD, encoding="utf-8")
+    sections = {
+        "dataset": {"name": str(data), "eval_name": str(data)},
+        "rewards": [f"{folder / 'kinds.py'}:kinds"],
+        "rl": {"num_generations": 2, "max_completion_length": 4},
+    }
+    result, _ = train(folder, llama, "grpo", **sections)
+    return float(result["eval_reward"])
+
+
 def unsavable(folder: Path, llama: Path) -> dict[str, Any]:
     """A template that the saved tokenizer cannot keep ends the run before its first step."""
     from unittest.mock import patch
@@ -209,6 +232,7 @@ def main() -> None:
             "checkpoints": checkpoints(folder, models["llama"]),
             "half precision": half_precision(folder, models["llama"]),
             "settings": settings(folder, models["mixtral"]),
+            "numbers": numbers(folder, models["llama"]),
             "another head": said(folder, models["roberta"], "dpo"),
             "unsavable": unsavable(folder, models["llama"]),
         }

@@ -85,6 +85,10 @@ def test_experts_are_measured_without_their_router(found: dict[str, Any]) -> Non
     assert in_run == later
 
 
+def test_whole_numbers_reach_a_reward_whole_next_to_fractions(found: dict[str, Any]) -> None:
+    assert found["numbers"] == 1.0
+
+
 def test_preferences_are_not_learned_through_a_head_that_is_not_the_models(
     found: dict[str, Any],
 ) -> None:
