@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -284,13 +284,17 @@ def check(kind: str, tokenizer: Any, data: Path, folder: Path) -> Iterator[dict[
         yield {"kind": kind, "run": how, **found}
 
 
-def main() -> None:
+@contextmanager
+def reporting() -> Iterator[tuple[Path, Any]]:
+    """The folder in the arguments, and where to report; what libraries print goes to stderr."""
     os.environ["TRITON_INTERPRET"] = "1"  # trl 1.15 outside Unsloth needs it on a CPU
-    folder = Path(sys.argv[1])
-    sys.path.insert(0, str(Path(__file__).parent))
-    people = os.fdopen(os.dup(1), "w")
-    with redirect_stdout(sys.stderr):
+    with os.fdopen(os.dup(1), "w") as people, redirect_stdout(sys.stderr):
         importlib.import_module("aligntune_backend").prepare()  # before transformers
+        yield Path(sys.argv[1]), people
+
+
+def main() -> None:
+    with reporting() as (folder, people):
         import transformers
 
         transformers.logging.set_verbosity_error()

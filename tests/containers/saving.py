@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -209,14 +206,25 @@ def unsavable(folder: Path, llama: Path) -> dict[str, Any]:
     return {"error": error, "steps": len(events)}
 
 
+def nested_modes() -> dict[str, bool]:
+    """Modes of modules in an evaluation, after another one inside it has ended."""
+    import torch
+
+    from aligntune.worker.modeling.modes import quiet
+
+    class Linear4bit(torch.nn.Linear):  # type: ignore[misc]  # by its name, as bitsandbytes' own
+        pass
+
+    model = torch.nn.Sequential(Linear4bit(1, 1), torch.nn.Dropout())
+    with quiet(model):
+        with quiet(model):
+            pass
+        return {"packed": model[0].training, "dropout": model[1].training}
+
+
 def main() -> None:
-    os.environ["TRITON_INTERPRET"] = "1"  # trl 1.15 outside Unsloth needs it on a CPU
-    folder = Path(sys.argv[1])
-    sys.path.insert(0, str(Path(__file__).parent))
-    people = os.fdopen(os.dup(1), "w")
-    with redirect_stdout(sys.stderr):
-        importlib.import_module("aligntune_backend").prepare()  # before transformers
-        architectures = importlib.import_module("architectures")
+    architectures = importlib.import_module("architectures")
+    with architectures.reporting() as (folder, people):
         tokenizer = importlib.import_module("tiny").make_tokenizer(["q a b", "a few words"], 300)
         named = (("rows", architectures.ROWS), ("pairs", PAIRS), ("judged", JUDGED))
         for name, rows in named:
@@ -235,8 +243,9 @@ def main() -> None:
             "numbers": numbers(folder, models["llama"]),
             "another head": said(folder, models["roberta"], "dpo"),
             "unsavable": unsavable(folder, models["llama"]),
+            "nested modes": nested_modes(),
         }
-    print(json.dumps(found), file=people, flush=True)
+        print(json.dumps(found), file=people, flush=True)
 
 
 if __name__ == "__main__":

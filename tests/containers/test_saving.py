@@ -96,6 +96,11 @@ def test_preferences_are_not_learned_through_a_head_that_is_not_the_models(
     assert told in found["another head"]
 
 
+def test_an_evaluation_inside_another_leaves_its_modes(found: dict[str, Any]) -> None:
+    """In evaluation mode, bitsandbytes repacks 4-bit weights, which then pass no gradient."""
+    assert found["nested modes"] == {"packed": True, "dropout": False}
+
+
 def test_what_cannot_be_saved_ends_a_run_before_its_first_step(found: dict[str, Any]) -> None:
     assert "could not be saved after training" in found["unsavable"]["error"]
     assert found["unsavable"]["steps"] == 0
