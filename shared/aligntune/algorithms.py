@@ -41,6 +41,7 @@ class Algorithm:
         reference: whether training or evaluation compares with a frozen reference model.
         critic: whether it trains an estimate of values beside the policy.
         least_batch_size: the smallest ``training.batch_size`` that it can learn from.
+        smoothed: the losses that use ``preference.label_smoothing``, and whether they need it.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Algorithm:
     reference: bool = False
     critic: bool = False
     least_batch_size: int = 1
+    smoothed: Mapping[str, bool] = field(default_factory=dict)
 
 
 BACKENDS = ("unsloth", "trl")
@@ -139,6 +141,8 @@ ALGORITHMS: dict[str, Algorithm] = {
             formats=("preference",),
             sections=("preference",),
             keys=("preference.label_smoothing",),
+            # In TRL 1.15 and 1.16; its sigmoid loss has no smoothing.
+            smoothed={"robust": False, "exo_pair": True, "aot": False, "aot_unpaired": False},
             defaults={"training.learning_rate": 1e-6, "preference.loss_type": "sigmoid"},
             pairs=True,
             reference=True,

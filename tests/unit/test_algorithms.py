@@ -152,6 +152,21 @@ def test_the_matrix_has_a_line_for_each_row() -> None:
         ("kto", ["preference.label_smoothing=0.1"], {}, "does not apply to kto, only to dpo"),
         (
             "dpo",
+            ["preference.label_smoothing=0.1", "preference.loss_type=hinge"],
+            {},
+            "label_smoothing has no effect on preference.loss_type=hinge, only on robust",
+        ),
+        (
+            "dpo",
+            ["preference.label_smoothing=0.1"],
+            {},
+            "no effect on preference.loss_type=sigmoid",
+        ),
+        ("dpo", ["preference.loss_type=exo_pair"], {}, "needs preference.label_smoothing"),
+        ("dpo", ["preference.beta=0"], {}, "Input should be greater than 0"),
+        ("kto", ["preference.beta=0"], {}, "Input should be greater than 0"),
+        (
+            "dpo",
             ["training.packing=true"],
             {},
             "training.packing does not apply to dpo, only to sft",

@@ -17,7 +17,7 @@ from aligntune_run.known_failures.explain import explained, tail
 from aligntune_run.plan import Plan
 from aligntune_run.planning.planner import Prepared
 from aligntune_run.runs.launch import start
-from aligntune_run.runs.outcome import ending_fields, find_failure, record_exit
+from aligntune_run.runs.outcome import ending_fields, find_failure, record_exit, require_finished
 from aligntune_run.runs.signals import Interrupt
 
 TICK_SECONDS = 0.1
@@ -71,6 +71,7 @@ def execute(prepared: Prepared, watch: Watch) -> RunRecord:
                 failure = explained(failure, f"{left.output}\n{tail(run.log, begins)}")
                 record_exit(run, left, failure)
                 raise failure
+    require_finished(run, left)
     record_exit(run, left, None)
     return run.record()
 
@@ -106,6 +107,7 @@ def attach(run: RunDir, engine: Engine, watch: Watch) -> RunRecord:
         failure = explained(failure, f"{left.output}\n{tail(run.log)}")
         record_exit(run, left, failure)
         raise failure
+    require_finished(run, left)
     record_exit(run, left, None)
     return run.record()
 

@@ -61,6 +61,24 @@ def find_failure(left: Exit, error_event: Event | None, plan: Plan) -> Aligntune
     return kind(f"the worker ended with code {left.code}{last}", f"See {plan.run_dir}/train.log")
 
 
+def require_finished(run: RunDir, left: Exit) -> None:
+    """Refuse the good exit of a worker that did not finish, and record the failure.
+
+    Code in the worker, such as a reward, can end the process with ``os._exit(0)``.
+
+    Raises:
+        TrainingError: the record does not say that the run has finished.
+    """
+    if run.record().is_finished:
+        return
+    failure = TrainingError(
+        f"the worker ended (exit code {left.code}) before it was done",
+        f"Look for code that ends the process, such as a reward; see {run.log}",
+    )
+    record_exit(run, left, failure)
+    raise failure
+
+
 def _signal(number: int) -> str:
     try:
         return signal.Signals(number).name

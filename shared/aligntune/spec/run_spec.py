@@ -227,6 +227,7 @@ class RunSpec(Section):
     def _consistent(self) -> Self:
         self._require_meaning()
         self._require_groups()
+        self._require_smoothing()
         if self.model.quantization != "none" and self.adapter.type == "none":
             raise ValueError(
                 f"model.quantization={self.model.quantization} needs an adapter; "
@@ -312,6 +313,20 @@ class RunSpec(Section):
         return ValueError(
             f"{key} does not apply to {self.algorithm}, only to {', '.join(names)}; remove it"
         )
+
+    def _require_smoothing(self) -> None:
+        """Refuse label smoothing that the loss ignores, and a loss that lacks it."""
+        loss, smoothing = self.preference.loss_type, self.preference.label_smoothing
+        losses = self.row.smoothed
+        if smoothing and loss not in losses:
+            raise ValueError(
+                f"preference.label_smoothing has no effect on preference.loss_type={loss}, only on "
+                f"{', '.join(losses)}; remove it"
+            )
+        if losses.get(str(loss)) and not smoothing:
+            raise ValueError(
+                f"preference.loss_type={loss} needs preference.label_smoothing, such as 0.001"
+            )
 
     def _require_groups(self) -> None:
         if not self.row.grouped:

@@ -128,6 +128,13 @@ def test_a_worker_that_ends_without_a_word_is_explained_by_how_it_ended(
     assert error_of(tmp_path).kind == kind.__name__
 
 
+def test_a_worker_that_ends_well_before_it_was_done_has_failed(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"ended \(exit code 0\) before it was done"):
+        execute(prepared(tmp_path, train=end(0)), ignore)
+    record = RunDir(tmp_path).record()
+    assert (record.status, record.exit and record.exit.code) == ("failed", 0)
+
+
 def test_a_known_failure_in_the_log_explains_an_error_that_says_little(tmp_path: Path) -> None:
     def script(worker: ScriptedWorker) -> Exit:
         worker.run.log.write_text("RuntimeError: Failed to find C compiler. Please specify\n")

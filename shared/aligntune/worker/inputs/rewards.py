@@ -8,7 +8,7 @@ from aligntune.data.rows import Rows
 from aligntune.errors import DataError
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
-from aligntune.rewards import Reward, build, columns
+from aligntune.rewards import Reward, build, check_rows, columns
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.worker.device import Device
 from aligntune.worker.failures import tell
@@ -30,7 +30,8 @@ def load_rewards(
     """The reward functions of a request, guarded.
 
     Raises:
-        DataError: a reward reads a column that the data does not have.
+        DataError: a reward reads a column that the data does not have, or a reference that it does
+            not understand.
     """
     for rows in parts:
         for label, column in columns(spec.rewards).items():
@@ -41,6 +42,8 @@ def load_rewards(
                     f"it has: {', '.join(there) or 'only the prompt'}",
                     "Set the reward's args.column, or map one with dataset.columns",
                 )
+
+        check_rows(spec.rewards, rows.dataset, rows.source)
 
     return tuple(
         build(

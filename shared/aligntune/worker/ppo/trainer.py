@@ -361,7 +361,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
                 self._generating,
             )
         texts = self.processing_class.batch_decode(completions, skip_special_tokens=True)
-        rewards = rewards_of(self.reward_funcs, rows, texts, completions)
+        rewards = rewards_of(self.reward_funcs, rows, texts, completions, self.state, self._figures)
         pad, stops = self._sampling.pad_token_id, self._sampling.eos_token_id or []
         ended = torch.tensor([completion[-1] in stops for completion in completions])
         batch = Sequences.of(prompts, completions, pad, self.args.device)
