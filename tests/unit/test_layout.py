@@ -43,7 +43,7 @@ WINGS = {
         ("__main__",),
     ),
     "aligntune": (
-        ("errors", "contract", "algorithms"),
+        ("errors", "contract", "algorithms", "units"),
         ("failures", "hub_errors"),
         ("record",),
         ("spec",),

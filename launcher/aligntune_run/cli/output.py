@@ -11,7 +11,9 @@ from typing import Any, TextIO
 import yaml
 
 from aligntune.record.events import headline
+from aligntune.record.run_dir import parent_of
 from aligntune.record.schema import RunRecord
+from aligntune.units import gib
 from aligntune_run.check import Verdict
 from aligntune_run.engines.registry import engine_kind
 from aligntune_run.host.types import Gpu
@@ -19,7 +21,6 @@ from aligntune_run.images import Listed
 from aligntune_run.memory.estimate import Estimate
 from aligntune_run.planning.planner import Planner, Prepared
 from aligntune_run.selection.availability import Status
-from aligntune_run.selection.rules import gib
 
 
 def choice(prepared: Prepared, stream: TextIO) -> None:
@@ -30,7 +31,11 @@ def choice(prepared: Prepared, stream: TextIO) -> None:
         engine += ", as requested"
     elif not engine_kind(engine).in_containers:
         engine += f", as no container engine is reachable: {prepared.host.engine.reason}"
-    job = f"{plan.task.kind} {plan.task.of}" if plan.task else plan.spec.algorithm
+    if plan.task:
+        job = f"{plan.task.kind} {plan.task.of}"
+    else:
+        parent = parent_of(plan.spec)
+        job = plan.spec.algorithm + (f" of {parent.short_id}" if parent else "")
     print(f"{job} with {plan.choice.reason}, engine {engine}", file=stream)
     for warning in plan.choice.warnings:
         rule = "!" * 78
@@ -119,7 +124,7 @@ def status(found: Status, as_json: bool) -> None:
     engine = host.engine
     label = f"{engine.kind} {engine.version}" if engine.reachable else f"none: {engine.reason}"
     print(f"engine   {label}")
-    print(f"machine  {host.cpus} CPUs, {host.memory / 2**30:.1f} GiB")
+    print(f"machine  {host.cpus} CPUs, {gib(host.memory)}")
 
 
 def _memory(needed: Estimate) -> None:
@@ -135,7 +140,7 @@ def _gpu(gpu: Gpu) -> str:
     parts = [
         f"{gpu.index} {gpu.name} ({gpu.uuid})",
         f"compute capability {gpu.capability[0]}.{gpu.capability[1]}",
-        f"{gpu.free / 2**30:.1f} of {gpu.memory / 2**30:.1f} GiB free",
+        f"{gib(gpu.free)} of {gib(gpu.memory)} free",
     ]
     if gpu.leased:
         parts.append(f"in use by {gpu.leased}")
@@ -160,7 +165,7 @@ def summary(record: RunRecord, stream: TextIO) -> None:
     speed = f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} token/s"
     memory = result["memory"]["peak_gpu"] or result["memory"]["peak"]
     print(
-        f"finished: {result['steps']} steps, {losses}; {speed}, peak {memory / 2**30:.2f} GiB",
+        f"finished: {result['steps']} steps, {losses}; {speed}, peak {gib(memory)}",
         file=stream,
     )
     print(f"model: {model}", file=stream)
@@ -191,13 +196,16 @@ def evaluation(record: RunRecord, stream: TextIO) -> None:
     print(f"evaluated {result['rows']} rows of {result['source']}", file=stream)
     for name, value in result["metrics"].items():
         if value is not None:
-            shown = f"{value:.6g}" if isinstance(value, float) else value
-            print(f"  {name:20} {shown}", file=stream)
+            print(f"  {name:20} {_figure(value)}", file=stream)
     for sample in result["samples"]:
         print("sample:", file=stream)
         for name, value in sample.items():
-            print(f"  {name}: {value}", file=stream)
+            print(f"  {name}: {_figure(value)}", file=stream)
     print(f"record: {record.run_dir}/run.json", file=stream)
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def predictions(record: RunRecord, stream: TextIO) -> None:
@@ -225,7 +233,7 @@ def images(found: Sequence[Listed], as_json: bool) -> None:
         json_line([asdict(image) for image in found])
         return
     for image in found:
-        size = f"{image.size / 1e9:.2f} GB" if image.size else "?"
+        size = gib(image.size) if image.size else "?"
         versions = " ".join(
             f"{name} {image.versions[name]}" for name in HEADLINE_VERSIONS if name in image.versions
         )

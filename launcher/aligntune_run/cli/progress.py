@@ -70,7 +70,8 @@ class LiveProgress:
 def obtaining(stream: TextIO) -> Iterator[Callable[[str], None]]:
     """Yield a function that shows how an image or venv is made, without the build's own output.
 
-    In a terminal, the build's newest line shows progress; elsewhere, only our own lines appear.
+    In a terminal, the build's newest line shows progress; elsewhere, only our own lines appear. The
+    live display starts with the first line, because the user may be asked something before.
     """
     if not stream.isatty():
         yield lambda line: None if _is_build_output(line) else print(line, file=stream, flush=True)
@@ -78,15 +79,19 @@ def obtaining(stream: TextIO) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
 
     console = Console(file=stream, highlight=False)
-    with console.status("getting the image") as status:
+    status = console.status("getting the image")
 
-        def say(line: str) -> None:
-            if _is_build_output(line):
-                status.update(line[: console.width - 4].replace("[", "\\["))
-            else:
-                console.print(line, markup=False)
+    def say(line: str) -> None:
+        status.start()
+        if _is_build_output(line):
+            status.update(line[: console.width - 4].replace("[", "\\["))
+        else:
+            console.print(line, markup=False)
 
+    try:
         yield say
+    finally:
+        status.stop()
 
 
 def _is_build_output(line: str) -> bool:

@@ -16,19 +16,40 @@ from aligntune.errors import (
 )
 from aligntune.record.events import Event
 from aligntune.record.run_dir import RunDir
+from aligntune.record.schema import RunRecord
+from aligntune.units import gib
 from aligntune_run.engines.base import Exit
 from aligntune_run.plan import Plan
 
 
-def find_failure(left: Exit, error_event: Event | None, plan: Plan) -> AligntuneError | None:
-    """The error a worker ended with: its own error event, or what its exit means."""
+def find_failure(
+    left: Exit, error_event: Event | None, plan: Plan, phase: str | None, record: RunRecord
+) -> AligntuneError | None:
+    """The error a phase ended with: its worker's error event, or what the exit means.
+
+    A worker that ends with code 0 has succeeded only if it also wrote its result, because a library
+    can end the process with code 0 at any point (``os._exit(0)``).
+
+    Args:
+        left: how the worker ended.
+        error_event: the last ``error`` event of the worker.
+        plan: of the run.
+        phase: the phase that ended.
+        record: the run's record, after the worker has ended.
+    """
     if left.oom and left.code != 0:  # else only a helper process was killed
         return OutOfMemoryError(
-            f"out of memory: the run was killed at its limit of {plan.memory / 2**30:.1f} GiB",
+            f"out of memory: the run was killed at its limit of {gib(plan.memory)}",
             "Lower training.batch_size or max_length, use --lora-rank, or raise --set memory=...",
         )
     if left.code == 0:
-        return None
+        if record.fetched is not None if phase == "fetch" else record.is_finished:
+            return None
+        return TrainingError(
+            f"the worker ended with code 0 in the middle of {phase}, without a result: "
+            "something that it imports or calls, such as a reward, ended the process",
+            f"See the end of {plan.run_dir}/train.log",
+        )
     if left.killed:
         return StoppedError(
             "ended at once, without a checkpoint of its own",
@@ -59,24 +80,6 @@ def find_failure(left: Exit, error_event: Event | None, plan: Plan) -> Aligntune
         )
     kind = next((kind for kind in KINDS.values() if kind.exit_code == left.code), TrainingError)
     return kind(f"the worker ended with code {left.code}{last}", f"See {plan.run_dir}/train.log")
-
-
-def require_finished(run: RunDir, left: Exit) -> None:
-    """Refuse the good exit of a worker that did not finish, and record the failure.
-
-    Code in the worker, such as a reward, can end the process with ``os._exit(0)``.
-
-    Raises:
-        TrainingError: the record does not say that the run has finished.
-    """
-    if run.record().is_finished:
-        return
-    failure = TrainingError(
-        f"the worker ended (exit code {left.code}) before it was done",
-        f"Look for code that ends the process, such as a reward; see {run.log}",
-    )
-    record_exit(run, left, failure)
-    raise failure
 
 
 def _signal(number: int) -> str:

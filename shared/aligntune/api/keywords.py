@@ -20,7 +20,7 @@ from aligntune.spec.paths import listed
 from aligntune.spec.resolve import Settings, known_keys, pick_key, resolve
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.sections import Keyword
-from aligntune.spec.suggest import nearest
+from aligntune.spec.suggest import nearest, other_name
 
 STRENGTH = 3
 """A Python argument overrides files, environment and command line."""
@@ -194,6 +194,15 @@ def _suggest(name: str) -> str:
         section, _, leaf = key.rpartition(".")
         if leaf == name and section:
             return f"; did you mean {section}={{{name!r}: ...}}?"
+    other = other_name(name)
+    if other and " " in other:
+        return f"; {other}"
+    if other:
+        key, _, value = other.partition("=")
+        section, _, leaf = key.partition(".")
+        keyword = next((word for word, sets in KEYWORDS.items() if key in sets), None)
+        shown = f"{leaf!r}: {value!r}" if value else f"{leaf!r}: ..."
+        return f"; did you mean {keyword or (f'{section}={{{shown}}}' if leaf else key)}?"
     words = [*KEYWORDS, *CONVERTED, *REWARD_KEYWORDS, *RunSpec.model_fields]
     return nearest(name, words)
 

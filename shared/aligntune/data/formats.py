@@ -34,9 +34,10 @@ ALPACA_PROMPT = (
 
 RESERVED = (
     *("prompts", "completions", "completion", "completion_ids", "trainer_state"),
-    *("log_extra", "log_metric", "environments"),
+    *("log_extra", "log_metric", "environments", "image", "images"),
 )
-"""Names that rewards receive beside the data's columns, so columns cannot have these names."""
+"""Columns cannot have these names: rewards receive them beside the data's columns, or the trainer
+reads them itself, as TRL reads pictures."""
 
 
 def detect(values: Values, where: str, allowed: tuple[str, ...]) -> str:
@@ -171,7 +172,7 @@ def _prompt(values: Values, chat: bool) -> dict[str, Any]:
     taken = [name for name in RESERVED if name in values]
     if taken:
         raise UnusableError(
-            f"the column name {taken[0]!r} is reserved for rewards; rename the column, "
+            f"the column name {taken[0]!r} has a meaning for the trainer; rename the column, "
             f"e.g. --set dataset.columns.answer={taken[0]}"
         )
     chatty = isinstance(values["prompt"], list)

@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aligntune.data.columns import Columns
 from aligntune.data.formats import FORMATS, UnusableError, detect, require_columns
 from aligntune.data.numbers import Numbers
-from aligntune.data.sources import BATCH_ROWS, Row, Source, Values, read_rows
+from aligntune.data.sources import BATCH_ROWS, Row, Source, Values, left_out, read_rows
 from aligntune.errors import DataError, shown
 from aligntune.spec.run_spec import DatasetSpec
 from aligntune.spec.suggest import nearest
@@ -21,11 +22,15 @@ from aligntune.spec.suggest import nearest
 
 @dataclass(frozen=True)
 class Rows:
-    """Canonical rows, with their detected ``format``, and their ``source`` for the log."""
+    """Canonical rows, with their detected ``format``, and their ``source`` for the log.
+
+    ``notes`` say what is not used.
+    """
 
     dataset: Any
     format: str
     source: str
+    notes: tuple[str, ...] = ()
 
 
 def load(
@@ -63,7 +68,9 @@ def load(
             dataset = dataset.select(range(min(limit, len(dataset))))
         if len(dataset) == 0:
             raise DataError(f"{source.name}: the slice {split!r} is empty", "Use a larger slice")
-    return Rows(dataset, format_name, f"{source.name}, split {split}")
+    ignored = left_out(source, name)
+    notes = (f"not read: {ignored}",) if ignored else ()
+    return Rows(dataset, format_name, f"{source.name}, split {split}", notes)
 
 
 def no_rows(source: Source, split: str) -> DataError:
@@ -99,6 +106,7 @@ def canonicalise(
 
     def canonical() -> Iterator[dict[str, Any]]:
         shape: set[str] | None = None
+        columns = Columns()
         known_columns = set(mapped)
         row: Row | None = first
         count = 0
@@ -120,6 +128,9 @@ def canonicalise(
                     f"{where}: the column '{shown(extra)}' is missing in the first row",
                     "Add it to the first row, with null if it has no value",
                 )
+            if free:
+                others = {key: value for key, value in row_values.items() if key != "prompt"}
+                columns.require_alike(others, where)
             kinds = {
                 f"{key} {type(value).__name__}"
                 for key, value in row_values.items()

@@ -1,8 +1,8 @@
 """RunRecord: what ``run.json`` holds. Everything that reads a record reads this.
 
 The launcher writes ``id``, ``status``, ``run_dir``, ``created``, ``spec``, ``plan``, ``task``,
-``handle`` and ``phase`` before a worker starts, and ``exit`` after it has ended. The worker writes
-the rest.
+``parent``, ``handle`` and ``phase`` before a worker starts, and ``exit`` after it has ended. The
+worker writes the rest.
 """
 
 from __future__ import annotations
@@ -66,6 +66,25 @@ class ExitRecord(Part):
     oom: bool = False
 
 
+class ParentRecord(Part):
+    """The run whose model a run trains further.
+
+    Attributes:
+        id: None if its worker was started by hand.
+        base: the model that the first run of the line began with, as its spec names it.
+    """
+
+    id: str | None = None
+    run_dir: str = ""
+    algorithm: str = ""
+    base: str = ""
+
+    @property
+    def short_id(self) -> str:
+        """The end of its id, as in the names of runs."""
+        return (self.id or Path(self.run_dir).name).rpartition("-")[2]
+
+
 class RunRecord(Part):
     """The record of a run or a task. A directory without ``run.json`` has an empty record.
 
@@ -75,6 +94,7 @@ class RunRecord(Part):
         spec: the resolved spec.
         plan: None if no launcher planned the run.
         task: what is done with a finished run; None for a training.
+        parent: the run whose model this one trains further; None if there is none.
         handle: where the worker of the current phase runs, for
             :meth:`~aligntune_run.engines.base.Engine.attach`.
         phase: the phase that ``handle`` is of.
@@ -96,6 +116,7 @@ class RunRecord(Part):
     spec: dict[str, Any] = {}
     plan: PlanRecord | None = None
     task: dict[str, Any] | None = None
+    parent: ParentRecord | None = None
     handle: str | None = None
     phase: str | None = None
     code: list[str] = []

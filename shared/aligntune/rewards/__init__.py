@@ -1,8 +1,8 @@
 """Rewards: functions and models that score completions during reinforcement learning.
 
-The host uses :func:`check`, :func:`names` and :func:`columns` too: they do not import torch, and
-read only the request. :func:`check_rows` reads the references in the data. :func:`build` makes the
-functions that a trainer calls.
+The host uses :func:`check`, :func:`names` and :func:`require_columns` too: they do not import
+torch, and read only the request. :func:`check_rows` reads the references in the data. :func:`build`
+makes the functions that a trainer calls.
 """
 
 from __future__ import annotations
@@ -12,9 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from aligntune.errors import DataError, RewardError
-from aligntune.rewards.catalog import RewardSpec, check, columns, labels, make, names
+from aligntune.rewards.catalog import (
+    RewardSpec,
+    check,
+    columns,
+    labels,
+    make,
+    names,
+    require_columns,
+)
 
-__all__ = ["Reward", "RewardSpec", "build", "check", "check_rows", "columns", "labels", "names"]
+__all__ = [
+    "Reward",
+    "RewardSpec",
+    "build",
+    "check",
+    "check_rows",
+    "columns",
+    "labels",
+    "names",
+    "require_columns",
+]
 
 Reward = Callable[..., list[float | None]]
 """``f(prompts, completions, completion_ids, **columns)``, as TRL calls it, returns one score per

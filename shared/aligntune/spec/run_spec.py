@@ -168,7 +168,7 @@ class RunSpec(Section):
                 continue
             adapted = isinstance(adapter, dict) and adapter.get("type", "none") != "none"
             if key == "training.learning_rate" and adapted:
-                value *= ADAPTER_FACTOR
+                value = float(f"{value * ADAPTER_FACTOR:.12g}")  # 1e-05, not 9.999999999999999e-06
             data[section] = {**given, name: value}
         return data
 

@@ -95,8 +95,8 @@ class DatasetSpec(Section):
     """The data.
 
     Attributes:
-        name: a file (.jsonl, .json, .csv, .parquet), a folder of them, a dataset saved with
-            ``save_to_disk``, or a hub id.
+        name: a file (.jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow; text also as .gz, .bz2
+            or .xz), a folder of them, a dataset saved with ``save_to_disk``, or a hub id.
         config: configuration name of a hub dataset.
         revision: branch, tag or commit of a hub id.
         split: split to train on, slices allowed (``train[:10%]``).

@@ -13,18 +13,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from aligntune.data.rows import Rows
-from aligntune.errors import OutputError, SpecError, StoppedError
+from aligntune.errors import SpecError, StoppedError
 from aligntune.failures import first_line
 from aligntune.packages import require_packages
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
+from aligntune.record.unchanged import require_same_inputs
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.trainer_args import longest_row, refuse_owned, rounds, save_steps
 from aligntune.worker.backend import Backend, installed
 from aligntune.worker.device import Device, find_device
 from aligntune.worker.families import Family, Setup, family, trainer_classes
 from aligntune.worker.inputs.fetch import fetch_missing
-from aligntune.worker.inputs.fingerprints import of_model, of_rows, other_inputs
+from aligntune.worker.inputs.fingerprints import of_files, of_part
 from aligntune.worker.inputs.model import (
     load_config,
     load_model,
@@ -32,10 +33,10 @@ from aligntune.worker.inputs.model import (
     locate_model,
     require_matching,
     row_length,
+    tokenizer_folder,
 )
 from aligntune.worker.inputs.rewards import load_rewards
 from aligntune.worker.inputs.rows import load_rows
-from aligntune.worker.inputs.tokenize import is_chat
 from aligntune.worker.metrics import Measurement
 from aligntune.worker.model_card import model_card
 from aligntune.worker.modeling.model import plain
@@ -46,7 +47,7 @@ from aligntune.worker.saving.given import Given, make_savable
 from aligntune.worker.stop_signal import StopSignal
 from aligntune.worker.trainer.arguments import accepted_arguments, trainer_arguments
 from aligntune.worker.trainer.build import trainer_class
-from aligntune.worker.trainer.resume import newest_checkpoint
+from aligntune.worker.trainer.resume import claim, newest_checkpoint, starting_point
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,12 @@ class Inputs:
         setup: what the family's functions need.
         given: the model's settings, as loaded.
         encoded: rows as the trainer takes them, by part: ``train`` and maybe ``evaluation``.
-        record: source and fingerprint of each input, for ``run.json``.
     """
 
     model: Any
     given: Given
     setup: Setup
     encoded: dict[str, Any]
-    record: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         AligntuneError: anything expected, by class.
     """
     session = Session(spec, run, events, stop=StopSignal(), clock=Clock(events))
-    _claim(spec, run)
+    claim(run, spec, session.note)
     record_code(run, events)
     refuse_owned(spec)
 
@@ -175,8 +174,12 @@ def load(session: Session, stack: Stack) -> Inputs:
     fetch_missing(spec, run, events)
     with session.clock.phase("load_model"):
         path = locate_model(spec, run)
-        tokenizer = load_tokenizer(spec, path)
+        of_tokenizer = tokenizer_folder(spec, run, path)
+        if of_tokenizer != path:
+            session.note(f"using the tokenizer that was saved with {spec.adapter.path}")
+        tokenizer = load_tokenizer(spec, of_tokenizer)
         config = load_config(spec, path)
+        require_same_inputs(run.record().inputs, of_files(spec, run, path))
         max_length = row_length(spec, config)
         if max_length != longest_row(spec):
             session.note(f"the model takes {max_length} tokens at most")
@@ -193,23 +196,11 @@ def load(session: Session, stack: Stack) -> Inputs:
         rewards = load_rewards(spec, run, events, device, *parts.values())
         head = LossHead(device, backend.computes_loss())
         setup = Setup(spec, tokenizer, max_length, rewards, backend.inference, head)
-        record: dict[str, Any] = {
-            "model": {"source": spec.model.name, "fingerprint": of_model(path)},
-            **other_inputs(spec, run),
-        }
-        encoded = {}
-        for part, rows in parts.items():
-            record[part] = _describe(rows)
-            encoded[part] = _encode(session, kind, setup, part, rows)
-    return Inputs(model, given, setup, encoded, record)
-
-
-def _describe(rows: Rows) -> dict[str, Any]:
-    return {
-        "source": rows.source,
-        "sha256": of_rows(rows.dataset),
-        "chat": is_chat(rows.dataset) or "messages" in rows.dataset.column_names,
-    }
+        inputs = of_files(spec, run, path) | {part: of_part(rows) for part, rows in parts.items()}
+        require_same_inputs(run.record().inputs, inputs)
+        run.update(inputs=inputs)
+        encoded = {part: _encode(session, kind, setup, part, rows) for part, rows in parts.items()}
+    return Inputs(model, given, setup, encoded)
 
 
 def _encode(session: Session, kind: Family, setup: Setup, part: str, rows: Rows) -> Any:
@@ -217,7 +208,7 @@ def _encode(session: Session, kind: Family, setup: Setup, part: str, rows: Rows)
         "data", part=part, rows=len(rows.dataset), format=rows.format, source=rows.source
     )
     encoded = kind.encode(rows.dataset, setup, part == "train")
-    for note in encoded.notes:
+    for note in (*rows.notes, *encoded.notes):
         session.note(f"{part}: {note}")
     return encoded.dataset
 
@@ -242,7 +233,10 @@ def fit(session: Session, stack: Stack, inputs: Inputs) -> Trained:
         if not stack.device.cuda:
             trim_after_forward(trainer.model)
         stop.begun = True
-        run_trainer(trainer, newest_checkpoint(run))
+        checkpoint = newest_checkpoint(run)
+        if start := starting_point(run, checkpoint):
+            session.note(start)
+        run_trainer(trainer, checkpoint)
         state = trainer.state
         if stop.asked and state.global_step < state.max_steps:
             raise StoppedError(
@@ -353,7 +347,7 @@ def _finish(
     spec, run, device, callback = session.spec, session.run, stack.device, trained.callback
     versions = stack_versions()
     result = trained.figures | measured
-    card = model_card(spec, result, versions)
+    card = model_card(spec, result, versions, run.record().parent)
     (run.model / "README.md").write_text(card, encoding="utf-8")
     result |= {
         "tokens_per_second": round(callback.tokens / max(callback.train_seconds, 1e-9), 1),
@@ -371,17 +365,8 @@ def _finish(
         "versions": versions,
         "attention": trained.model.config._attn_implementation,
     }
-    run.update(status="finished", result=result, inputs=inputs.record, machine=machine(device))
+    run.update(status="finished", result=result, machine=machine(device))
     session.events("end", status="finished", result=result)
-
-
-def _claim(spec: RunSpec, run: RunDir) -> None:
-    """Mark the run as running. A finished run is never overwritten."""
-    if run.record().is_finished:
-        raise OutputError(f"{run.path} contains a finished run", "Use a new run directory")
-    run.update(status="running", spec=spec.model_dump(mode="json"))
-    if not run.spec.exists():
-        run.spec.write_text(spec.to_yaml(), encoding="utf-8")
 
 
 def _last(history: list[dict[str, Any]], key: str) -> float | None:

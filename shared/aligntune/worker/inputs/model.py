@@ -52,6 +52,23 @@ def locate_model(spec: RunSpec, run: RunDir) -> Path:
     return path
 
 
+def tokenizer_folder(spec: RunSpec, run: RunDir, path: Path) -> Path:
+    """The folder of the tokenizer: the adapter's, if it brings one, else the model's.
+
+    An adapter learned with the tokenizer and the chat template that were saved beside it.
+    """
+    adapter = adapter_folder(spec, run)
+    return adapter if adapter and (adapter / "tokenizer_config.json").is_file() else path
+
+
+def adapter_folder(spec: RunSpec, run: RunDir) -> Path | None:
+    """The folder here of the adapter that training starts from, if the request names one."""
+    name = spec.adapter.path
+    if name is None:
+        return None
+    return locate(name) if is_local(name) else Path(fetched(run)["adapter"]["path"])
+
+
 def load_tokenizer(spec: RunSpec, path: Path) -> Any:
     """The model's tokenizer, with right padding and a padding token that is not learned."""
     tokenizer = read_tokenizer(path, spec.model.name, spec.model.trust_remote_code)
@@ -135,15 +152,14 @@ def load_model(
 
 
 def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir, head: Head) -> Any:
-    name = spec.adapter.path
-    if name is None:
+    name, path = spec.adapter.path, adapter_folder(spec, run)
+    if path is None:
         try:
             return backend.add_adapter(spec, model, head)
         except ValueError as error:
             raise SpecError(f"adapter: {first_line(error)}", "Check adapter.targets") from error
     from peft import PeftConfig, PeftModel
 
-    path = locate(name) if is_local(name) else Path(fetched(run)["adapter"]["path"])
     try:
         made_for = PeftConfig.from_pretrained(str(path)).task_type
         if (head == "classifier") != (made_for == "SEQ_CLS"):

@@ -34,7 +34,7 @@ def load_rows(spec: RunSpec, run: RunDir, chat: bool) -> tuple[Rows, Rows | None
         )
         part = f"{wanted.validation_fraction:g} of {rows.source}"
         return (
-            Rows(split_rows["train"], rows.format, rows.source),
+            Rows(split_rows["train"], rows.format, rows.source, rows.notes),
             Rows(split_rows["test"], rows.format, part),
         )
     return rows, None

@@ -56,7 +56,7 @@ def evaluate(
     setup = Setup(spec, saved.tokenizer, saved.max_length, rewards, saved.backend.inference, head)
     kind = family(spec.row)
     encoded = kind.encode(rows.dataset, setup, train=False)
-    for note in encoded.notes:
+    for note in (*rows.notes, *encoded.notes):
         events("note", message=f"evaluation: {note}")
     frozen = _reference(saved, spec, run)
     measurement = kind.measure(saved.model, encoded.dataset, setup, frozen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aligntune.errors import DataError, ModelError
@@ -14,7 +14,9 @@ from aligntune.worker.modeling.generate import complete
 from aligntune.worker.tasks.saved import Saved
 
 
-def predict(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
+def predict(
+    saved: Saved, spec: RunSpec, task: Predict, note: Callable[[str], None]
+) -> dict[str, Any]:
     """The model's completion of each prompt, or its score of each text."""
     tokenizer = saved.tokenizer
     chat = tokenizer.chat_template is not None and task.chat is not False
@@ -23,7 +25,7 @@ def predict(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
         return _score(saved, spec, task)
     prompts = [_as_trained(prompt, chat, system) for prompt in task.prompts]
     encoded = [encode_prompt(tokenizer, prompt) for prompt in _renderable(prompts, tokenizer)]
-    _require_room(encoded, saved.model, task.max_new_tokens)
+    most = _fitting(encoded, saved.model, task.max_new_tokens, note)
     sampling: dict[str, Any] = {"do_sample": False}
     if task.temperature:
         sampling = {"do_sample": True, "temperature": task.temperature, "top_k": 0, "top_p": 1.0}
@@ -34,7 +36,7 @@ def predict(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
         saved.backend.inference,
         task.batch_size,
         seed=task.seed,
-        max_new_tokens=task.max_new_tokens,
+        max_new_tokens=most,
         **sampling,
     )
     texts = tokenizer.batch_decode(found, skip_special_tokens=True)
@@ -97,16 +99,28 @@ def _renderable(prompts: Sequence[Prompt], tokenizer: Any) -> Sequence[Prompt]:
     return prompts
 
 
-def _require_room(encoded: list[list[int]], model: Any, wanted: int) -> None:
+def _fitting(encoded: list[list[int]], model: Any, wanted: int, note: Callable[[str], None]) -> int:
+    """The new tokens, up to those wanted, for which every prompt leaves room in the model.
+
+    Raises:
+        DataError: a prompt is empty, or leaves no room at all.
+    """
     from aligntune.worker.inputs.model import context_length
 
     limit = context_length(model.config)
     for number, tokens in enumerate(encoded, 1):
         if not tokens:
             raise DataError(f"prompt {number} is empty", "Remove it")
-        if limit is not None and len(tokens) + wanted > limit:
+        if limit is not None and len(tokens) >= limit:
             raise DataError(
-                f"prompt {number} has {len(tokens)} tokens; with {wanted} new tokens it exceeds "
-                f"the model's limit of {limit}",
-                "Shorten it, or lower --max-new-tokens",
+                f"prompt {number} has {len(tokens)} tokens, and the model takes {limit} in all",
+                "Shorten it",
             )
+    longest = max(map(len, encoded))
+    if limit is None or longest + wanted <= limit:
+        return wanted
+    note(
+        f"completions end after {limit - longest} new tokens, not {wanted}: the longest prompt has "
+        f"{longest} tokens, and the model takes {limit} in all"
+    )
+    return limit - longest
