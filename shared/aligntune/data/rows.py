@@ -6,12 +6,14 @@ their format.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from aligntune.data.columns import Columns
 from aligntune.data.formats import FORMATS, UnusableError, detect, require_columns
+from aligntune.data.numbers import Numbers
 from aligntune.data.sources import BATCH_ROWS, Row, Source, Values, left_out, read_rows
 from aligntune.errors import DataError, shown
 from aligntune.spec.run_spec import DatasetSpec
@@ -183,19 +185,27 @@ def _slice(dataset: Any, name: str, split: str) -> Any:
 
 
 def _dataset(rows: Iterator[dict[str, Any]]) -> Any:
-    """Canonical rows as Arrow, one batch at a time, which limits memory."""
+    """Canonical rows as Arrow, one batch at a time, which limits memory.
+
+    Columns with whole numbers and fractions are stored as JSON, because Arrow would make fractions
+    of all of them.
+    """
     import pyarrow
-    from datasets import Dataset
+    from datasets import Dataset, DatasetInfo, Features, Json
 
     batches, batch = [], []
+    rich: set[str] = set()
+    numbers = Numbers()
     try:
         for row in rows:
+            rich |= numbers.mixed(row)
             batch.append(row)
             if len(batch) == BATCH_ROWS:
-                batches.append(pyarrow.Table.from_pylist(batch))
+                batches.append(pyarrow.Table.from_pylist(_stored(batch, rich)))
                 batch = []
         if batch:
-            batches.append(pyarrow.Table.from_pylist(batch))
+            batches.append(pyarrow.Table.from_pylist(_stored(batch, rich)))
+        batches = [_as_json(table, rich) for table in batches]
         # Later rows may have more columns than the first rows, or fractions instead of integers.
         whole = pyarrow.concat_tables(batches, promote_options="permissive") if batches else None
     except pyarrow.ArrowException as error:
@@ -203,4 +213,31 @@ def _dataset(rows: Iterator[dict[str, Any]]) -> Any:
             f"a column contains values of several types: {str(error).splitlines()[0]}",
             "Use one type per column",
         ) from None
-    return Dataset(whole) if whole is not None else Dataset.from_list([])
+    if whole is None:
+        return Dataset.from_list([])
+    if not rich:
+        return Dataset(whole)
+    features = Features({**Features.from_arrow_schema(whole.schema), **dict.fromkeys(rich, Json())})
+    return Dataset(whole.cast(features.arrow_schema), info=DatasetInfo(features=features))
+
+
+def _stored(batch: list[dict[str, Any]], rich: set[str]) -> list[dict[str, Any]]:
+    """A batch with its rich columns as JSON text, also those that its first row lacks."""
+    if not rich:
+        return batch
+    names = dict.fromkeys(name for row in batch for name in row)
+    return [
+        {name: json.dumps(row.get(name)) if name in rich else row.get(name) for name in names}
+        for row in batch
+    ]
+
+
+def _as_json(table: Any, rich: set[str]) -> Any:
+    """A table whose rich columns are JSON text, also those stored before they were."""
+    import pyarrow
+
+    for place, name in enumerate(table.column_names):
+        if name in rich and not pyarrow.types.is_string(table.schema.field(name).type):
+            texts = [json.dumps(value) for value in table.column(name).to_pylist()]
+            table = table.set_column(place, name, pyarrow.array(texts, pyarrow.string()))
+    return table

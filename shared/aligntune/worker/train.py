@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import traceback
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from aligntune.data.rows import Rows
-from aligntune.errors import AligntuneError, SpecError, StoppedError, TrainingError
-from aligntune.failures import first_line, foreseen
+from aligntune.errors import SpecError, StoppedError
+from aligntune.failures import first_line
 from aligntune.packages import require_packages
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
@@ -41,9 +40,12 @@ from aligntune.worker.inputs.rows import load_rows
 from aligntune.worker.inputs.tokenize import Tokenized
 from aligntune.worker.metrics import Measurement
 from aligntune.worker.model_card import model_card
+from aligntune.worker.modeling.model import plain
 from aligntune.worker.process_memory import most_resident, resident
 from aligntune.worker.recipe import recorder, sequences
-from aligntune.worker.result import Clock, machine, record_code, save_model, stack_versions
+from aligntune.worker.result import Clock, machine, record_code, stack_versions
+from aligntune.worker.saving.folder import save_model, try_saving
+from aligntune.worker.saving.given import Given, make_savable
 from aligntune.worker.stop_signal import StopSignal
 from aligntune.worker.trainer.arguments import accepted_arguments, trainer_arguments
 from aligntune.worker.trainer.best import Best, held_step
@@ -86,11 +88,13 @@ class Inputs:
 
     Attributes:
         setup: what the family's functions need.
+        given: the model's settings, as loaded.
         encoded: rows as the trainer takes them, by part: ``train`` and maybe ``evaluation``.
         learns: which tokens are learned, in words.
     """
 
     model: Any
+    given: Given
     setup: Setup
     encoded: dict[str, Any]
     learns: str
@@ -186,6 +190,8 @@ def load(session: Session, stack: Stack) -> Inputs:
             session.note(f"the model takes {max_length} tokens at most")
         model = load_model(spec, path, config, max_length, backend, device, run, spec.row.head)
         require_matching(tokenizer, model, spec)
+        given = Given.of(spec, path, config, tokenizer)
+        make_savable(plain(model))
 
     with session.clock.phase("load_data"):
         from aligntune.worker.modeling.loss_head import LossHead
@@ -200,7 +206,7 @@ def load(session: Session, stack: Stack) -> Inputs:
         run.update(inputs=inputs)
         made = {part: _encode(session, kind, setup, part, rows) for part, rows in parts.items()}
         encoded = {part: rows.dataset for part, rows in made.items()}
-    return Inputs(model, setup, encoded, made["train"].learns or spec.row.learns)
+    return Inputs(model, given, setup, encoded, made["train"].learns or spec.row.learns)
 
 
 def _encode(session: Session, kind: Family, setup: Setup, part: str, rows: Rows) -> Tokenized:
@@ -223,6 +229,7 @@ def fit(session: Session, stack: Stack, inputs: Inputs) -> Trained:
     """
     from aligntune.worker.process_memory import trim_after_forward
     from aligntune.worker.trainer.callback import EventCallback
+    from aligntune.worker.trainer.run import run_trainer
 
     spec, run, stop = session.spec, session.run, session.stop
     with session.clock.phase("train"):
@@ -231,13 +238,14 @@ def fit(session: Session, stack: Stack, inputs: Inputs) -> Trained:
         best = Best.named(stack.kind.BEST, spec.trainer_args)
         callback = EventCallback(session.events, stop, best, rounds(spec), recipe)
         trainer = _build_trainer(session, stack, inputs, callback)
+        _try_out(session, inputs, trainer)
         if not stack.device.cuda:
             trim_after_forward(trainer.model)
         stop.begun = True
         checkpoint = newest_checkpoint(run)
         if start := starting_point(run, checkpoint):
             session.note(start)
-        _run_trainer(trainer, checkpoint)
+        run_trainer(trainer, checkpoint)
         state = trainer.state
         if stop.asked and state.global_step < state.max_steps:
             raise StoppedError(
@@ -293,6 +301,19 @@ def _build_trainer(session: Session, stack: Stack, inputs: Inputs, callback: Any
     return trainer
 
 
+def _try_out(session: Session, inputs: Inputs, trainer: Any) -> None:
+    """Try before the first step what would otherwise fail, or be wrong, at the end."""
+    from aligntune.worker.trials.losses import require_right_head, try_losses
+
+    try_saving(trainer, inputs.setup.tokenizer, inputs.given, session.run)
+    rows = inputs.encoded["train"]
+    if "labels" in rows.column_names:
+        for note in try_losses(trainer, rows, session.spec):
+            session.note(note)
+    else:
+        require_right_head(trainer, inputs.setup.head, session.spec)
+
+
 def _measure_function(stack: Stack, setup: Setup) -> Any:
     """The family's evaluation; on a CPU it first gives unused memory back to the system."""
     from aligntune.worker.process_memory import trim
@@ -305,35 +326,10 @@ def _measure_function(stack: Stack, setup: Setup) -> Any:
     return measure_rows
 
 
-def _run_trainer(trainer: Any, checkpoint: str | None) -> None:
-    from aligntune.worker.trainer.callback import NothingLeft
-
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except NothingLeft:  # the run died after its last step, and its last weights are loaded
-        if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
-            trainer._load_best_model()
-    except AligntuneError:
-        raise
-    except Exception as error:
-        known = foreseen(error)
-        if known is None:
-            traceback.print_exc()
-            remedy = "See the traceback at the end of train.log"
-            if checkpoint:
-                remedy += (
-                    f". If {Path(checkpoint).name} is damaged, delete it and run --resume again"
-                )
-            known = TrainingError(
-                f"the trainer failed: {type(error).__name__}: {first_line(error)}", remedy
-            )
-        raise known from error
-
-
 def save(session: Session, inputs: Inputs, trained: Trained) -> None:
     """Write the model and its tokenizer to ``model/``."""
     with session.clock.phase("save"):
-        save_model(trained.trainer, inputs.setup.tokenizer, session.run)
+        save_model(trained.trainer, inputs.setup.tokenizer, inputs.given, session.run)
 
 
 def measure(session: Session, stack: Stack, inputs: Inputs, trained: Trained) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.spec.trainer_args import longest_row
 from aligntune.worker.backend import Backend, ModelForm
 from aligntune.worker.device import Device
+from aligntune.worker.inputs.checkpoint import every_weight, require_every_adapter_weight
 from aligntune.worker.inputs.fetch import fetched
 from aligntune.worker.inputs.targets import require_modules
 
@@ -131,11 +132,13 @@ def load_model(
     """Load the model, with the adapter of the request; ``head`` as in :class:`ModelForm`.
 
     Raises:
-        ModelError: this stack does not support the model, or its files are damaged.
+        ModelError: this stack does not support the model, or its files are damaged, or have other
+            weights than the model.
     """
     attention = None if spec.model.attention == "auto" else spec.model.attention
     form = ModelForm(_dtype(spec, config, device), attention, max_length, head)
-    with load_errors(spec.model.name, "Check the model's files"):
+    name = spec.model.name
+    with load_errors(name, "Check the model's files"), every_weight(name, path, head):
         model = backend.load_model(spec, path, form)
     if spec.adapter.type != "none":
         model = _with_adapter(spec, model, backend, run, head)
@@ -168,7 +171,10 @@ def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir, head
                 "kind of model",
                 "Merge it into its base (peft's merge_and_unload), and train the result",
             )
-        return PeftModel.from_pretrained(model, str(path), is_trainable=True)
+        adapted = PeftModel.from_pretrained(model, str(path), is_trainable=True)
+        remedy = "Save the adapter again, or use the model that it was trained on"
+        require_every_adapter_weight(adapted, path, f"the adapter {name}", remedy)
+        return adapted
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"the adapter {spec.adapter.path} does not fit {spec.model.name}: {first_line(error)}",
