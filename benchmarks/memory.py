@@ -179,7 +179,8 @@ def measure(case: Case, folder: Path, engine: str, precision: str) -> float:
     with tempfile.TemporaryDirectory(dir=folder) as output:
         named = ["--model", str(folder / "models" / case.model), "--dataset", str(data)]
         where = ["--backend", "trl", "--engine", engine, "--gpus", "0", "--output", f"{output}/run"]
-        sets = ["dataset.validation_fraction=0.2", f"training.precision={precision}"]
+        sets = ["dataset.validation_fraction=0.2", "training.gradient_accumulation=1"]
+        sets.append(f"training.precision={precision}")
         words = ["--algo", case.algorithm, *named, *where, "--max-steps", "3", *case.words]
         words += [word for key in sets for word in ("--set", key)]
         done = subprocess.run([*PROGRAM, *words], capture_output=True, text=True, env=os.environ)

@@ -41,6 +41,8 @@ class Algorithm:
         reference: whether training or evaluation compares with a frozen reference model.
         critic: whether it trains an estimate of values beside the policy.
         least_batch_size: the smallest ``training.batch_size`` that it can learn from.
+        learns: what it learns, in words that follow "learns".
+        smoothed: the losses that use ``preference.label_smoothing``, and whether they need it.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Algorithm:
     reference: bool = False
     critic: bool = False
     least_batch_size: int = 1
+    learns: str = "sampled completions, by their reward"
+    smoothed: Mapping[str, bool] = field(default_factory=dict)
 
 
 BACKENDS = ("unsloth", "trl")
@@ -88,8 +92,14 @@ FORMATS: dict[str, tuple[str, ...]] = {
 }
 """Dataset formats, with the columns that their rows can have; aligntune.data.formats reads them."""
 
-ONLINE: dict[str, Any] = {"training.max_length": None}
-"""The keys of ``rl`` limit prompts and completions instead."""
+OFFLINE: dict[str, Any] = {"training.schedule": "cosine", "training.warmup": 0.03}
+"""For trainers that learn from given rows; docs/defaults.md has the sources."""
+
+PREFERENCES: dict[str, Any] = {**OFFLINE, "training.epochs": 1.0}
+"""A second pass over preferences mostly overfits."""
+
+ONLINE: dict[str, Any] = {"training.max_length": None, "training.gradient_accumulation": 1}
+"""The keys of ``rl`` limit prompts and completions instead, and a group fills a step."""
 
 PACKING = tuple(
     f"training.{name}" for name in ("packing", "completion_only_loss", "assistant_only_loss")
@@ -131,8 +141,8 @@ ALGORITHMS: dict[str, Algorithm] = {
             config="SFTConfig",
             formats=("text", "prompt_completion", "chat", "instruction"),
             keys=PACKING,
-            # TRL's default.
-            defaults={"training.learning_rate": 2e-5},
+            learns="completions, assistant turns if the chat template marks them, or whole texts",
+            defaults={"training.learning_rate": 2e-5, **OFFLINE},
         ),
         Algorithm(
             name="dpo",
@@ -144,9 +154,16 @@ ALGORITHMS: dict[str, Algorithm] = {
             formats=("preference",),
             sections=("preference",),
             keys=("preference.label_smoothing",),
-            defaults={"training.learning_rate": 1e-6, "preference.loss_type": "sigmoid"},
+            # In TRL 1.15 and 1.16; its sigmoid loss has no smoothing.
+            smoothed={"robust": False, "exo_pair": True, "aot": False, "aot_unpaired": False},
+            defaults={
+                "training.learning_rate": 1e-6,
+                "preference.loss_type": "sigmoid",
+                **PREFERENCES,
+            },
             pairs=True,
             reference=True,
+            learns="chosen answers over rejected ones",
         ),
         Algorithm(
             name="ppo",
@@ -218,9 +235,14 @@ ALGORITHMS: dict[str, Algorithm] = {
             config="KTOConfig",
             formats=("unpaired",),
             sections=("preference",),
-            defaults={"training.learning_rate": 1e-6, "preference.loss_type": "kto"},
+            defaults={
+                "training.learning_rate": 1e-6,
+                "preference.loss_type": "kto",
+                **PREFERENCES,
+            },
             reference=True,
             least_batch_size=2,  # it pairs the rows of a batch
+            learns="answers, towards good ones and away from bad ones",
         ),
         Algorithm(
             name="reward",
@@ -230,10 +252,11 @@ ALGORITHMS: dict[str, Algorithm] = {
             trainer="RewardTrainer",
             config="RewardConfig",
             formats=("preference",),
-            defaults={"training.learning_rate": 1e-5},
+            defaults={"training.learning_rate": 1e-5, **PREFERENCES},
             backends=("trl",),
             head="classifier",
             pairs=True,
+            learns="to score chosen answers above rejected ones",
         ),
     )
 }

@@ -8,6 +8,7 @@ Each task is a small run in a folder below the finished run (``evaluations/``, `
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,11 +17,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 
-from aligntune.errors import DataError, OutputError, SpecError
+from aligntune.errors import AligntuneError, DataError, OutputError, SpecError
 from aligntune.record.run_dir import RunDir, finished_model
 from aligntune.record.schema import RunRecord
 from aligntune.spec.layers import from_file
-from aligntune.spec.paths import local_name
+from aligntune.spec.paths import local_name, similar_path
 from aligntune.spec.resolve import resolve
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.sections import PositiveInt, Section
@@ -107,6 +108,26 @@ Task = Evaluate | Predict | Push
 _TASKS: TypeAdapter[Task] = TypeAdapter(Annotated[Task, Field(discriminator="kind")])
 
 
+SPEC_WORDS = re.compile(
+    r"(dataset|training|adapter|trainer_args)\.|args\.column|--(set|algo|lora|load-in|max-length)"
+)
+"""Keys and flags of a training in a remedy; a task has none of them."""
+
+REMEDIES = {
+    ("evaluate", "DataError"): "Evaluation needs rows with the columns of the run's training data: "
+    "rename the columns in the file, or name other rows with --dataset and --split",
+    ("evaluate", "OutOfMemoryError"): "Lower --batch-size",
+    ("predict", "OutOfMemoryError"): "Lower --max-new-tokens, or pass fewer prompts",
+}
+"""Task and class of an error -> what to do about it, where the remedy is one for a training."""
+
+
+def fitting_remedy(task: Task, error: AligntuneError) -> str:
+    """The remedy of an error in the words of a task's command."""
+    instead = REMEDIES.get((task.kind, type(error).__name__))
+    return instead if instead and SPEC_WORDS.search(error.remedy) else error.remedy
+
+
 @dataclass(frozen=True)
 class Job:
     """A task, and the run that it works on.
@@ -163,7 +184,7 @@ def read_prompts(path: Path) -> list[Any]:
         DataError: the file cannot be read, or is not JSON lines.
     """
     try:
-        lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+        lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise DataError(f"cannot read {path}: {reason}") from error
@@ -187,7 +208,9 @@ def job(task: Task) -> Job:
     run = RunDir(Path(task.of))
     record = run.record()
     if record.is_empty or not run.spec.exists():
-        raise OutputError(f"{run.path} is not a run directory", "Name the folder of a finished run")
+        near = similar_path(str(run.path), Path.cwd())
+        remedy = f"Did you mean {near}?" if near else "Name the folder of a finished run"
+        raise OutputError(f"{run.path} is not a run directory", remedy)
     status = record.status or "unknown"
     if not record.is_finished or finished_model(run.path) is None:
         raise OutputError(

@@ -36,7 +36,10 @@ TRACEBACK = "Traceback (most recent call last)"
 TRAINING = {
     "max_steps": 24,
     "batch_size": 4,
+    "gradient_accumulation": 1,
     "learning_rate": 3e-3,
+    "schedule": "linear",
+    "warmup": 0,
     "logging_steps": 4,
     "precision": "fp32",
 }

@@ -150,6 +150,7 @@ def train(folder: Path) -> dict[str, list[Any]]:
 
 def candidates(folder: Path) -> list[str]:
     """What went otherwise than it must with the candidates of ``hostile.py``."""
+    from aligntune.rewards.builtin.code_tests import read_tests
     from aligntune.rewards.sandbox.parent import Limits, Program, Step, run
 
     sys.path.insert(0, str(folder))
@@ -158,14 +159,15 @@ def candidates(folder: Path) -> list[str]:
     kept.write_text("mine")
     source = hostile.HELP % str(kept)
     steps = [Step(f"assert refused({action!r})", True) for action in hostile.REFUSED.values()]
-    passed = run([Program(source, (step,)) for step in steps], Limits(10, 2**29))
-    wrong = [what for what, count in zip(hostile.REFUSED, passed, strict=True) if not count]
-    bad = {**hostile.FAKES, **hostile.ENDLESS}
-    test = Step("assert f(1) == 2", True)
-    passed = run([Program(source, (test,)) for source in bad.values()], Limits(1, 2**28))
-    wrong += [what for what, count in zip(bad, passed, strict=True) if count]
+    verdicts = run([Program(source, (step,)) for step in steps], Limits(10, 2**29))
+    wrong = [what for what, one in zip(hostile.REFUSED, verdicts, strict=True) if not one.passed]
+    bad = {**hostile.FAKES, **hostile.ENDLESS, **hostile.TRICKS}
+    tests = read_tests("assert f(1) == 2")
+    verdicts = run([Program(source, tests) for source in bad.values()], Limits(1, 2**28))
+    wrong += [what for what, one in zip(bad, verdicts, strict=True) if one.passed]
     good = "import numpy\ndef f(x):\n    return int(numpy.int64(x)) + 1"
-    wrong += ["a good one"] if run([Program(good, (test,))], Limits(10, 2**30)) != [1] else []
+    (verdict,) = run([Program(good, tests)], Limits(10, 2**30))
+    wrong += [] if verdict.passed else ["a good one"]
     wrong += ["the file that is kept"] if kept.read_text() != "mine" else []
     return wrong
 

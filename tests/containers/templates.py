@@ -207,13 +207,13 @@ def canonical(row: dict[str, Any]) -> tuple[dict[str, Any], str]:
 def lost(tokenizer: Any, row: dict[str, Any]) -> str:
     """What of a row is neither in the tokens nor in a note, though the row is not refused."""
     from aligntune.errors import AligntuneError
-    from aligntune.worker.inputs.checking import RenderedRows
-    from aligntune.worker.inputs.encoding import Encoder
-    from aligntune.worker.inputs.rendering import Renderer, conversation
+    from aligntune.worker.text.checking import RenderedRows
+    from aligntune.worker.text.encoding import Encoder
+    from aligntune.worker.text.rendering import Renderer, conversation
 
     renderer = Renderer(tokenizer)
     read, ignored = canonical(row)
-    check = RenderedRows(renderer)
+    check = RenderedRows(lambda _: renderer)
     try:
         check("row 1", read)
     except AligntuneError as error:
@@ -244,9 +244,9 @@ def stops(name: str, template: str, kind: str) -> str:
     """What is wrong with how an answer ends; ``kind`` says which token ends a sequence."""
     from transformers import GenerationConfig
 
-    from aligntune.worker.inputs.encoding import Encoder
-    from aligntune.worker.inputs.rendering import Conversation, Renderer
-    from aligntune.worker.inputs.stops import WITHOUT_END, settle_ends
+    from aligntune.worker.text.encoding import Encoder
+    from aligntune.worker.text.rendering import Conversation, Renderer
+    from aligntune.worker.text.stops import WITHOUT_END, settle_ends
 
     family = max((key for key in ENDS if name.startswith(key)), key=len, default="")
     turn = ENDS.get(family, "<|endoftext|>")

@@ -16,7 +16,7 @@ from tests.containers.runs import ROOTED, TRACEBACK, UID, Bench, Ended, bare, co
 
 PAIRS = [{"prompt": "a", "chosen": " b", "rejected": " c"}] * 8
 ANSWERS = [{"prompt": "a", "completion": " b", "label": True}] * 8
-PROMPTS = [{"prompt": f"{n} plus {n} is"} for n in range(8)]
+PROMPTS = [{"prompt": f"{n} plus {n} is", "answer": str(2 * n)} for n in range(8)]
 GROUPS = ["--reward", "exact_match", "--num-generations", "4"]
 GOOD = [{"prompt": f"{n} plus {n} is", "completion": f" {2 * n}"} for n in range(8)]
 CHAT = [{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]}]
@@ -65,6 +65,8 @@ def refused(
         (["--model", "./nowhere"], 3, r"no such model: \./nowhere"),
         (["--dataset", "nowhere.jsonl"], 4, r"no such dataset: nowhere\.jsonl"),
         (["--output", "/usr/local/run"], 5, r"cannot write to /usr/local"),
+        (["--lora-target", "no_proj"], 2, r"adapter\.targets: .* has no module 'no_proj'"),
+        (["--num-train-epochs", "1"], 2, r"no such option: .*did you mean '--epochs'\?"),
         (["--gpus", "2"], 8, r"--gpus 2: this machine has [01]\b"),
         (["--image", "nobodys/image:none"], 7, r"nobodys/image:none"),
         (["--backend", "unsloth", "--strict"], 9, r"--strict: Unsloth is unavailable"),
@@ -287,7 +289,6 @@ def test_rows_that_are_for_another_algorithm(
     [
         ([*GOOD * 400, {"text": "a"}], [], 4, r"line \d+: no column 'prompt'"),
         (GOOD, ["--max-length", "2"], 4, r"no row has a token to learn"),
-        (GOOD, ["--set=adapter.targets=[no_proj]"], 2, r"adapter: .*no_proj"),
     ],
 )
 def test_bad_rows(

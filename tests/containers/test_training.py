@@ -353,6 +353,7 @@ def shared(bench: Bench, data: dict[str, Path]) -> Path:
     folder.mkdir()
     shutil.copy(data["pairs"], folder / "train.jsonl")
     shutil.copy(data["held out"], folder / "test.jsonl")
+    (folder / "words.txt").write_text("no rows")
     return folder
 
 
@@ -371,6 +372,7 @@ def test_hub_ids_are_fetched_with_the_token_and_trained_on_without_network(
         split = "--set=dataset.eval_split=test"
         first = bench.train("org/tiny-llama", "org/rows", split, environment=variables)
         assert first.losses[-1] < first.losses[0]
+        assert "rows; not read: 1 .txt (words.txt)" in first.out
         fetched = first.record["fetched"]
         assert fetched["model"]["commit"] == model.commit
         assert fetched["datasets"]["org/rows:train"]["commit"] == rows.commit

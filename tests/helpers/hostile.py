@@ -73,3 +73,53 @@ def refused(action):
     return False
 """
 """``refused(action)`` is whether an action fails; to be filled in with a file of somebody's."""
+
+ALWAYS = "class A{}:\n    def __eq__(self, other): return True\n    __hash__ = None\n"
+WRONG = "def f(x):\n    return 0\n"
+TRICKS = {
+    "replaces exec": f"import builtins\nbuiltins.exec = lambda *a: None\n{WRONG}",
+    "replaces compile": "import builtins\n"
+    f"builtins.compile = lambda *a, **k: (lambda: 0).__code__\n{WRONG}",
+    "equals everything": ALWAYS.format("") + "def f(x): return A()",
+    "a number that equals everything": ALWAYS.format("(int)") + "def f(x): return A(0)",
+    "a list of what equals everything": ALWAYS.format("") + "def f(x): return [A()]",
+    "mock's ANY": "from unittest.mock import ANY\ndef f(x): return ANY",
+    "a class in place of the function": ALWAYS.format("") + "class f(A):\n"
+    "    def __init__(self, *a): pass",
+    "turns into any number": ALWAYS.format("") + "A.__sub__ = A.__rsub__ = lambda s, o: 0\n"
+    "A.__abs__ = lambda s: 0\ndef f(x): return A()",
+    "replaces the builtins of tests": "def abs(x): return 0\ndef len(x): return 2\n"
+    f"def isinstance(*a): return True\n{WRONG}",
+    "finds the secret in a frame": "import os, sys\nframe = sys._getframe()\nwhile frame:\n"
+    "    for value in frame.f_locals.values():\n"
+    "        if isinstance(value, str) and len(value) == 32:\n"
+    "            for n in range(40):\n"
+    "                os.write(3 + n // 10, f'{value} {n % 10} true\\n'.encode())\n"
+    f"    frame = frame.f_back\n{WRONG}",
+    "finds frames by a traceback": "try:\n    1 / 0\nexcept Exception as error:\n"
+    f"    frame = error.__traceback__.tb_frame.f_back\n{WRONG}",
+    "reads what is expected": "import sys\ndef f(x):\n"
+    "    return [c for c in sys._getframe(1).f_code.co_consts if isinstance(c, int)][-1]",
+    "reads it by inspect": "import inspect\ndef f(x):\n"
+    "    code = inspect.currentframe().f_back.f_code\n"
+    "    return [c for c in code.co_consts if isinstance(c, int)][-1]",
+    "searches all objects": f"import gc\nfound = gc.get_objects()\n{WRONG}",
+    "traces its caller": "import sys\ndef f(x):\n    sys.settrace(lambda *a: None)\n    return 2",
+    "replaces AssertionError": "import builtins\nbuiltins.AssertionError = StopIteration\n" + WRONG,
+    "replaces unittest": "import unittest\nunittest.TestCase.assertEqual = lambda *a: None\n"
+    f"unittest.TestCase.run = lambda self, result: setattr(result, 'testsRun', 1)\n{WRONG}",
+    "replaces the code of unittest": "import unittest\nunittest.TestCase.assertEqual.__code__ = "
+    f"(lambda self, a, b, msg=None: None).__code__\n{WRONG}",
+    "replaces unittest when called": "def f(x):\n    import unittest\n"
+    "    unittest.TestCase.assertEqual = lambda *a: None\n    return 0",
+    "replaces pytest": "import pytest\npytest.approx.__eq__ = lambda s, o: True\n"
+    f"pytest.raises.__exit__ = lambda *a: True\n{WRONG}",
+    "replaces a module": "import sys, types\nmath = types.ModuleType('math')\n"
+    f"math.isclose = lambda *a, **k: True\nsys.modules['math'] = math\n{WRONG}",
+    "replaces a module's function": "import math\nmath.isclose = lambda *a, **k: True\n" + WRONG,
+    "replaces operators": f"import operator\noperator.eq = lambda a, b: True\n{WRONG}",
+    "defines check itself": f"def check(candidate): pass\n{WRONG}",
+    "replaces the harness": "import __main__\n__main__.report = __main__.run = print\n" + WRONG,
+    "skips the test": "import unittest\ndef f(x): raise unittest.SkipTest",
+}
+"""None of them makes ``f(1) == 2`` true; all cheat with what judges them."""

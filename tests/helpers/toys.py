@@ -63,7 +63,14 @@ class Toy:
         return found <= self.reaches if self.low else found >= self.reaches
 
 
-FAST = {"batch_size": 8, "logging_steps": 10, "precision": "fp32"}
+FAST = {
+    "batch_size": 8,
+    "gradient_accumulation": 1,
+    "schedule": "linear",
+    "warmup": 0,
+    "logging_steps": 10,
+    "precision": "fp32",
+}
 SAMPLED = {"rl": {"max_completion_length": 16, "beta": 0.01}}
 
 TOYS = {

@@ -152,6 +152,21 @@ def test_the_matrix_has_a_line_for_each_row() -> None:
         ("kto", ["preference.label_smoothing=0.1"], {}, "does not apply to kto, only to dpo"),
         (
             "dpo",
+            ["preference.label_smoothing=0.1", "preference.loss_type=hinge"],
+            {},
+            "label_smoothing has no effect on preference.loss_type=hinge, only on robust",
+        ),
+        (
+            "dpo",
+            ["preference.label_smoothing=0.1"],
+            {},
+            "no effect on preference.loss_type=sigmoid",
+        ),
+        ("dpo", ["preference.loss_type=exo_pair"], {}, "needs preference.label_smoothing"),
+        ("dpo", ["preference.beta=0"], {}, "Input should be greater than 0"),
+        ("kto", ["preference.beta=0"], {}, "Input should be greater than 0"),
+        (
+            "dpo",
             ["training.packing=true"],
             {},
             "training.packing does not apply to dpo, only to sft",
@@ -197,9 +212,10 @@ def test_what_makes_no_sense_for_an_algorithm_is_refused_with_the_reason(
 
 def test_the_best_checkpoint_is_one_that_was_evaluated_between_generations() -> None:
     held_out = ["dataset.eval_name=org/other", "training.eval_steps=3", "training.save_steps=3"]
-    best = [*held_out, "trainer_args.load_best_model_at_end=true", "rl.num_iterations=2"]
+    best = [*held_out, "training.keep_best=true", "rl.num_iterations=2"]
     made = arguments(spec_of("grpo", *best))
-    assert (made["save_steps"], made["metric_for_best_model"]) == (6, "reward")
+    assert (made["eval_steps"], made["save_steps"]) == (4, 4)
+    assert made["metric_for_best_model"] == "reward"
 
 
 def test_an_adapter_s_dropout_is_not_switched_off_with_the_model_s() -> None:

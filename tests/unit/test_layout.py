@@ -43,11 +43,11 @@ WINGS = {
         ("__main__",),
     ),
     "aligntune": (
-        ("errors", "contract", "algorithms"),
+        ("errors", "contract", "algorithms", "units"),
         ("failures", "hub_errors"),
         ("record",),
         ("spec",),
-        ("tasks", "packages", "pretrained"),
+        ("tasks", "packages", "defaults", "pretrained", "recipe"),
         ("data", "rewards"),
         ("worker",),
         ("api",),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 from click.core import ParameterSource
+from click.exceptions import NoSuchOption
 
 from aligntune import __version__
 from aligntune.errors import AligntuneError, OutputError, SpecError, StoppedError
@@ -33,6 +34,7 @@ from aligntune_run.cli.options import (
     parameter,
     settings,
     spec_flags,
+    suggest_option,
 )
 
 if TYPE_CHECKING:
@@ -175,6 +177,9 @@ def main() -> int:
         return _end(f"{label}: {error}", error.exit_code)
     except click.Abort:
         return _end("aborted", 130)
+    except NoSuchOption as error:
+        problem = _no_such_option(error)
+        return _end(f"error: {problem}", problem.exit_code)
     except click.ClickException as error:
         problem = SpecError(error.format_message().rstrip("."), f"See {PROGRAM} --help")
         return _end(f"error: {problem}", problem.exit_code)
@@ -191,6 +196,22 @@ def main() -> int:
         full = OutputError("no space left for the output", "Free some space, or print elsewhere")
         return _end(f"error: {full}", full.exit_code)
     return left if isinstance(left, int) else 0  # the code of an Exit, from --help and exec
+
+
+def _no_such_option(error: NoSuchOption) -> SpecError:
+    from aligntune.spec.suggest import nearest
+
+    where = error.ctx or click.Context(cli, info_name=PROGRAM)
+    options = where.command.params
+    if any(option.name == "assignments" for option in options):  # it takes every key of a spec
+        suggestion = suggest_option(error.option_name)
+    else:
+        names = [name for option in options for name in option.opts if name.startswith("--")]
+        suggestion = nearest(error.option_name, names)
+    help_command = f"See {where.command_path} --help"
+    return SpecError(
+        f"no such option: {error.option_name}{suggestion}", "" if suggestion else help_command
+    )
 
 
 def _end(message: str, code: int) -> int:

@@ -60,6 +60,25 @@ def spec_flags(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def suggest_option(word: str) -> str:
+    """What to write instead of an option that does not exist, as the end of a message."""
+    from aligntune.spec.resolve import known_keys
+    from aligntune.spec.suggest import nearest, nearest_key, other_name
+
+    other = other_name(word)
+    if other and " " in other:
+        return f"; {other}"
+    flags = {key.removesuffix(".name"): flagged.flag for flagged in FLAGS for key in flagged.keys}
+    if not other and (near := nearest(word, [flag.name for flag in flags.values()])):
+        return near
+    name = word.lstrip("-").replace("-", "_")
+    key, _, value = (other or nearest_key(name, known_keys()) or "").partition("=")
+    flag = flags.get(key.removesuffix(".name"))
+    if flag and flag.value in (None, value or None):
+        return f"; did you mean '{flag.name}{f' {value}' if value and not flag.value else ''}'?"
+    return f"; did you mean '--set {key}={value or '...'}'?" if key else ""
+
+
 TYPES: dict[str, tuple[Any, str | None]] = {
     "PositiveInt": (int, "N"),
     "int": (int, "N"),

@@ -10,16 +10,22 @@ from typing import Any, TextIO
 
 import yaml
 
+from aligntune.algorithms import TITLES
+from aligntune.recipe import known_recipe
 from aligntune.record.events import headline
+from aligntune.record.recipe import Recipe, recipe_lines
+from aligntune.record.run_dir import parent_of
 from aligntune.record.schema import RunRecord
+from aligntune.spec.resolve import Settings
+from aligntune.units import gib
 from aligntune_run.check import Verdict
 from aligntune_run.engines.registry import engine_kind
 from aligntune_run.host.types import Gpu
 from aligntune_run.images import Listed
 from aligntune_run.memory.estimate import Estimate
+from aligntune_run.plan import Plan
 from aligntune_run.planning.planner import Planner, Prepared
 from aligntune_run.selection.availability import Status
-from aligntune_run.selection.rules import gib
 
 
 def choice(prepared: Prepared, stream: TextIO) -> None:
@@ -30,7 +36,11 @@ def choice(prepared: Prepared, stream: TextIO) -> None:
         engine += ", as requested"
     elif not engine_kind(engine).in_containers:
         engine += f", as no container engine is reachable: {prepared.host.engine.reason}"
-    job = f"{plan.task.kind} {plan.task.of}" if plan.task else plan.spec.algorithm
+    if plan.task:
+        job = f"{plan.task.kind} {plan.task.of}"
+    else:
+        parent = parent_of(plan.spec)
+        job = plan.spec.algorithm + (f" of {parent.short_id}" if parent else "")
     print(f"{job} with {plan.choice.reason}, engine {engine}", file=stream)
     for warning in plan.choice.warnings:
         rule = "!" * 78
@@ -43,6 +53,7 @@ def values(prepared: Prepared) -> dict[str, Any]:
     return {
         "spec": prepared.plan.spec.model_dump(mode="json"),
         "plan": prepared.plan.to_dict(),
+        **({} if prepared.plan.task else {"recipe": recipe_of(prepared.plan)}),
         "commands": [
             {"phase": command.phase, "engine": prepared.plan.choice.engine, **command.arguments}
             for command in prepared.engine.commands(prepared.plan)
@@ -57,8 +68,22 @@ def plan(prepared: Prepared, as_json: bool) -> None:
         json_line(data)
         return
     choice(prepared, sys.stdout)
+    recipe(data["recipe"])
     verdicts(prepared.plan.choice.verdicts)
     print(yaml.safe_dump(json.loads(json.dumps(data)), sort_keys=False, allow_unicode=True), end="")
+
+
+def recipe_of(planned: Plan) -> Recipe:
+    """What a run will train with, as far as it is known before anything is loaded."""
+    choice = planned.choice
+    device = "GPU" if choice.gpus else "CPU"
+    where = {"backend": TITLES[choice.backend], "device": device}
+    return known_recipe(planned.spec, planned.origins) | where
+
+
+def recipe(known: Recipe) -> None:
+    """Print what a run trains with, in a few lines."""
+    print("\n".join(f"  {line}" for line in recipe_lines(known)))
 
 
 def verdicts(shown: Sequence[Verdict]) -> None:
@@ -70,13 +95,15 @@ def verdicts(shown: Sequence[Verdict]) -> None:
             print(f"{'':30}-> {verdict.remedy}")
 
 
-def explanation(planner: Planner, as_json: bool) -> None:
-    """Print the outcome of a request, with the verdict of every rule."""
+def explanation(planner: Planner, settings: Settings, as_json: bool) -> None:
+    """Print the outcome of a request, with what it trains with and the verdict of every rule."""
+    known = known_recipe(settings.spec, settings.origins)
     outcome = planner.outcome
     refusal = outcome.refusal
     if as_json:
         json_line(
             {
+                "recipe": known,
                 "choice": outcome.choice and asdict(outcome.choice),
                 "refusal": refusal
                 and {
@@ -93,6 +120,7 @@ def explanation(planner: Planner, as_json: bool) -> None:
             }
         )
         return
+    recipe(known)
     for gpu in planner.inspection.host.gpus:
         print(f"GPU: {_gpu(gpu)}")
     verdicts(outcome.verdicts)
@@ -119,7 +147,7 @@ def status(found: Status, as_json: bool) -> None:
     engine = host.engine
     label = f"{engine.kind} {engine.version}" if engine.reachable else f"none: {engine.reason}"
     print(f"engine   {label}")
-    print(f"machine  {host.cpus} CPUs, {host.memory / 2**30:.1f} GiB")
+    print(f"machine  {host.cpus} CPUs, {gib(host.memory)}")
 
 
 def _memory(needed: Estimate) -> None:
@@ -135,7 +163,7 @@ def _gpu(gpu: Gpu) -> str:
     parts = [
         f"{gpu.index} {gpu.name} ({gpu.uuid})",
         f"compute capability {gpu.capability[0]}.{gpu.capability[1]}",
-        f"{gpu.free / 2**30:.1f} of {gpu.memory / 2**30:.1f} GiB free",
+        f"{gib(gpu.free)} of {gib(gpu.memory)} free",
     ]
     if gpu.leased:
         parts.append(f"in use by {gpu.leased}")
@@ -157,10 +185,14 @@ def summary(record: RunRecord, stream: TextIO) -> None:
     metrics = {name[len("eval_") :]: result[name] for name in result if name.startswith("eval_")}
     if best := headline(metrics):
         losses += f", evaluation {best}"
+    kept = result.get("best")
+    if kept and (not kept["kept"] or record.spec["training"].get("keep_best")):
+        state = "kept" if kept["kept"] else "not kept"
+        losses += f" (best {kept['figure']} {kept['value']:.4f} at step {kept['step']}, {state})"
     speed = f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} token/s"
     memory = result["memory"]["peak_gpu"] or result["memory"]["peak"]
     print(
-        f"finished: {result['steps']} steps, {losses}; {speed}, peak {memory / 2**30:.2f} GiB",
+        f"finished: {result['steps']} steps, {losses}; {speed}, peak {gib(memory)}",
         file=stream,
     )
     print(f"model: {model}", file=stream)
@@ -191,13 +223,16 @@ def evaluation(record: RunRecord, stream: TextIO) -> None:
     print(f"evaluated {result['rows']} rows of {result['source']}", file=stream)
     for name, value in result["metrics"].items():
         if value is not None:
-            shown = f"{value:.6g}" if isinstance(value, float) else value
-            print(f"  {name:20} {shown}", file=stream)
+            print(f"  {name:20} {_figure(value)}", file=stream)
     for sample in result["samples"]:
         print("sample:", file=stream)
         for name, value in sample.items():
-            print(f"  {name}: {value}", file=stream)
+            print(f"  {name}: {_figure(value)}", file=stream)
     print(f"record: {record.run_dir}/run.json", file=stream)
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def predictions(record: RunRecord, stream: TextIO) -> None:
@@ -225,7 +260,7 @@ def images(found: Sequence[Listed], as_json: bool) -> None:
         json_line([asdict(image) for image in found])
         return
     for image in found:
-        size = f"{image.size / 1e9:.2f} GB" if image.size else "?"
+        size = gib(image.size) if image.size else "?"
         versions = " ".join(
             f"{name} {image.versions[name]}" for name in HEADLINE_VERSIONS if name in image.versions
         )

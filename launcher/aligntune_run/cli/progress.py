@@ -9,6 +9,9 @@ from typing import TextIO
 from aligntune.record.events import Event, describe
 from aligntune.record.events import progress as describe_step
 
+STYLES = {"warning": "bold yellow", "start": "none"}
+"""How lasting messages are shown, by kind of event; others are dim."""
+
 
 class PlainProgress:
     """Prints one line for each event worth showing."""
@@ -62,15 +65,15 @@ class LiveProgress:
                 self._task, completed=event["step"], total=event["max_steps"], numbers=numbers
             )
         elif kind != "error" and (line := describe(event)):
-            style = "bold yellow" if kind == "warning" else "dim"
-            self.bar.console.print(line, style=style, markup=False)
+            self.bar.console.print(line, style=STYLES.get(kind, "dim"), markup=False)
 
 
 @contextmanager
 def obtaining(stream: TextIO) -> Iterator[Callable[[str], None]]:
     """Yield a function that shows how an image or venv is made, without the build's own output.
 
-    In a terminal, the build's newest line shows progress; elsewhere, only our own lines appear.
+    In a terminal, the build's newest line shows progress; elsewhere, only our own lines appear. The
+    live display starts with the first line, because the user may be asked something before.
     """
     if not stream.isatty():
         yield lambda line: None if _is_build_output(line) else print(line, file=stream, flush=True)
@@ -78,15 +81,19 @@ def obtaining(stream: TextIO) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
 
     console = Console(file=stream, highlight=False)
-    with console.status("getting the image") as status:
+    status = console.status("getting the image")
 
-        def say(line: str) -> None:
-            if _is_build_output(line):
-                status.update(line[: console.width - 4].replace("[", "\\["))
-            else:
-                console.print(line, markup=False)
+    def say(line: str) -> None:
+        status.start()
+        if _is_build_output(line):
+            status.update(line[: console.width - 4].replace("[", "\\["))
+        else:
+            console.print(line, markup=False)
 
+    try:
         yield say
+    finally:
+        status.stop()
 
 
 def _is_build_output(line: str) -> bool:

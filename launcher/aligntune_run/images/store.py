@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from aligntune import contract
 from aligntune.algorithms import BACKENDS
 from aligntune.errors import ImageError
+from aligntune.units import gib
 from aligntune_run.host.docker_client import engine_errors
 from aligntune_run.host.types import ImageState
 from aligntune_run.images.builder import build, find_buildkit_client
@@ -177,7 +178,7 @@ def announcement(recipe: Recipe) -> str:
     """What obtaining an image costs in bytes, as a sentence."""
     how = "pulled" if recipe.pin else "built here"
     sizes = [
-        f"{size / 1e9:.1f} GB {what}"
+        f"{gib(size)} {what}"
         for size, what in (
             (recipe.download_size, "to download"),
             (recipe.expected_size, "on disk"),
@@ -246,7 +247,7 @@ def _pull(client: DockerClient, recipe: Recipe, pin: str, say: Say) -> str:
                 done, total = map(sum, zip(*layers.values(), strict=True))
                 if 100 * done // total >= reported + LAYERS_STEP:
                     reported = 100 * done // total
-                    say(f"{done / 1e9:.1f} of {total / 1e9:.1f} GB")
+                    say(f"{gib(done)} of {gib(total)}")
     except APIError as error:
         raise ImageError(f"cannot pull {pin}: {error.explanation or error}", NOT_PULLED) from error
     image = inspect_image(client, pin) or {"Config": {}}

@@ -90,7 +90,7 @@ def _moments(work: Work) -> Iterator[dict[str, int]]:
         "overhead": GPU_CONTEXT if work.cuda else LAZY,
     }
     activations = work.kept + work.critic_kept
-    summed = work.gradients if work.spec.training.gradient_accumulation > 1 else 0
+    summed = work.gradients if work.spec.training.accumulation() > 1 else 0
     slack = min(SLACK, activations + work.head) + work.assembled
     loss = state | {
         "gradients": summed + work.head_gradient,

@@ -26,6 +26,9 @@ FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text", "glm4")
 COMPOSED_GELU = ("gpt2", "phi", "gptj", "codegen", "gpt_neo", "gpt_bigcode")
 """Model types whose activation is made of single operations; autograd keeps each of them."""
 
+MATRICES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out", "word_embeddings")
+"""Names of embedding and output matrices. Other modules that are trained whole are far smaller."""
+
 EAGER = ("gemma2", "bloom")
 """Model types with eager attention only, which keeps the scores of all token pairs."""
 
@@ -121,13 +124,14 @@ class Work:
 
     @property
     def adapter(self) -> int:
-        """Weights in the adapter; PEFT keeps them in float32."""
+        """Weights in the adapter, and in matrices trained whole; PEFT keeps them in float32."""
         if not self.adapted:
             return 0
         targets = self.spec.adapter.targets
         sums = self.model.linear or self._usual_linear()
         named = [size for name, size in sums if targets == "all-linear" or name in targets]
-        return self.spec.adapter.rank * sum(named)
+        whole = sum(name in MATRICES for name in self.spec.adapter.modules_to_save)
+        return self.spec.adapter.rank * sum(named) + whole * self.embedding
 
     def _usual_linear(self) -> tuple[tuple[str, int], ...]:
         shape = self.shape
@@ -380,7 +384,7 @@ class Work:
         if not self.spec.row.online:
             return 0
         training, shape = self.spec.training, self.shape
-        rows = training.batch_size * training.gradient_accumulation
+        rows = training.batch_size * training.accumulation()
         if self.spec.row.critic:
             rows = min(64, rows * self.spec.ppo.num_mini_batches)
         keys = 2 * shape.layers * shape.kv_heads * shape.head_dim * self.weight_bytes

@@ -100,7 +100,7 @@ def _smaller_batches(spec: RunSpec) -> Iterator[Change]:
     size = training.batch_size
     for smaller in range(size - 1, spec.row.least_batch_size - 1, -1):
         if size % smaller == 0:
-            more = training.gradient_accumulation * size // smaller
+            more = training.accumulation() * size // smaller
             yield Change({"training": {"batch_size": smaller, "gradient_accumulation": more}})
 
 
@@ -137,7 +137,7 @@ def _fewer_completions(spec: RunSpec) -> Iterator[Change]:
     """Fewer completions per step, in whole groups, because they are all sampled at once."""
     training = spec.training
     group = spec.rl.num_generations if spec.row.grouped else 1
-    for fewer in range(training.gradient_accumulation - 1, 0, -1):
+    for fewer in range(training.accumulation() - 1, 0, -1):
         whole = training.batch_size * fewer % group == 0
         if spec.row.online and whole:
             yield Change({"training": {"gradient_accumulation": fewer}})

@@ -21,6 +21,7 @@ from aligntune_run.models.config import (
     shape_of,
     text_part,
 )
+from aligntune_run.models.matching import require_match
 from aligntune_run.models.safetensors import (
     BITS,
     NUMBERS_PER_BYTE,
@@ -100,7 +101,7 @@ def read_folder(folder: Path) -> ModelFacts:
     """The facts of a folder with ``config.json`` and weights.
 
     Raises:
-        ModelError: one of them is missing or broken.
+        ModelError: one of them is missing or broken, or they do not match.
     """
     try:
         config = read_object(folder / "config.json", CONFIG_BYTES)
@@ -111,7 +112,10 @@ def read_folder(folder: Path) -> ModelFacts:
         raise ModelError(f"{folder / 'config.json'} has no model_type")
     files = find_weights(folder)
     if files[0].suffix == ".safetensors":
-        return of_tensors(config, read_headers(files))
+        tensors = read_headers(files)
+        if not known.quantized and not known.custom_code:
+            require_match(str(folder), config, known.shape, tensors)
+        return of_tensors(config, tensors)
     size = sum(file_size(path) for path in files)
     bits = BITS.get(known.dtype or "float32")
     if bits is None or known.quantized:

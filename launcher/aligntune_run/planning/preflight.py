@@ -25,15 +25,20 @@ from aligntune.errors import (
     ModelError,
     OutputError,
     RewardError,
+    SpecError,
     shown,
 )
+from aligntune.rewards import require_columns
+from aligntune.spec.paths import similar_path
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.tasks import evaluation_set
+from aligntune.units import gib
 from aligntune_run.check import Result, Scope, Verdict, failed, passes, warns
 from aligntune_run.models import hub_client
 from aligntune_run.models.config import CONFIG_BYTES, read_object
 from aligntune_run.models.facts import ModelFacts, read_folder, read_model
 from aligntune_run.models.hub import read_hub_model
+from aligntune_run.planning.targets import missing_targets
 
 TEXT_BYTES = 2**22
 """More than any chat template takes."""
@@ -118,9 +123,10 @@ def refusals(model: ModelFacts) -> tuple[Verdict, ...]:
 def _model_files(inputs: Inputs) -> Result | None:
     name, model = inputs.spec.model.name, inputs.model
     if model.refused is not None:
-        return None if model.gated else failed(model.refused)
+        refused = failed(model.refused)
+        return None if model.gated else _or_neighbour(refused, "model", name)
     if model.model_type is None:
-        return warns(f"{name}: {model.note}")
+        return _or_neighbour(warns(f"{name}: {model.note}"), "model", name)
     count = f"{model.parameters:,}" if model.parameters else "an unknown number of"
     dtype = f" in {model.dtype}" if model.dtype else ""
     note = f" ({model.note})" if model.note else ""
@@ -135,6 +141,18 @@ def _credentials(inputs: Inputs) -> Iterator[Result]:
     elif model.granted:
         yield passes(f"{name} is gated, and this token opens it")
     yield from inputs.access
+
+
+def _or_neighbour(result: Result, kind: str, name: str) -> Result:
+    """Fail if a hub id may not be there, and a local file or folder has a similar path."""
+    near = None if result.level == "pass" or is_local(name) else similar_path(name, Path.cwd())
+    if near is None:
+        return result
+    why = result.evidence.partition(f"{name}: ")[2] or result.evidence
+    error = (DataError if kind == "dataset" else ModelError)(
+        f"no {kind} {name} on this machine, and {why}", f"Did you mean {near}?"
+    )
+    return failed(error)
 
 
 def require_writable(path: Path) -> None:
@@ -170,6 +188,7 @@ def _ask_hub(
 ) -> tuple[ModelFacts, tuple[Result, ...]]:
     """A hub model's facts, and whether all else from a hub may be read; asked in parallel."""
     jobs: dict[str, Callable[[], ModelFacts | Result]] = {}
+    offline: list[Result] = []
     hub = hub_client.connect(environment, token)
     for kind, name, revision in spec.repositories:
         stored = "dataset" if kind == "dataset" else "model"
@@ -177,9 +196,16 @@ def _ask_hub(
             continue
         if kind == "model":
             jobs[kind] = partial(read_hub_model, name, revision, cache, environment, token)
-        elif hub is not None and not hub_client.snapshot(cache, name, revision, stored):
+        elif hub_client.snapshot(cache, name, revision, stored):
+            continue
+        elif hub is not None:
             jobs[f"{kind} {name}"] = partial(_access, hub, stored, name)
-    model, access = ModelFacts(), []
+        else:
+            note = f"{kind} {name}: HF_HUB_OFFLINE is set, and it is not in the cache"
+            offline.append(_or_neighbour(warns(note), kind, name))
+    model = ModelFacts()
+    # A dataset may be in the cache of processed datasets, so this alone says nothing.
+    access = [result for result in offline if result.level == "fail"]
     deadline = (
         time.monotonic() + hub_client.HUB_SECONDS + 1
     )  # each request has its own, shorter deadline
@@ -187,12 +213,12 @@ def _ask_hub(
         if isinstance(answer, ModelFacts):
             model = answer
         elif isinstance(answer, Result):
-            access.append(answer)
+            access.append(_or_neighbour(answer, *key.split(" ", 1)))
         elif key == "model":
             model = ModelFacts(note=f"the hub was not reached: {hub_client.reason(answer)}")
         else:
             note = f"{key}: the hub was not reached: {hub_client.reason(answer)}"
-            access.append(warns(note))
+            access.append(_or_neighbour(warns(note), *key.split(" ", 1)))
     return model, tuple(access)
 
 
@@ -213,6 +239,11 @@ def _adapter(inputs: Inputs) -> Result | None:
         return None
     _require_adapter(path)
     return passes(f"{path} is an adapter")
+
+
+@INPUTS.check("adapter_targets", SpecError)
+def _adapter_targets(inputs: Inputs) -> Iterator[Result]:
+    yield from missing_targets(inputs.spec, inputs.model)
 
 
 @INPUTS.check("chat_template", ModelError)
@@ -299,10 +330,13 @@ def _first_rows(spec: RunSpec, name: str, split: str, limit: int | None = None) 
     if not is_local(name):
         return passes(f"{name} is on the hub, and is checked after it has been fetched")
     seen = look_at(Source(name, path=Path(name)), split, spec.dataset, spec.row.formats, limit)
+    if seen.columns:
+        require_columns(spec.rewards, seen.columns, f"{name}, split {split}")
     first = "its first row is" if seen.rows == 1 else f"its first {seen.rows} rows are"
     rows = f"{first} good" if seen.rows else "its rows are read by the worker only"
     kind = f"{seen.format.replace('_', '-')} data; " if seen.format else ""
-    return passes(f"{name}: {kind}{rows}")
+    ignored = f"; not read: {seen.left_out}" if seen.left_out else ""
+    return passes(f"{name}: {kind}{rows}{ignored}")
 
 
 @INPUTS.check("output", OutputError)
@@ -321,13 +355,13 @@ def _disk(inputs: Inputs) -> Result:
         free = shutil.disk_usage(above).free
     except OSError as error:
         return warns(f"how much is free on {above} is not known: {error}")
-    known = f"{_size(free)} are free on {above}"
+    known = f"{gib(free)} are free on {above}"
     trained = trained_parameters(inputs.spec, inputs.model)
     if trained is None:
         return passes(f"{known}; what checkpoints take is not known")
     kept = (inputs.spec.training.save_total_limit or 1) + 1
     needed = trained * (STATE_BYTES * kept + WEIGHT_BYTES)
-    evidence = f"{known}; the result and {kept} checkpoints take about {_size(needed)}"
+    evidence = f"{known}; the result and {kept} checkpoints take about {gib(needed)}"
     if free >= needed:
         return passes(evidence)
     return warns(evidence, "Lower training.save_total_limit, or free some space")
@@ -337,12 +371,8 @@ def trained_parameters(spec: RunSpec, model: ModelFacts) -> int | None:
     """The number of parameters that are trained and saved; None if the model does not say."""
     if spec.adapter.type == "none":
         return model.parameters
-    if not model.linear or spec.adapter.path:
+    if not model.linear or spec.adapter.path or spec.adapter.modules_to_save:
         return None
     targets = spec.adapter.targets
     wanted = [size for name, size in model.linear if targets == "all-linear" or name in targets]
     return sum(wanted) * spec.adapter.rank
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"

@@ -6,10 +6,12 @@ from datetime import datetime
 from pathlib import Path
 
 from aligntune.errors import EngineError, OutputError
-from aligntune.record.run_dir import RunDir, new_run_id
+from aligntune.record.run_dir import RunDir, base_model, new_run_id
 from aligntune.record.schema import RunRecord
+from aligntune.record.unchanged import require_same_spec
 from aligntune.rewards import check
 from aligntune.spec.layers import from_file
+from aligntune.spec.paths import similar_path
 from aligntune.spec.resolve import Settings, resolve
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.trainer_args import refuse_owned
@@ -43,7 +45,7 @@ def consider(spec: RunSpec, obtaining: Obtaining) -> Planner:
 
 
 def _new_run(spec: RunSpec) -> tuple[str, RunDir]:
-    run_id = new_run_id(spec.algorithm, spec.model.name, datetime.now())
+    run_id = new_run_id(spec.algorithm, base_model(spec), datetime.now())
     run = RunDir(Path(spec.output) if spec.output else Path("runs", run_id).absolute())
     run.require_new()
     return run_id, run
@@ -63,10 +65,15 @@ def prepare_resume(path: Path, obtaining: Obtaining) -> Prepared:
 
     Raises:
         OutputError: no such run exists, it has finished, it is at work, or its lock has changed.
+        SpecError: its ``spec.yaml`` now names another model, adapter, data or rewards.
     """
     run = RunDir(path.absolute())
     record = run.record()
-    stranger = OutputError(f"{path} is not the run directory of a run of this command")
+    near = similar_path(str(path), Path.cwd())
+    stranger = OutputError(
+        f"{path} is not the run directory of a run of this command",
+        f"Did you mean {near}?" if near else "",
+    )
     before = record.choice
     if record.plan is None:
         raise stranger
@@ -84,6 +91,7 @@ def prepare_resume(path: Path, obtaining: Obtaining) -> Prepared:
         "strict": True,
         "fit": "warn",
     }
+    require_same_spec(record.spec, wanted.spec.model_dump(mode="json"))
     spec = wanted.spec.model_copy(update=same)
     settings = Settings(spec, wanted.origins)
     prepared = _prepare(settings, obtaining, run, record.id, record.plan.attempt + 1)

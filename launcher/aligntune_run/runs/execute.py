@@ -11,7 +11,7 @@ from aligntune.errors import AligntuneError, HardwareError, OutputError, Stopped
 from aligntune.record.events import Event, EventReader
 from aligntune.record.run_dir import RunDir
 from aligntune.record.schema import RunRecord
-from aligntune.tasks import TASK_FILE
+from aligntune.tasks import TASK_FILE, fitting_remedy
 from aligntune_run.engines.base import Engine, Exit, Say, Worker
 from aligntune_run.known_failures.explain import explained, tail
 from aligntune_run.plan import Plan
@@ -65,10 +65,12 @@ def execute(prepared: Prepared, watch: Watch) -> RunRecord:
                 with run.writing(f"The run itself failed: {refused}"):
                     run.update(**ending_fields(refused))
                 raise
-            left, error = _follow(worker, reader, watch, interrupt)
-            failure = find_failure(left, error, plan)
+            left, error = _follow(worker, reader, watch, interrupt, plan)
+            failure = find_failure(left, error, plan, command.phase, run.record())
             if failure is not None:
                 failure = explained(failure, f"{left.output}\n{tail(run.log, begins)}")
+                if plan.task is not None:
+                    failure.remedy = fitting_remedy(plan.task, failure)
                 record_exit(run, left, failure)
                 raise failure
     record_exit(run, left, None)
@@ -97,9 +99,10 @@ def attach(run: RunDir, engine: Engine, watch: Watch) -> RunRecord:
         return record
     worker = engine.attach(record.handle)
     with Interrupt() as interrupt:
-        left, _ = _follow(worker, EventReader(run.events), watch, interrupt)
-    error = run.record().error  # of this attempt: an earlier one's was cleared when it resumed
-    failure = find_failure(left, error.model_dump() if error else None, plan)
+        left, _ = _follow(worker, EventReader(run.events), watch, interrupt, plan)
+    now = run.record()
+    error = now.error  # of this attempt: an earlier one's was cleared when it resumed
+    failure = find_failure(left, error.model_dump() if error else None, plan, record.phase, now)
     if failure is None and record.phase != plan.phases[-1]:
         failure = StoppedError(f"its launcher was killed during {record.phase}", plan.next_step)
     if failure is not None:
@@ -122,7 +125,7 @@ def _create(run: RunDir, plan: Plan) -> None:
 
 
 def _follow(
-    worker: Worker, reader: EventReader, watch: Watch, interrupt: Interrupt
+    worker: Worker, reader: EventReader, watch: Watch, interrupt: Interrupt, plan: Plan
 ) -> tuple[Exit, Event | None]:
     """Pass on a worker's events until it ends; how it ended, and its error event."""
     error: Event | None = None
@@ -134,6 +137,8 @@ def _follow(
             for event in reader:
                 error = event if event["event"] == "error" else error
                 watch(event)
+            if left is None and (answer := interrupt.answer(saves=plan.task is None)):
+                watch({"event": "note", "message": answer})
     finally:
         worker.detach()
     interrupt.attach(None)

@@ -16,19 +16,40 @@ from aligntune.errors import (
 )
 from aligntune.record.events import Event
 from aligntune.record.run_dir import RunDir
+from aligntune.record.schema import RunRecord
+from aligntune.units import gib
 from aligntune_run.engines.base import Exit
 from aligntune_run.plan import Plan
 
 
-def find_failure(left: Exit, error_event: Event | None, plan: Plan) -> AligntuneError | None:
-    """The error a worker ended with: its own error event, or what its exit means."""
+def find_failure(
+    left: Exit, error_event: Event | None, plan: Plan, phase: str | None, record: RunRecord
+) -> AligntuneError | None:
+    """The error a phase ended with: its worker's error event, or what the exit means.
+
+    A worker that ends with code 0 has succeeded only if it also wrote its result, because a library
+    can end the process with code 0 at any point (``os._exit(0)``).
+
+    Args:
+        left: how the worker ended.
+        error_event: the last ``error`` event of the worker.
+        plan: of the run.
+        phase: the phase that ended.
+        record: the run's record, after the worker has ended.
+    """
     if left.oom and left.code != 0:  # else only a helper process was killed
         return OutOfMemoryError(
-            f"out of memory: the run was killed at its limit of {plan.memory / 2**30:.1f} GiB",
+            f"out of memory: the run was killed at its limit of {gib(plan.memory)}",
             "Lower training.batch_size or max_length, use --lora-rank, or raise --set memory=...",
         )
     if left.code == 0:
-        return None
+        if record.fetched is not None if phase == "fetch" else record.is_finished:
+            return None
+        return TrainingError(
+            f"the worker ended with code 0 in the middle of {phase}, without a result: "
+            "something that it imports or calls, such as a reward, ended the process",
+            f"See the end of {plan.run_dir}/train.log",
+        )
     if left.killed:
         return StoppedError(
             "ended at once, without a checkpoint of its own",

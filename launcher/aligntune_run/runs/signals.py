@@ -20,6 +20,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.asked = 0
+        self._answered = 0
         self._worker: Worker | None = None
 
     def __enter__(self) -> Self:
@@ -37,6 +38,20 @@ class Interrupt:
         self._worker = worker
         if worker is not None and self.asked:
             worker.stop()
+
+    def answer(self, saves: bool) -> str:
+        """What happens because of a new signal, for the user; empty if there is none.
+
+        Args:
+            saves: whether the worker writes a checkpoint before it ends.
+        """
+        if self.asked == self._answered:
+            return ""
+        self._answered = self.asked
+        if self.asked > 1:
+            return "ending at once"
+        how = "after this step, with a checkpoint if training has begun" if saves else "this task"
+        return f"stopping {how}. Ctrl-C again ends it at once"
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self.asked += 1

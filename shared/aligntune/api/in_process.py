@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from aligntune.algorithms import BACKENDS, TITLES
 from aligntune.api.runner import BackendStatus, Selection
 from aligntune.errors import KINDS, AligntuneError, BackendError, OutputError
-from aligntune.record.run_dir import RunDir, new_run_id
+from aligntune.record.run_dir import RunDir, base_model, new_run_id
 from aligntune.record.schema import ErrorRecord, RunRecord
 from aligntune.rewards import check
 from aligntune.spec.layers import from_file
@@ -47,7 +47,7 @@ class InsideRunner:
         refuse_owned(spec)
         check(spec.rewards)
         choice = self.select(spec, model=True)
-        run_id = new_run_id(spec.algorithm, spec.model.name, datetime.now())
+        run_id = new_run_id(spec.algorithm, base_model(spec), datetime.now())
         run = RunDir(Path(spec.output) if spec.output else Path("runs", run_id).absolute())
         run.require_new()
         return {

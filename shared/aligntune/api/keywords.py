@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_args
 
-from aligntune.api.functions import named_function
+from aligntune.api.functions import named_reward
 from aligntune.errors import SpecError
 from aligntune.spec.fields import marked_keys
 from aligntune.spec.layers import Layer, from_environment, from_file, nested
@@ -20,7 +20,7 @@ from aligntune.spec.paths import listed
 from aligntune.spec.resolve import Settings, known_keys, pick_key, resolve
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.sections import Keyword
-from aligntune.spec.suggest import nearest
+from aligntune.spec.suggest import nearest, other_name
 
 STRENGTH = 3
 """A Python argument overrides files, environment and command line."""
@@ -194,6 +194,15 @@ def _suggest(name: str) -> str:
         section, _, leaf = key.rpartition(".")
         if leaf == name and section:
             return f"; did you mean {section}={{{name!r}: ...}}?"
+    other = other_name(name)
+    if other and " " in other:
+        return f"; {other}"
+    if other:
+        key, _, value = other.partition("=")
+        section, _, leaf = key.partition(".")
+        keyword = next((word for word, sets in KEYWORDS.items() if key in sets), None)
+        shown = f"{leaf!r}: {value!r}" if value else f"{leaf!r}: ..."
+        return f"; did you mean {keyword or (f'{section}={{{shown}}}' if leaf else key)}?"
     words = [*KEYWORDS, *CONVERTED, *REWARD_KEYWORDS, *RunSpec.model_fields]
     return nearest(name, words)
 
@@ -306,6 +315,14 @@ def _rewards(given: Mapping[str, Any]) -> dict[str, Any]:
                 f"reward_function_weights has {len(numbers)} weights for {len(rewards)} rewards",
                 "Pass one weight for each reward function, then one for reward_model_name",
             )
+        twice = [reward for reward in rewards if "weight" in reward]
+        if twice:
+            name = twice[0].get("name") or twice[0].get("model")
+            raise SpecError(
+                f"the weight of the reward {name!r} is set twice: in reward_functions and by "
+                "reward_function_weights",
+                "Remove one of them",
+            )
         rewards = [
             {**reward, "weight": number} for reward, number in zip(rewards, numbers, strict=True)
         ]
@@ -316,10 +333,14 @@ def _reward(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         return {"name": value}
     if callable(value):
-        return {"name": named_function(value)}
+        return named_reward(value)
     if isinstance(value, Mapping):
-        name = value.get("name")
-        return {**value, "name": named_function(name)} if callable(name) else dict(value)
+        function, fixed = value.get("name"), value.get("args")
+        if not callable(function):
+            return dict(value)
+        named = named_reward(function)
+        args = {**named.get("args", {}), **(fixed if isinstance(fixed, Mapping) else {})}
+        return {**value, **named, **({"args": args} if args else {})}
     raise SpecError(
         f"{value!r} is not a reward",
         "Pass a name, 'path.py:function', {'model': ...} or a function",

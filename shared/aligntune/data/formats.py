@@ -52,9 +52,10 @@ ALPACA_PROMPT = (
 
 RESERVED = (
     *("prompts", "completions", "completion", "completion_ids", "trainer_state"),
-    *("log_extra", "log_metric", "environments"),
+    *("log_extra", "log_metric", "environments", "image", "images"),
 )
-"""Names that rewards receive beside the data's columns, so columns cannot have these names."""
+"""Columns cannot have these names: rewards receive them beside the data's columns, or the trainer
+reads them itself, as TRL reads pictures."""
 
 
 def detect(values: Values, where: str, allowed: tuple[str, ...]) -> str:
@@ -132,8 +133,8 @@ class Format:
             if not any(column in values for column in choice):
                 there = shown(", ".join(map(str, values)), 200) or "none"
                 raise UnusableError(f"no column {choice[0]!r}; columns: {there}")
-        refuse_media(values, "the row")
         row = self.convert(values, chat, ignored)
+        refuse_media(values, "the row")
         if "system" in self.optional and "system" in values:
             row = _with_system_column(row, values, chat)
         if self.optional and _is_conversation(row):
@@ -329,7 +330,7 @@ def _prompt(values: Values, chat: bool, ignored: Ignored) -> dict[str, Any]:
     taken = [name for name in RESERVED if name in values]
     if taken:
         raise UnusableError(
-            f"the column name {taken[0]!r} is reserved for rewards; rename the column, "
+            f"the column name {taken[0]!r} has a meaning for the trainer; rename the column, "
             f"e.g. --set dataset.columns.answer={taken[0]}"
         )
     chatty = isinstance(values["prompt"], list)

@@ -1,7 +1,7 @@
 """Check the first rows of local data before a run starts, within limits and without Arrow.
 
 The readers are the worker's (:mod:`aligntune.data.sources`), so both report the same errors.
-Parquet files, saved datasets and later rows are left to the worker.
+Parquet and Arrow files, saved datasets and later rows are left to the worker.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from aligntune.data.files import data_suffix, find_files, no_split
 from aligntune.data.rows import canonicalise, no_rows
 from aligntune.data.sources import (
     Row,
     Source,
     as_row,
     csv_rows,
-    find_files,
     json_rows,
     jsonl_rows,
-    no_split,
+    open_text,
     reading,
+    tsv_rows,
 )
 from aligntune.errors import DataError, shown
+from aligntune.spec.paths import COMPRESSED
 from aligntune.spec.run_spec import DatasetSpec
 
 SAMPLE_ROWS = 16
@@ -40,10 +42,19 @@ SAVE_AGAIN = "Save the dataset again with save_to_disk"
 
 @dataclass(frozen=True)
 class Sample:
-    """The number of rows seen (0 if only the worker can read them) and their format."""
+    """What the first rows show.
+
+    Attributes:
+        rows: the number of rows seen; 0 if only the worker can read them.
+        format: their format.
+        columns: the columns of the first row, under their canonical names.
+        left_out: what a folder contains besides the files that are read.
+    """
 
     rows: int
     format: str | None
+    columns: tuple[str, ...] = ()
+    left_out: str = ""
 
 
 class _Enough(Exception):  # noqa: N818
@@ -70,30 +81,31 @@ def look_at(
         DataError: as the worker would raise for the same rows.
     """
     name = split.partition("[")[0]
-    files = find_files(source, name)
+    files = find_files(source.path, source.name, name)
     if files is None:
         assert source.path is not None
         return _look_at_saved(source.path, source.name, name, spec, allowed)
-    for path, called in files:
+    for path, called in files.read:
         with reading(path, called):
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):
                 raise DataError(f"cannot read {called}: it is not a file")
             if path.suffix.lower() == ".parquet":
                 _require_parquet(path, called, status.st_size)
-    rows = _Counted(row for path, called in files for row in _first_rows(path, called))
+    rows = _Counted(row for path, called in files.read for row in _first_rows(path, called))
     found: str | None = None
+    columns: tuple[str, ...] = ()
     try:
         found, canonical = canonicalise(
             rows, spec, allowed, chat=True, limit=min(limit or SAMPLE_ROWS, SAMPLE_ROWS)
         )
-        for _ in canonical:
-            pass  # making a row checks it
+        for row in canonical:  # making a row checks it
+            columns = columns or tuple(row)
     except _Enough:
-        return Sample(rows.count, found)
+        return Sample(rows.count, found, columns, files.left_out)
     if not rows.count:
         raise no_rows(source, name)
-    return Sample(rows.count, found)
+    return Sample(rows.count, found, columns, files.left_out)
 
 
 class _Counted(Iterator[Row]):
@@ -110,20 +122,22 @@ class _Counted(Iterator[Row]):
 
 def _first_rows(path: Path, name: str) -> Iterator[Row]:
     """A file's rows, up to the limit of characters."""
-    suffix = path.suffix.lower()
-    if suffix == ".parquet":
+    suffix = data_suffix(path)
+    if suffix in (".parquet", ".arrow"):
         raise _Enough
+    compressed = path.suffix.lower() in COMPRESSED
     with reading(path, name):
-        if suffix == ".json" and path.stat().st_size <= SAMPLE_CHARACTERS:
+        if suffix == ".json" and not compressed and path.stat().st_size <= SAMPLE_CHARACTERS:
             yield from json_rows(path, name)
             return
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path, newline="") as file:
             start = file.read(SAMPLE_CHARACTERS).lstrip() if suffix == ".json" else ""
             if start.startswith("["):
                 yield from _listed(start, name)
                 return
             file.seek(0)
-            yield from (csv_rows if suffix == ".csv" else jsonl_rows)(_lines(file), name)
+            reader = {".csv": csv_rows, ".tsv": tsv_rows}.get(suffix, jsonl_rows)
+            yield from reader(_lines(file), name)
 
 
 def _lines(file: TextIO) -> Iterator[str]:
@@ -186,7 +200,8 @@ def _look_at_saved(
         return Sample(0, None)
     columns = dict.fromkeys(features)
     found, _ = canonicalise([(f"{name}, row 1", columns)], spec, allowed, chat=True)
-    return Sample(0, found)
+    others = (name for name in columns if name not in spec.columns.values())
+    return Sample(0, found, (*spec.columns, *others))
 
 
 def _object(path: Path, name: str) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from aligntune.data.columns import Columns
 from aligntune.data.formats import FORMATS, SETTINGS, TEXTS, detect
 from aligntune.data.messages import Ignored, UnusableError, is_plain
-from aligntune.data.sources import BATCH_ROWS, Row, Source, Values, read_rows
+from aligntune.data.numbers import Numbers
+from aligntune.data.sources import BATCH_ROWS, Row, Source, Values, left_out, read_rows
 from aligntune.errors import DataError, shown
 from aligntune.spec.run_spec import DatasetSpec
 from aligntune.spec.suggest import nearest
@@ -23,7 +25,7 @@ from aligntune.spec.suggest import nearest
 class Rows:
     """Canonical rows, with their detected ``format``, and their ``source`` for the log.
 
-    ``notes`` say what of the rows is not used.
+    ``notes`` say what is not used.
     """
 
     dataset: Any
@@ -84,8 +86,14 @@ def load(
             dataset = dataset.select(range(min(limit, len(dataset))))
         if len(dataset) == 0:
             raise DataError(f"{source.name}: the slice {split!r} is empty", "Use a larger slice")
-    noted = (*_ignored_notes(ignored), *(check.notes() if check else ()))
-    return Rows(dataset, format_name, f"{source.name}, split {split}", noted)
+    notes = (*_source_notes(source, name), *_ignored_notes(ignored))
+    notes += check.notes() if check else ()
+    return Rows(dataset, format_name, f"{source.name}, split {split}", notes)
+
+
+def _source_notes(source: Source, split: str) -> tuple[str, ...]:
+    files = left_out(source, split)
+    return (f"not read: {files}",) if files else ()
 
 
 def _ignored_notes(ignored: Ignored) -> tuple[str, ...]:
@@ -140,6 +148,7 @@ def canonicalise(
 
     def canonical() -> Iterator[dict[str, Any]]:
         shape: set[str] | None = None
+        columns = Columns()
         known_columns = {*mapped, *SETTINGS}
         row: Row | None = first
         count = 0
@@ -160,6 +169,11 @@ def canonicalise(
                     f"{where}: the column '{shown(extra)}' is missing in the first row",
                     "Add it to the first row, with null if it has no value",
                 )
+            if free:
+                # Tools and template arguments are stored as JSON, so they may differ by row.
+                own = {"prompt", *SETTINGS}
+                others = {key: value for key, value in row_values.items() if key not in own}
+                columns.require_alike(others, where)
             kinds = {
                 f"{key} {type(value).__name__}"
                 for key, value in row_values.items()
@@ -218,17 +232,20 @@ def _slice(dataset: Any, name: str, split: str) -> Any:
 def _dataset(rows: Iterator[dict[str, Any]]) -> Any:
     """Canonical rows as Arrow, one batch at a time, which limits memory.
 
-    Conversations with more than roles and contents are stored as JSON, because Arrow would give
-    every message the keys of all others.
+    Two kinds of columns are stored as JSON: conversations with more than roles and contents,
+    because Arrow would give every message the keys of all others, and columns with whole numbers
+    and fractions, because Arrow would make fractions of all of them.
     """
     import pyarrow
     from datasets import Dataset, DatasetInfo, Features, Json
 
     batches, batch = [], []
     rich: set[str] = set()
+    numbers = Numbers()
     try:
         for row in rows:
             rich |= {name for name in row if name not in rich and _is_rich(name, row[name])}
+            rich |= numbers.mixed(row)
             batch.append(row)
             if len(batch) == BATCH_ROWS:
                 batches.append(pyarrow.Table.from_pylist(_stored(batch, rich)))

@@ -5,28 +5,31 @@ A source yields rows, each with its location (file and line) for messages.
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import csv
+import gzip
 import json
-import os
+import lzma
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from aligntune.data.files import data_suffix, find_files, no_split
 from aligntune.errors import DataError, shown
 
 Values = Mapping[str, Any]
 Row = tuple[str, Values]
 """A row's location (``train.jsonl, line 3``), and its columns."""
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 BATCH_ROWS = 1000
 PIECE_BYTES = 2**20
-MOST_ENTRIES = 100_000
-"""The most files and folders that are searched for data."""
+SPACE = re.compile(r"[ \t\r\n]*")
+"""What JSON allows between values."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Source:
     arrow_files: tuple[Path, ...] = ()
 
 
-def read_rows(source: Source, split: str) -> Iterator[Row]:
+def read_rows(source: Source, split: str) -> Generator[Row, None, None]:
     """The rows of a source's split, unchanged.
 
     Raises:
@@ -46,46 +49,39 @@ def read_rows(source: Source, split: str) -> Iterator[Row]:
     """
     if source.path is None:
         return _arrow_rows(source)
-    files = find_files(source, split)
-    return _saved_rows(source.path, source.name, split) if files is None else _files_rows(files)
+    files = find_files(source.path, source.name, split)
+    if files is None:
+        return _saved_rows(source.path, source.name, split)
+    return _files_rows(files.read)
 
 
-def find_files(source: Source, split: str) -> list[tuple[Path, str]] | None:
-    """The files of a local source's split, with names for messages; None for a saved dataset.
-
-    Raises:
-        DataError: there is no such source or split.
-    """
-    path = source.path
-    if path is None or not os.path.exists(path):
-        raise DataError(f"no such dataset: {source.name}", "Check the path")
-    if os.path.isdir(path):
-        if not os.access(path, os.R_OK | os.X_OK):
-            raise DataError(
-                f"cannot read {source.name}: Permission denied",
-                "Make it readable for the user that runs the training",
-            )
-        return None if is_saved(path) else _folder_files(path, source.name, split)
-    if path.suffix.lower() not in SUFFIXES:
-        raise DataError(
-            f"{source.name}: {path.suffix or 'a file without a suffix'} is not a known format",
-            f"Use one of {', '.join(SUFFIXES)}",
-        )
-    if split not in ("train", ""):
-        raise DataError(f"{source.name} is one file and has no split {split!r}", "Remove the split")
-    return [(path, path.name)]
+def left_out(source: Source, split: str) -> str:
+    """What a folder contains besides the files that are read, with counts; empty if nothing."""
+    files = find_files(source.path, source.name, split) if source.path else None
+    return files.left_out if files else ""
 
 
-def is_saved(folder: Path) -> bool:
-    """Whether a folder is a dataset of ``save_to_disk``."""
-    return any(os.path.exists(folder / name) for name in ("dataset_info.json", "dataset_dict.json"))
-
-
-def _files_rows(files: Iterable[tuple[Path, str]]) -> Iterator[Row]:
-    reader = {".jsonl": _jsonl, ".json": json_rows, ".csv": _csv, ".parquet": _parquet}
+def _files_rows(files: Iterable[tuple[Path, str]]) -> Generator[Row, None, None]:
     for path, name in files:
         with reading(path, name):
-            yield from reader[path.suffix.lower()](path, name)
+            yield from READERS[data_suffix(path)](path, name)
+
+
+def open_text(path: Path, newline: str | None = None) -> TextIO:
+    """Open a text file, compressed or not; a byte order mark is no part of the text."""
+    file: TextIO = _opener(path)(path, "rt", encoding="utf-8-sig", newline=newline)
+    return file
+
+
+def _opener(path: Path) -> Callable[..., Any]:
+    match path.suffix.lower():
+        case ".gz":
+            return gzip.open
+        case ".bz2":
+            return bz2.open
+        case ".xz":
+            return lzma.open
+    return open
 
 
 @contextmanager
@@ -96,6 +92,11 @@ def reading(path: Path, name: str) -> Iterator[None]:
     except UnicodeDecodeError:
         line = _first_undecodable(path)
         raise DataError(f"{name}, line {line}: not UTF-8 text", "Save it as UTF-8") from None
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"cannot read {name}: the compressed file is incomplete or damaged ({error})",
+            "Download or compress it again",
+        ) from None
     except OSError as error:
         raise DataError(f"cannot read {name}: {error.strerror or error}") from error
 
@@ -103,7 +104,7 @@ def reading(path: Path, name: str) -> Iterator[None]:
 def _first_undecodable(path: Path) -> int:
     """The line that is not UTF-8 (the decoder counts from the start of its buffer)."""
     decoder, number = codecs.getincrementaldecoder("utf-8")(), 1
-    with path.open("rb") as file:
+    with _opener(path)(path, "rb") as file:
         while piece := file.readline(PIECE_BYTES):  # a line may be very long
             try:
                 decoder.decode(piece)
@@ -114,7 +115,7 @@ def _first_undecodable(path: Path) -> int:
 
 
 def _jsonl(path: Path, name: str) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
+    with open_text(path) as file:
         yield from jsonl_rows(file, name)
 
 
@@ -123,12 +124,15 @@ def jsonl_rows(lines: Iterable[str], name: str) -> Iterator[Row]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             where = f"{name}, line {number}"
-            yield where, as_row(_parse(line, where), where)
+            with _decoding(where):
+                row = json.loads(line, object_pairs_hook=_unique)
+            yield where, as_row(row, where)
 
 
 def json_rows(path: Path, name: str) -> Iterator[Row]:
     """The rows of a list, or of one object per line; reads the whole file."""
-    text = path.read_text(encoding="utf-8-sig")
+    with open_text(path) as file:
+        text = file.read()
     if not text.lstrip().startswith("["):
         if _is_object(text) and "\n" in text.strip():
             raise DataError(
@@ -136,9 +140,35 @@ def json_rows(path: Path, name: str) -> Iterator[Row]:
             )
         yield from _jsonl(path, name)
         return
-    for number, row in enumerate(_parse(text, name), 1):
+    yield from _listed_rows(text, name)
+
+
+def _listed_rows(text: str, name: str) -> Iterator[Row]:
+    """The rows of a JSON list, decoded one by one, so that an error names its row."""
+    decoder = json.JSONDecoder(object_pairs_hook=_unique)
+    place, number, mark = _after_space(text, text.index("[") + 1), 0, ","
+    if text[place : place + 1] == "]":
+        mark = "]"
+    while mark == ",":
+        number += 1
         where = f"{name}, row {number}"
+        with _decoding(where):
+            row, place = decoder.raw_decode(text, place)
+            place = _after_space(text, place)
+            mark = text[place : place + 1]
+            if mark not in (",", "]"):
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, place)
         yield where, as_row(row, where)
+        if mark == ",":
+            place = _after_space(text, place + 1)
+    if (end := _after_space(text, place + 1)) < len(text):
+        with _decoding(name):
+            raise json.JSONDecodeError("Extra data", text, end)
+
+
+def _after_space(text: str, place: int) -> int:
+    found = SPACE.match(text, place)
+    return found.end() if found else place
 
 
 def _is_object(text: str) -> bool:
@@ -148,15 +178,49 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def _parse(text: str, where: str) -> Any:
+class _RepeatedKeyError(Exception):
+    """An object of JSON has a key twice, of which Python's reader would keep the last."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise _RepeatedKeyError(_repeated([name for name, _ in pairs]))
+    return values
+
+
+def _repeated(names: Sequence[str]) -> str | None:
+    """The first name that occurs twice."""
+    return next((name for name in names if names.count(name) > 1), None)
+
+
+@contextmanager
+def _decoding(where: str) -> Iterator[None]:
+    """Turn errors of decoding JSON into a :class:`DataError`."""
     try:
-        return json.loads(text)
+        yield
+        return
+    except _RepeatedKeyError as error:
+        raise _twice(where, str(error)) from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, " if error.lineno > 1 else ""
         problem = f"{error.msg} at {place}column {error.colno}"
     except (ValueError, RecursionError):  # a number with thousands of digits, or deep nesting
         problem = "a number is too long, or lists are nested too deeply"
     raise DataError(f"{where}: not valid JSON ({problem})", "Fix that line")
+
+
+def _twice(where: str, name: str) -> DataError:
+    return DataError(
+        f"{where}: two values are named {shown(name)!r}, and only one would be read",
+        "Rename or remove one of them",
+    )
+
+
+def _require_unique(names: Sequence[str], where: str) -> None:
+    """Refuse a table with two columns of one name."""
+    if (name := _repeated(names)) is not None:
+        raise _twice(where, name)
 
 
 def as_row(row: Any, where: str) -> Values:
@@ -171,15 +235,26 @@ def as_row(row: Any, where: str) -> Values:
 
 
 def _csv(path: Path, name: str) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with open_text(path, newline="") as file:
         yield from csv_rows(file, name)
 
 
-def csv_rows(lines: Iterable[str], name: str) -> Iterator[Row]:
+def _tsv(path: Path, name: str) -> Iterator[Row]:
+    with open_text(path, newline="") as file:
+        yield from tsv_rows(file, name)
+
+
+def tsv_rows(lines: Iterable[str], name: str) -> Iterator[Row]:
+    """The rows of a table whose fields are separated by tabs."""
+    return csv_rows(lines, name, "\t")
+
+
+def csv_rows(lines: Iterable[str], name: str, delimiter: str = ",") -> Iterator[Row]:
     """The rows of a table with a header; lines include line breaks, which fields may contain."""
     csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(lines, strict=True)
+    reader = csv.DictReader(lines, strict=True, delimiter=delimiter)
     try:
+        _require_unique(reader.fieldnames or (), f"{name}, line 1")
         for row in reader:
             where = f"{name}, line {reader.line_num}"
             if None in row or None in row.values():
@@ -194,22 +269,63 @@ def csv_rows(lines: Iterable[str], name: str) -> Iterator[Row]:
 
 
 def _parquet(path: Path, name: str) -> Iterator[Row]:
-    import pyarrow
     import pyarrow.parquet
 
+    with _arrow_errors(name, "Parquet"):
+        table = pyarrow.parquet.ParquetFile(path)
+        _require_unique(table.schema_arrow.names, name)
+        yield from _batch_rows(table.iter_batches(batch_size=BATCH_ROWS), name)
+
+
+def _arrow(path: Path, name: str) -> Iterator[Row]:
+    """The rows of an Arrow file, or of an Arrow stream as ``datasets`` writes."""
+    import pyarrow
+
+    with _arrow_errors(name, "Arrow"), pyarrow.memory_map(str(path)) as file:
+        try:
+            table = pyarrow.ipc.open_file(file)
+            batches = (table.get_batch(number) for number in range(table.num_record_batches))
+        except pyarrow.ArrowInvalid:
+            file.seek(0)
+            batches = table = pyarrow.ipc.open_stream(file)
+        _require_unique(table.schema.names, name)
+        yield from _batch_rows(batches, name)
+
+
+def _batch_rows(batches: Iterable[Any], name: str) -> Iterator[Row]:
+    number = 0
+    for batch in batches:
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{name}, row {number}", row
+
+
+@contextmanager
+def _arrow_errors(name: str, form: str) -> Iterator[None]:
+    """Turn errors of reading Arrow's formats into a :class:`DataError`."""
+    import pyarrow
+
     try:
-        number = 0
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=BATCH_ROWS):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{name}, row {number}", row
+        yield
     except pyarrow.ArrowException as error:
         raise DataError(
-            f"{name} is not a valid Parquet file: {error}", "Save or download it again"
+            f"{name} is not a valid {form} file: {error}", "Save or download it again"
         ) from None
 
 
-def _arrow_rows(source: Source) -> Iterator[Row]:
+READERS: dict[str, Callable[[Path, str], Iterator[Row]]] = {
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": json_rows,
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".parquet": _parquet,
+    ".arrow": _arrow,
+}
+"""The readers of :data:`aligntune.spec.paths.DATA_SUFFIXES`."""
+
+
+def _arrow_rows(source: Source) -> Generator[Row, None, None]:
     from datasets import Dataset
 
     number = 0
@@ -219,91 +335,7 @@ def _arrow_rows(source: Source) -> Iterator[Row]:
             yield f"{source.name}, row {number}", row
 
 
-SPLIT_REMEDY = "Set dataset.split, or dataset.eval_split for the evaluation set"
-
-FILLER = ("of", "data", "dataset", "set", "split")
-"""Words in file names that do not name a split: ``train-00000-of-00002``, ``my_training_set``."""
-
-SPLIT_NAMES = {
-    "train": ("train", "training"),
-    "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
-}
-
-
-def _folder_files(folder: Path, name: str, split: str) -> list[tuple[Path, str]]:
-    found = (path for path in sorted(_walk(folder, name)) if path.suffix.lower() in SUFFIXES)
-    files = [path for path in found if os.path.isfile(path)]
-    if not files:
-        raise DataError(
-            f"{name} contains no {', '.join(SUFFIXES)} files", "Use a file or another folder"
-        )
-    by_split: dict[str, list[Path]] = {}
-    for path in files:
-        by_split.setdefault(_split_of(path.relative_to(folder)), []).append(path)
-    unnamed = by_split.pop("", [])
-    if unnamed and by_split:
-        others = ", ".join(_called(path, folder) for path in unnamed[:3])
-        raise DataError(
-            f"{name} contains splits ({', '.join(sorted(by_split))}), and files whose names match "
-            f"no split: {others}{', ...' if len(unnamed) > 3 else ''}",
-            "Move these files away, or set dataset.name to the file to train on",
-        )
-    by_split = by_split or {"train": unnamed}
-    wanted = next((main for main, also in SPLIT_NAMES.items() if split in also), split)
-    if wanted not in by_split:
-        raise no_split(name, split, sorted(by_split))
-    return [(path, _called(path, folder)) for path in by_split[wanted]]
-
-
-def _walk(folder: Path, name: str) -> Iterator[Path]:
-    """The files and folders below a folder, without hidden ones."""
-    waiting, left = [folder], MOST_ENTRIES
-    while waiting:
-        try:
-            entries = os.scandir(waiting.pop())
-        except OSError:
-            continue  # unreadable, or deleted meanwhile
-        with entries:
-            for entry in entries:
-                left -= 1
-                if left < 0:
-                    raise DataError(
-                        f"{name} contains more than {MOST_ENTRIES:,} files and folders",
-                        "Use the folder that contains the data",
-                    )
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(Path(entry.path))
-                yield Path(entry.path)
-
-
-def _called(path: Path, folder: Path) -> str:
-    return shown(path.relative_to(folder))
-
-
-def no_split(name: str, split: str, there: Iterable[str]) -> DataError:
-    """The error for a split that a source does not have."""
-    known = shown(", ".join(there), 200)
-    return DataError(f"{name} has no split {split!r}; splits: {known}", SPLIT_REMEDY)
-
-
-def _split_of(path: Path) -> str:
-    """The split in the name of a file or of a folder above it; empty if there is none.
-
-    It is the last word of the name, as in ``my_test.json`` and ``train-00000-of-00002.parquet``, or
-    the canonical name in front, as in ``train_sft.jsonl``. ``dev_tools.jsonl`` has no split.
-    """
-    for part in (path.stem, *reversed(path.parts[:-1])):
-        words = [word for word in re.findall("[a-z]+", part.lower()) if word not in FILLER]
-        for split, also in SPLIT_NAMES.items():
-            if words and (words[-1] in also or words[0] == split):
-                return split
-    return ""
-
-
-def _saved_rows(folder: Path, name: str, split: str) -> Iterator[Row]:
+def _saved_rows(folder: Path, name: str, split: str) -> Generator[Row, None, None]:
     from datasets import DatasetDict, load_from_disk
 
     try:

@@ -5,7 +5,8 @@ Every event has ``time`` (seconds since the epoch) and ``event``, one of:
 ============ ==================================================================================
 ``phase``    ``name``: a phase of the run starts (see :data:`PHASES`)
 ``data``     ``part``, ``rows``, ``format``, ``source``: what was read
-``start``    ``max_steps``, ``epochs``, ``parameters``, ``trainable``: training starts
+``start``    ``max_steps``, ``epochs``, ``parameters``, ``trainable`` and ``recipe`` (see
+             :mod:`aligntune.record.recipe`): training starts
 ``step``     ``step``, ``max_steps``, ``epoch``, ``tokens``, ``tokens_per_second``, and if the
              trainer logged them ``loss``, ``grad_norm``, ``learning_rate``; further ones, such as
              rewards, by the trainer's names in ``figures``
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any, Self, TextIO
 
 from aligntune.errors import AligntuneError, OutputError
+from aligntune.record.recipe import recipe_lines
 
 Event = dict[str, Any]
 
@@ -137,10 +139,12 @@ def describe(event: Event) -> str:
             return f"{event['part']}: {event['rows']} rows, {event['format']} ({event['source']})"
         case "start":
             share = 100 * event["trainable"] / max(event["parameters"], 1)
-            return (
+            sizes = (
                 f"training {event['trainable']:,} of {event['parameters']:,} parameters "
                 f"({share:.2f} %), {event['max_steps']} steps"
             )
+            recipe = event.get("recipe")
+            return "\n".join([*recipe_lines(recipe), sizes] if recipe else [sizes])
         case "step" if "loss" in event:
             speed = event.get("tokens_per_second")
             return f"step {event['step']}/{event['max_steps']}  {progress(event)}" + (

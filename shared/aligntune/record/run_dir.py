@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aligntune.errors import OutputError
-from aligntune.record.schema import RunRecord
+from aligntune.record.schema import ParentRecord, RunRecord
 
 if TYPE_CHECKING:
     from aligntune.spec.run_spec import RunSpec
@@ -104,6 +104,7 @@ class RunDir:
         with self.writing("Name another folder with --output"):
             self.path.mkdir(parents=True, exist_ok=True)
             self.require_new()
+            parent = parent_of(spec)
             again = spec.model_copy(update={"output": None})
             with self.spec.open(
                 "x", encoding="utf-8"
@@ -115,6 +116,7 @@ class RunDir:
                 run_dir=str(self.path),
                 created=datetime.now().astimezone().isoformat(timespec="seconds"),
                 spec=spec.model_dump(mode="json"),
+                **({"parent": parent.model_dump()} if parent else {}),
                 **values,
             )
 
@@ -134,6 +136,33 @@ def finished_model(path: Path) -> Path | None:
     model = path / "model"
     there = os.path.isfile(path / RECORD) and os.path.isdir(model)
     return model if there else None
+
+
+def parent_of(spec: RunSpec) -> ParentRecord | None:
+    """The run whose model or adapter is trained further, if it is the result of a run.
+
+    Raises:
+        OutputError: that run's record cannot be read.
+    """
+    for name in (spec.adapter.path, spec.model.name):
+        folder = Path(name or "")
+        if not folder.is_absolute() or finished_model(folder.parent) != folder:
+            continue
+        record = RunDir(folder.parent).record()
+        own = record.spec.get("model", {}).get("name", "")
+        return ParentRecord(
+            id=record.id,
+            run_dir=str(folder.parent),
+            algorithm=record.spec.get("algorithm", ""),
+            base=record.parent.base if record.parent else own,
+        )
+    return None
+
+
+def base_model(spec: RunSpec) -> str:
+    """The model that a run's line of runs began with; without a parent, its own model."""
+    parent = parent_of(spec)
+    return (parent.base if parent else "") or spec.model.name
 
 
 def new_run_id(algorithm: str, model: str, now: datetime) -> str:

@@ -1,8 +1,8 @@
 """RunRecord: what ``run.json`` holds. Everything that reads a record reads this.
 
 The launcher writes ``id``, ``status``, ``run_dir``, ``created``, ``spec``, ``plan``, ``task``,
-``handle`` and ``phase`` before a worker starts, and ``exit`` after it has ended. The worker writes
-the rest.
+``parent``, ``handle`` and ``phase`` before a worker starts, and ``exit`` after it has ended. The
+worker writes the rest.
 """
 
 from __future__ import annotations
@@ -66,6 +66,25 @@ class ExitRecord(Part):
     oom: bool = False
 
 
+class ParentRecord(Part):
+    """The run whose model a run trains further.
+
+    Attributes:
+        id: None if its worker was started by hand.
+        base: the model that the first run of the line began with, as its spec names it.
+    """
+
+    id: str | None = None
+    run_dir: str = ""
+    algorithm: str = ""
+    base: str = ""
+
+    @property
+    def short_id(self) -> str:
+        """The end of its id, as in the names of runs."""
+        return (self.id or Path(self.run_dir).name).rpartition("-")[2]
+
+
 class RunRecord(Part):
     """The record of a run or a task. A directory without ``run.json`` has an empty record.
 
@@ -75,11 +94,13 @@ class RunRecord(Part):
         spec: the resolved spec.
         plan: None if no launcher planned the run.
         task: what is done with a finished run; None for a training.
+        parent: the run whose model this one trains further; None if there is none.
         handle: where the worker of the current phase runs, for
             :meth:`~aligntune_run.engines.base.Engine.attach`.
         phase: the phase that ``handle`` is of.
         code: hashes of the worker's code that worked on the run, the newest last.
         fetched: commit and path of everything that was fetched from a hub.
+        recipe: what the run trains with, see :mod:`aligntune.record.recipe`; empty before training.
         inputs: fingerprints of what was read.
         machine: what the worker computed on.
         result: the figures of the training or the task.
@@ -96,10 +117,12 @@ class RunRecord(Part):
     spec: dict[str, Any] = {}
     plan: PlanRecord | None = None
     task: dict[str, Any] | None = None
+    parent: ParentRecord | None = None
     handle: str | None = None
     phase: str | None = None
     code: list[str] = []
     fetched: dict[str, Any] | None = None
+    recipe: dict[str, Any] = {}
     inputs: dict[str, Any] = {}
     machine: dict[str, Any] = {}
     result: dict[str, Any] = {}

@@ -1,19 +1,38 @@
 """Rewards: functions and models that score completions during reinforcement learning.
 
-The host uses :func:`check`, :func:`names` and :func:`columns` too: they do not import torch, and
-read only the request. :func:`build` makes the functions that a trainer calls.
+The host uses :func:`check`, :func:`names` and :func:`require_columns` too: they do not import
+torch, and read only the request. :func:`check_rows` reads the references in the data. :func:`build`
+makes the functions that a trainer calls.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aligntune.errors import RewardError
-from aligntune.rewards.catalog import RewardSpec, check, columns, labels, names
+from aligntune.errors import DataError, RewardError
+from aligntune.rewards.catalog import (
+    RewardSpec,
+    check,
+    columns,
+    labels,
+    make,
+    names,
+    require_columns,
+)
 
-__all__ = ["Reward", "RewardSpec", "build", "check", "columns", "labels", "names"]
+__all__ = [
+    "Reward",
+    "RewardSpec",
+    "build",
+    "check",
+    "check_rows",
+    "columns",
+    "labels",
+    "names",
+    "require_columns",
+]
 
 Reward = Callable[..., list[float | None]]
 """``f(prompts, completions, completion_ids, **columns)``, as TRL calls it, returns one score per
@@ -46,7 +65,6 @@ def build(
         ModelError: a reward model that cannot be used.
         RewardError: a file does not import, or the machine cannot confine code.
     """
-    from aligntune.rewards.catalog import make
     from aligntune.rewards.guard.guard import Guard
     from aligntune.rewards.guard.watchdog import Backstop
     from aligntune.rewards.user_function import load_function
@@ -66,8 +84,41 @@ def build(
             _prepare(reward)
         else:
             function = load_function(reward, locate, backstop)
-        guarded.append(Guard(function, label, reward.timeout, backstop))
+        guarded.append(Guard(function, label, reward.timeout, backstop, reward.weight))
     return guarded
+
+
+def check_rows(
+    rewards: Sequence[RewardSpec], rows: Iterable[Mapping[str, Any]], source: str
+) -> None:
+    """Refuse data with a reference that a built-in does not understand, or with none at all.
+
+    Args:
+        rewards: the requested rewards.
+        rows: all rows, in order.
+        source: where they are from, for messages.
+
+    Raises:
+        DataError: with the number of the row, from 1.
+    """
+    readers = {
+        label: make(reward).reads
+        for reward, label in zip(rewards, labels(rewards), strict=True)
+        if reward.name in names() and label in columns(rewards)
+    }
+    judged, count = len(readers) < len(rewards), 0
+    for count, row in enumerate(rows if readers else (), start=1):
+        for reads in readers.values():
+            try:
+                judged |= reads(row)
+            except DataError as error:
+                raise DataError(f"row {count} of {source}: {error.what}", error.remedy) from None
+    if count and not judged:
+        raise DataError(
+            f"no row of {source} has a reference for {' or '.join(readers)}, so nothing can be "
+            "learned",
+            "Set the reward's args.column, or map one with dataset.columns",
+        )
 
 
 def _prepare(reward: RewardSpec) -> None:
@@ -82,6 +133,6 @@ def _prepare(reward: RewardSpec) -> None:
 
             schema_validator(reward.args["schema"])
         case "math":
-            from aligntune.rewards.builtin.answers import warm_up
+            from aligntune.rewards.builtin.mathematics import mathematician
 
-            warm_up()
+            mathematician().start()

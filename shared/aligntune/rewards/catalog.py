@@ -10,7 +10,7 @@ from typing import Any, Protocol, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from aligntune.errors import SpecError
+from aligntune.errors import DataError, SpecError, shown
 from aligntune.rewards.builtin.answers import exact_match, math_answer, numeric
 from aligntune.rewards.builtin.code import code
 from aligntune.rewards.builtin.form import json_schema, length, regex
@@ -104,6 +104,22 @@ def columns(rewards: Sequence[RewardSpec]) -> dict[str, str]:
         if parameter is not None:
             found[label] = str(reward.args.get("column", parameter.default))
     return found
+
+
+def require_columns(rewards: Sequence[RewardSpec], there: Sequence[str], source: str) -> None:
+    """Refuse data without a column that a reward is known to read.
+
+    Raises:
+        DataError: it names the reward, the column and those that ``source`` has.
+    """
+    others = [name for name in there if name != "prompt"]
+    for label, column in columns(rewards).items():
+        if column not in there:
+            raise DataError(
+                f"reward {label} reads the column {column!r}, which {source} lacks; it has: "
+                f"{shown(', '.join(others), 200) or 'only the prompt'}",
+                "Set the reward's args.column, or map one with dataset.columns",
+            )
 
 
 def check(rewards: Sequence[RewardSpec]) -> None:

@@ -13,13 +13,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from aligntune.errors import RewardError, SpecError
+from aligntune.errors import AligntuneError, RewardError, SpecError
 from aligntune.failures import first_line, named
 from aligntune.rewards.catalog import FUNCTION, RewardSpec
-from aligntune.rewards.guard.timeout import Limit
+from aligntune.rewards.guard.timeout import Limit, TimeUp
 from aligntune.rewards.guard.watchdog import Backstop
 from aligntune.rewards.inputs import column_of
 from aligntune.spec.suggest import nearest
+
+TRAINERS_OWN = frozenset({"trainer_state", "log_metric", "log_extra"})
+"""Arguments that a trainer passes, and an evaluation does not have."""
 
 
 def load_function(
@@ -74,7 +77,10 @@ def _import(path: Path, name: str, timeout: float, backstop: Backstop | None) ->
                 stack.enter_context(backstop.watching(timeout, endless))
             with Limit(timeout) as limit:
                 found.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except (AligntuneError, TimeUp):
+        del sys.modules[known]
+        raise
+    except BaseException as error:  # also KeyboardInterrupt: a real one is a request to stop
         del sys.modules[known]
         traceback.print_exc()
         raise RewardError(
@@ -126,11 +132,30 @@ def _fitted(
         if key not in named and not takes_all:
             raise SpecError(f"{what} has no argument {key!r}{nearest(key, sorted(named))}")
 
+    seen: dict[str, Any] = {}
+
     def call(**given: Any) -> Any:
+        if "trainer_state" in given:
+            seen["trainer_state"] = given["trainer_state"]
         passed = {key: value for key, value in given.items() if takes_all or key in named}
         lacking = needed - passed.keys() - arguments.keys()
+        passed |= {name: _outside_training(name, seen) for name in lacking & TRAINERS_OWN}
+        lacking -= TRAINERS_OWN
         if lacking:
             column_of(min(lacking), given)
         return function(**{**passed, **arguments})
 
     return call
+
+
+def _outside_training(name: str, seen: Mapping[str, Any]) -> Any:
+    """What an evaluation passes for an argument that only trainers have: the last state seen, and
+    functions that log nothing.
+    """
+    if name != "trainer_state":
+        return lambda *_, **__: None
+    if name not in seen:
+        from transformers import TrainerState
+
+        return TrainerState()
+    return seen[name]

@@ -24,7 +24,8 @@ class PreferenceSpec(Section):
         beta: how strongly the policy stays close to the reference.
         loss_type: TRL's name of the loss, such as ``sigmoid``, ``ipo`` or ``hinge`` for DPO; null
             is the algorithm's default.
-        label_smoothing: the assumed fraction of pairs with swapped labels, in [0, 0.5) (DPO only).
+        label_smoothing: the assumed fraction of pairs with swapped labels, in [0, 0.5); used by
+            DPO's losses ``robust``, ``exo_pair`` and ``aot``.
     """
 
     beta: Annotated[
@@ -33,7 +34,7 @@ class PreferenceSpec(Section):
         BETA,
         Keyword("beta"),
         Keyword("kl_coef"),
-    ] = Field(default=0.1, ge=0)
+    ] = Field(default=0.1, gt=0)
     loss_type: Annotated[str | None, sets("loss_type")] = None
     label_smoothing: Annotated[float, sets("label_smoothing")] = Field(default=0.0, ge=0, lt=0.5)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from aligntune.errors import AligntuneError, DataError, ModelError, SpecError
 from aligntune.record.run_dir import RECORD, finished_model
+from aligntune.spec.suggest import similar
 
 PATH_KEYS: tuple[tuple[str, str, type[AligntuneError] | None], ...] = (
     ("model", "name", ModelError),
@@ -22,7 +23,14 @@ PATH_KEYS: tuple[tuple[str, str, type[AligntuneError] | None], ...] = (
 """Keys whose value may be a local path, with the error for a missing path. None means that the
 value is always a path."""
 
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+"""Formats of data that are read."""
+
+COMPRESSED = (".gz", ".bz2", ".xz")
+"""Suffixes of compressed files, after the suffix of a text format (``rows.jsonl.gz``)."""
+
+MOST_NEIGHBOURS = 10_000
+"""Names in a folder that are compared with a mistyped one."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -56,10 +64,39 @@ def local_name(
     if os.path.exists(path):  # unlike Path.exists, no exception below an unreadable folder
         return str(path)
     if kind is not None and (looks_like_path(name) or not HUB_ID.fullmatch(name)):
-        raise kind(f"no such {section}: {name}", f"Looked for {path}")
+        raise kind(f"no such {section}: {name}", _looked_for(name, base_dir))
     if kind is None:
-        raise SpecError(f"{section}.{key}: no such file: {name}", f"Looked for {path}")
+        raise SpecError(f"{section}.{key}: no such file: {name}", _looked_for(name, base_dir))
     return name
+
+
+def similar_path(name: str, base_dir: Path) -> str | None:
+    """An existing file or folder with a similar path, as the user would write it."""
+    path = _absolute(name, base_dir)
+    for part in reversed([path, *path.parents]):
+        if os.path.exists(part):
+            continue
+        try:
+            there = os.listdir(part.parent)[:MOST_NEIGHBOURS]
+        except OSError:
+            return None
+        stems = {Path(other).stem: other for other in there}
+        names = (part.name, part.stem, similar(part.stem, list(stems)))
+        found = next((stems[name] for name in names if name in stems), None)
+        if found is None:
+            return None
+        near = part.parent / found / path.relative_to(part)
+        if os.path.exists(near):
+            inside = near.is_relative_to(base_dir)
+            return f"./{near.relative_to(base_dir)}" if inside else str(near)
+        return similar_path(str(near), base_dir)  # a part below it is mistyped too
+    return None
+
+
+def _looked_for(name: str, base_dir: Path) -> str:
+    near = similar_path(name, base_dir)
+    looked = f"Looked for {_absolute(name, base_dir)}"
+    return f"{looked}; did you mean {near}?" if near else looked
 
 
 def _local_reward(reward: Any, base_dir: Path) -> Any:
@@ -73,7 +110,7 @@ def _local_reward(reward: Any, base_dir: Path) -> Any:
         file, _, function = name.rpartition(":")
         path = _absolute(file, base_dir)
         if not os.path.isfile(path):
-            raise SpecError(f"reward {name}: no such file: {file}", f"Looked for {path}")
+            raise SpecError(f"reward {name}: no such file: {file}", _looked_for(file, base_dir))
         return {**reward, "name": f"{path}:{function}"}
     if isinstance(model, str):
         named = local_name(model, base_dir, "reward model", "model", ModelError)
@@ -119,4 +156,6 @@ def _absolute(name: str, base_dir: Path) -> Path:
 
 def looks_like_path(name: str) -> bool:
     """Whether a name must be a file or folder, because no hub id looks like this."""
-    return name.startswith(("/", "./", "../", "~")) or name.lower().endswith(DATA_SUFFIXES)
+    return name.startswith(("/", "./", "../", "~")) or name.lower().endswith(
+        (*DATA_SUFFIXES, *COMPRESSED)
+    )

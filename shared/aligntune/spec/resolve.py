@@ -19,11 +19,14 @@ from aligntune.spec.fields import spec_fields
 from aligntune.spec.layers import SHORTHANDS, Layer
 from aligntune.spec.paths import local_paths
 from aligntune.spec.run_spec import RewardSpec, RunSpec
-from aligntune.spec.suggest import nearest
+from aligntune.spec.suggest import nearest, nearest_key, other_name
 
 FREE_FORM = frozenset({"trainer_args", "dataset.columns", "trl", "unsloth"})
 """Keys below which users choose the keys."""
 
+
+MOST_UNKNOWN = 8
+"""Unknown keys that a message names, as of a config file of another tool."""
 
 KeyPath: TypeAlias = tuple[str, ...]
 
@@ -60,7 +63,11 @@ def resolve(layers: Sequence[Layer], base_dir: Path | None = None) -> Settings:
     origins: dict[str, str] = {}
     strengths: dict[KeyPath, int] = {}
     for layer in layers:
-        values = dict(_flatten(layer.values, RunSpec, (), layer.origin))
+        unknown: list[str] = []
+        values = dict(_flatten(layer.values, RunSpec, (), layer.origin, unknown))
+        if unknown:
+            more = f"; and {len(unknown) - MOST_UNKNOWN} more" if unknown[MOST_UNKNOWN:] else ""
+            raise SpecError("; ".join(unknown[:MOST_UNKNOWN]) + more)
         for path in _overruled(values):
             if strengths.get(path, layer.strength) < layer.strength:
                 del merged[path[0]][path[1]], origins[".".join(path)], strengths[path]
@@ -82,15 +89,20 @@ def known_keys() -> list[str]:
 
 
 def _flatten(
-    values: Mapping[str, Any], model: type[BaseModel], above: KeyPath, origin: str
+    values: Mapping[str, Any],
+    model: type[BaseModel],
+    above: KeyPath,
+    origin: str,
+    unknown: list[str],
 ) -> Iterator[tuple[KeyPath, Any]]:
-    """Each value with its path of keys; an unknown key is an error."""
+    """Each value with its path of keys; a message about each unknown key is added to a list."""
     for name, value in values.items():
         path = (*above, str(name))
         key = ".".join(path)
         field = model.model_fields.get(str(name))
         if field is None:
-            raise SpecError(f"unknown key {key!r} (from {origin}){_suggest(path, model)}")
+            unknown.append(f"unknown key {key!r} (from {origin}){_suggest(path, model)}")
+            continue
         section = field.annotation
         if isinstance(section, type) and issubclass(section, BaseModel):
             if key in SHORTHANDS and not isinstance(value, Mapping):
@@ -99,7 +111,7 @@ def _flatten(
                 continue  # ``training:`` with every line below it commented out
             if not isinstance(value, Mapping):
                 raise SpecError(f"{key} (from {origin}) is a section of keys, not {value!r}")
-            yield from _flatten(value, section, path, origin)
+            yield from _flatten(value, section, path, origin, unknown)
         elif key in FREE_FORM and isinstance(value, Mapping):
             for inner, item in value.items():
                 yield (*path, str(inner)), item
@@ -122,11 +134,14 @@ def _overruled(values: Mapping[KeyPath, Any]) -> Iterator[KeyPath]:
 
 
 def _suggest(path: KeyPath, model: type[BaseModel]) -> str:
-    same_leaf = [known for known in known_keys() if known.rpartition(".")[2] == path[-1]]
-    if same_leaf:
-        return f"; did you mean {same_leaf[0]!r}?"
+    word, keys = path[-1], known_keys()
     siblings = [".".join((*path[:-1], name)) for name in model.model_fields]
-    return nearest(".".join(path), siblings) or nearest(".".join(path), known_keys())
+    same = next((key for key in keys if key.rpartition(".")[2] == word), None)
+    other = None if same else other_name(word)
+    if other and " " in other:
+        return f"; {other}"
+    found = same or other or nearest_key(word, siblings) or nearest_key(word, keys)
+    return f"; did you mean {found!r}?" if found else ""
 
 
 def _put(tree: dict[str, Any], path: KeyPath, value: Any) -> None:

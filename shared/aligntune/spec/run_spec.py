@@ -168,7 +168,7 @@ class RunSpec(Section):
                 continue
             adapted = isinstance(adapter, dict) and adapter.get("type", "none") != "none"
             if key == "training.learning_rate" and adapted:
-                value *= ADAPTER_FACTOR
+                value = float(f"{value * ADAPTER_FACTOR:.12g}")  # 1e-05, not 9.999999999999999e-06
             data[section] = {**given, name: value}
         return data
 
@@ -227,6 +227,7 @@ class RunSpec(Section):
     def _consistent(self) -> Self:
         self._require_meaning()
         self._require_groups()
+        self._require_smoothing()
         if self.model.quantization != "none" and self.adapter.type == "none":
             raise ValueError(
                 f"model.quantization={self.model.quantization} needs an adapter; "
@@ -242,6 +243,8 @@ class RunSpec(Section):
             raise ValueError("adapter.path needs adapter.type=lora")
         if self.adapter.type == "none" or self.adapter.path:
             shape = self.adapter.model_dump(exclude={"type", "path"}, exclude_defaults=True)
+            if self.adapter.alpha == AdapterSpec().lora_alpha:
+                shape.pop("alpha")  # specs of earlier versions name this default
             why = (
                 "the adapter in adapter.path keeps its shape"
                 if self.adapter.path
@@ -261,12 +264,19 @@ class RunSpec(Section):
                 "dataset.validation_fraction cannot be combined with dataset.eval_name or "
                 "dataset.eval_split; remove one of them"
             )
-        if self.training.eval_steps and not (
-            self.dataset.eval_name or self.dataset.eval_split or self.dataset.validation_fraction
-        ):
+        for key in ("eval_steps", "keep_best"):
+            if getattr(self.training, key) and not (
+                self.dataset.eval_name
+                or self.dataset.eval_split
+                or self.dataset.validation_fraction
+            ):
+                raise ValueError(
+                    f"training.{key} needs evaluation data; set dataset.eval_name, "
+                    "dataset.eval_split or dataset.validation_fraction"
+                )
+        if self.training.keep_best and not self.training.eval_steps:
             raise ValueError(
-                "training.eval_steps needs evaluation data; set dataset.eval_name, "
-                "dataset.eval_split or dataset.validation_fraction"
+                "training.keep_best needs evaluations during training; set training.eval_steps"
             )
         return self
 
@@ -300,11 +310,11 @@ class RunSpec(Section):
                 raise self._not_applicable(key, [key in it.keys for it in ROWS])
 
     def _given_keys(self) -> list[str]:
-        """Dotted keys whose value is not the default; ``rewards`` is one key."""
+        """Dotted keys that ask for something besides the default; ``rewards`` is one key."""
         keys = ["rewards"] if self.rewards else []
         for section in ("training", "preference", "rl", "ppo"):
             values = getattr(self, section).model_dump(exclude_defaults=True)
-            keys += [f"{section}.{name}" for name in values]
+            keys += [f"{section}.{name}" for name, value in values.items() if value is not False]
         return keys
 
     def _not_applicable(self, key: str, applicable: list[bool]) -> ValueError:
@@ -312,6 +322,20 @@ class RunSpec(Section):
         return ValueError(
             f"{key} does not apply to {self.algorithm}, only to {', '.join(names)}; remove it"
         )
+
+    def _require_smoothing(self) -> None:
+        """Refuse label smoothing that the loss ignores, and a loss that lacks it."""
+        loss, smoothing = self.preference.loss_type, self.preference.label_smoothing
+        losses = self.row.smoothed
+        if smoothing and loss not in losses:
+            raise ValueError(
+                f"preference.label_smoothing has no effect on preference.loss_type={loss}, only on "
+                f"{', '.join(losses)}; remove it"
+            )
+        if losses.get(str(loss)) and not smoothing:
+            raise ValueError(
+                f"preference.loss_type={loss} needs preference.label_smoothing, such as 0.001"
+            )
 
     def _require_groups(self) -> None:
         if not self.row.grouped:
@@ -321,12 +345,13 @@ class RunSpec(Section):
             raise ValueError(
                 f"rl.num_generations must be at least 2: {self.algorithm} compares completions"
             )
-        batch = training.batch_size * training.gradient_accumulation
+        accumulation = training.accumulation()
+        batch = training.batch_size * accumulation
         steps = {"steps_per_generation", "generation_batch_size"} & set(self.trainer_args)
         if batch % group and not steps:
             raise ValueError(
                 f"the {batch} completions of a step (training.batch_size {training.batch_size} x "
-                f"gradient_accumulation {training.gradient_accumulation}) must be a multiple of "
+                f"gradient_accumulation {accumulation}) must be a multiple of "
                 f"rl.num_generations={group}"
             )
 

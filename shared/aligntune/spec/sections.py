@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,14 @@ from aligntune.spec.flags import ADAPTER, DATA, TRAINING, Flag
 
 CANONICAL_COLUMNS = tuple(dict.fromkeys(chain.from_iterable(FORMATS.values())))
 """Columns that data can have, under these names or as mapped by ``dataset.columns``."""
+
+EFFECTIVE_BATCH = 16
+"""Sequences per optimizer step that batches are accumulated to, unless the request says how many
+batches."""
+
+ALPHA_PER_RANK, RSLORA_ALPHA = 2, 32
+"""LoRA's alpha where the request has none: a factor of the rank, or constant with rsLoRA, whose
+scale already follows the rank."""
 
 TEMPLATE_INPUTS = (
     *("messages", "tools", "documents", "add_generation_prompt", "conversation"),
@@ -114,8 +123,8 @@ class DatasetSpec(Section):
     """The data.
 
     Attributes:
-        name: a file (.jsonl, .json, .csv, .parquet), a folder of them, a dataset saved with
-            ``save_to_disk``, or a hub id.
+        name: a file (.jsonl, .ndjson, .json, .csv, .tsv, .parquet, .arrow; text also as .gz, .bz2
+            or .xz), a folder of them, a dataset saved with ``save_to_disk``, or a hub id.
         config: configuration name of a hub dataset.
         revision: branch, tag or commit of a hub id.
         split: split to train on, slices allowed (``train[:10%]``).
@@ -159,13 +168,17 @@ class TrainingSpec(Section):
     """How the model is trained. Every value is passed to the trainer, which applies no defaults.
 
     Attributes:
-        epochs: passes over the training rows; ``max_steps`` overrides it.
+        epochs: passes over the training rows (1 for DPO, KTO and reward models); ``max_steps``
+            overrides it.
         batch_size: sequences per device per step.
-        gradient_accumulation: batches per optimizer step.
+        gradient_accumulation: batches per optimizer step; null accumulates 16 sequences or more per
+            step, but no more whole batches than the data has (1 for online algorithms).
         learning_rate: peak learning rate; the default depends on the algorithm (2e-5 for SFT, 1e-6
             for DPO and GRPO, ...) and is ten times higher for an adapter.
-        schedule: learning-rate schedule, by its name in transformers.
-        warmup: optimizer steps (1 or more) or fraction of all steps (below 1).
+        schedule: learning-rate schedule, by its name in transformers (cosine for SFT, preferences
+            and reward models).
+        warmup: optimizer steps (1 or more) or fraction of all steps (below 1; 0.03 for SFT,
+            preferences and reward models).
         weight_decay: decoupled weight decay (AdamW).
         optimizer: optimizer, by its name in transformers.
         max_grad_norm: gradient norm at which gradients are clipped.
@@ -174,7 +187,8 @@ class TrainingSpec(Section):
         packing: put several rows in one sequence (best-fit decreasing; rows do not see each other).
         group_by_length: put rows of similar length in the same batch, which needs less padding.
         completion_only_loss: learn only the completion; null means yes for prompt-completion data.
-        assistant_only_loss: learn only the assistant's messages (chat data).
+        assistant_only_loss: learn only the assistant's messages (chat data); null does if the chat
+            template can mark them, and false learns every token.
         gradient_checkpointing: recompute activations to save memory; ``auto`` is on with a GPU.
         precision: ``auto`` is bf16 if the hardware supports it, else fp16 on a GPU and fp32 on a
             CPU.
@@ -183,6 +197,8 @@ class TrainingSpec(Section):
         eval_steps: optimizer steps between evaluations; null evaluates only at the end.
         save_steps: optimizer steps between checkpoints.
         save_total_limit: number of checkpoints to keep.
+        keep_best: save the checkpoint with the best evaluation (loss, accuracy, margin or reward,
+            by algorithm), and make it the result; needs ``eval_steps``.
     """
 
     epochs: Annotated[
@@ -204,11 +220,11 @@ class TrainingSpec(Section):
         Keyword("batch_size"),
     ] = 8
     gradient_accumulation: Annotated[
-        PositiveInt,
-        passes("gradient_accumulation_steps"),
+        PositiveInt | None,
+        sets("gradient_accumulation_steps"),
         Flag("--grad-accum", "Batches to accumulate before each optimizer step.", TRAINING),
         Keyword("gradient_accumulation_steps"),
-    ] = 1
+    ] = None
     learning_rate: Annotated[
         float,
         passes("learning_rate"),
@@ -245,8 +261,8 @@ class TrainingSpec(Section):
         bool | None, sets("completion_only_loss"), Keyword("completion_only_loss")
     ] = None
     assistant_only_loss: Annotated[
-        bool, sets("assistant_only_loss"), Keyword("assistant_only_loss")
-    ] = False
+        bool | None, sets("assistant_only_loss"), Keyword("assistant_only_loss")
+    ] = None
     gradient_checkpointing: Annotated[
         bool | Literal["auto"], sets("gradient_checkpointing", "activation_checkpointing")
     ] = "auto"
@@ -259,13 +275,29 @@ class TrainingSpec(Section):
         passes("logging_steps", "logging_strategy"),
         Flag("--logging-steps", "Steps between logged losses.", TRAINING),
     ] = 10
-    eval_steps: Annotated[PositiveInt | None, passes("eval_steps", "eval_strategy")] = None
+    eval_steps: Annotated[PositiveInt | None, sets("eval_steps", "eval_strategy")] = None
     save_steps: Annotated[
         PositiveInt,
         sets("save_steps", "save_strategy"),
         Flag("--save-steps", "Steps between checkpoints.", TRAINING),
     ] = 500
     save_total_limit: Annotated[PositiveInt | None, passes("save_total_limit")] = 2
+    keep_best: Annotated[
+        bool,
+        passes("load_best_model_at_end"),
+        Flag("--keep-best", "Make the checkpoint with the best evaluation the result.", TRAINING),
+    ] = False
+
+    def accumulation(self, rows: int | None = None) -> int:
+        """Batches per optimizer step: as requested, or enough for ``EFFECTIVE_BATCH`` sequences.
+
+        Args:
+            rows: sequences of the training data, if known; a step takes no more whole batches.
+        """
+        if self.gradient_accumulation is not None:
+            return self.gradient_accumulation
+        wanted = math.ceil(EFFECTIVE_BATCH / self.batch_size)
+        return wanted if rows is None else max(min(wanted, rows // self.batch_size), 1)
 
 
 class AdapterSpec(Section):
@@ -275,9 +307,11 @@ class AdapterSpec(Section):
         type: ``none`` trains every weight.
         path: an existing adapter (folder or hub id) to continue training; it keeps its shape.
         rank: rank of the update matrices.
-        alpha: the update is scaled by alpha / rank.
+        alpha: the update is scaled by alpha / rank; null is twice the rank (32 with rslora).
         dropout: dropout on the adapter's input.
         targets: module names, or ``all-linear``.
+        modules_to_save: names of modules that are trained and saved whole, such as ``embed_tokens``
+            and ``lm_head`` for new tokens.
         rslora: scale by alpha / sqrt(rank) instead (https://arxiv.org/abs/2312.03732).
         dora: weight-decomposed adaptation (https://arxiv.org/abs/2402.09353).
     """
@@ -290,10 +324,10 @@ class AdapterSpec(Section):
         Keyword("lora_r"),
     ] = 16
     alpha: Annotated[
-        float,
+        float | None,
         Flag("--lora-alpha", "LoRA alpha: the update is scaled by alpha / rank.", ADAPTER),
         Keyword("lora_alpha"),
-    ] = Field(default=32, gt=0)
+    ] = Field(default=None, gt=0)
     dropout: Annotated[Fraction, Keyword("lora_dropout")] = 0.0
     targets: Annotated[
         Literal["all-linear"] | list[str],
@@ -304,8 +338,16 @@ class AdapterSpec(Section):
             metavar="NAMES",
         ),
     ] = "all-linear"
+    modules_to_save: list[str] = []
     rslora: bool = False
     dora: bool = False
+
+    @property
+    def lora_alpha(self) -> float:
+        """Alpha as requested, or what follows from the rank."""
+        if self.alpha is not None:
+            return self.alpha
+        return RSLORA_ALPHA if self.rslora else ALPHA_PER_RANK * self.rank
 
 
 def require_recordable(value: dict[str, Any], name: str = "") -> None:

@@ -49,7 +49,7 @@ REFUSED = {
 
 SHAPING = (
     *("steps_per_generation", "generation_batch_size", "packing_strategy", "padding_free"),
-    *("load_best_model_at_end", "precompute_ref_log_probs"),
+    "precompute_ref_log_probs",
 )
 """Arguments that also change how the worker plans a run, so they belong in ``trainer_args``."""
 
@@ -89,7 +89,7 @@ def rounds(spec: RunSpec) -> int:
     TRL does not save completions in checkpoints. So for its online trainers this is the number of
     steps per generation, and checkpoints are written between generations.
     """
-    iterations, accumulation = spec.rl.num_iterations, spec.training.gradient_accumulation
+    iterations, accumulation = spec.rl.num_iterations, spec.training.accumulation()
     if not spec.row.grouped:
         return 1
     batches = int(spec.trainer_args.get("steps_per_generation") or accumulation)
@@ -103,10 +103,20 @@ def save_steps(spec: RunSpec) -> int:
     """Steps between checkpoints: as requested, rounded up to a step that a run can resume from, and
     to a step with an evaluation if the best checkpoint is kept.
     """
-    step = rounds(spec)
-    if spec.trainer_args.get("load_best_model_at_end") and spec.training.eval_steps:
-        step = math.lcm(step, spec.training.eval_steps)
-    return math.ceil(spec.training.save_steps / step) * step
+    every = eval_steps(spec) if spec.training.keep_best else None
+    return _rounded(spec.training.save_steps, math.lcm(rounds(spec), every or 1))
+
+
+def eval_steps(spec: RunSpec) -> int | None:
+    """Steps between evaluations: as requested, rounded up to a step that a run can resume from if
+    the best checkpoint is kept. None evaluates only at the end.
+    """
+    every = spec.training.eval_steps
+    return _rounded(every, rounds(spec)) if every and spec.training.keep_best else every
+
+
+def _rounded(steps: int, multiple: int) -> int:
+    return math.ceil(steps / multiple) * multiple
 
 
 def refuse_owned(spec: RunSpec) -> None:
@@ -132,11 +142,6 @@ def refuse_owned(spec: RunSpec) -> None:
             )
         if name in reasons:
             raise SpecError(f"{key} cannot be set: {reasons[name]}", "Remove it")
-    if spec.trainer_args.get("load_best_model_at_end") and not spec.training.eval_steps:
-        raise SpecError(
-            "trainer_args.load_best_model_at_end needs evaluations during training",
-            "Set training.eval_steps, and training.save_steps to a multiple of it",
-        )
 
 
 def longest_row(spec: RunSpec) -> int | None:

@@ -81,9 +81,10 @@ def lora_arguments(spec: RunSpec) -> dict[str, Any]:
     """The request's LoRA adapter, as peft and Unsloth call its values."""
     return {
         "r": spec.adapter.rank,
-        "lora_alpha": spec.adapter.alpha,
+        "lora_alpha": spec.adapter.lora_alpha,
         "lora_dropout": spec.adapter.dropout,
         "target_modules": spec.adapter.targets,
+        "modules_to_save": spec.adapter.modules_to_save or None,
         "use_rslora": spec.adapter.rslora,
         "use_dora": spec.adapter.dora,
     }

@@ -1,10 +1,9 @@
-"""The results of a run: the model's folder, and times, machine and versions for the record."""
+"""What a record tells about a run besides its figures: times, machine and versions."""
 
 from __future__ import annotations
 
 import os
 import platform
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,6 @@ from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
 from aligntune.worker.backend import installed_code
 from aligntune.worker.device import Device
-from aligntune.worker.modeling.model import plain
-from aligntune.worker.modeling.reference import REFERENCE_ADAPTER
 
 STACK = (
     "torch",
@@ -46,32 +43,6 @@ class Clock:
             yield
         finally:
             self.seconds[name] = time.monotonic() - began
-
-
-def save_model(trainer: Any, tokenizer: Any, run: RunDir) -> None:
-    """Write weights (safetensors) and tokenizer to ``model/``, atomically."""
-    beside = run.path / "model.part"
-    shutil.rmtree(beside, ignore_errors=True)
-    trainer.save_model(str(beside))
-    tokenizer.save_pretrained(str(beside))
-    settings = getattr(plain(trainer.model), "generation_config", None)
-    if settings is not None and not (beside / "generation_config.json").exists():
-        settings.save_pretrained(str(beside))  # beside an adapter: the tokens that end generation
-    (beside / "training_args.bin").unlink(missing_ok=True)  # a pickle that nobody needs
-    shutil.rmtree(beside / REFERENCE_ADAPTER, ignore_errors=True)  # needed in training only
-    for path in beside.iterdir():
-        if path.is_file():  # safetensors makes files readable for their owner only
-            path.chmod(_file_mode())
-    if run.model.exists():  # of an earlier attempt whose record could not be written
-        shutil.rmtree(run.model)
-    os.replace(beside, run.model)
-
-
-def _file_mode() -> int:
-    """The mode of a new file under the caller's umask."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return 0o666 & ~mask
 
 
 def stack_versions() -> dict[str, str]:

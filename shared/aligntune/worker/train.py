@@ -10,23 +10,22 @@ from __future__ import annotations
 import os
 import traceback
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from aligntune.data.rows import Rows
-from aligntune.errors import AligntuneError, OutputError, SpecError, StoppedError, TrainingError
-from aligntune.failures import first_line, foreseen
+from aligntune.errors import SpecError, StoppedError
+from aligntune.failures import first_line
 from aligntune.packages import require_packages
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
+from aligntune.record.unchanged import require_same_inputs
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.trainer_args import longest_row, refuse_owned, rounds, save_steps
 from aligntune.worker.backend import Backend, installed
 from aligntune.worker.device import Device, find_device
 from aligntune.worker.families import Family, Setup, family, trainer_classes
-from aligntune.worker.inputs.encoding import Encoder
 from aligntune.worker.inputs.fetch import fetch_missing
-from aligntune.worker.inputs.fingerprints import of_model, of_rows, other_inputs
+from aligntune.worker.inputs.fingerprints import of_files, of_part
 from aligntune.worker.inputs.model import (
     load_config,
     load_model,
@@ -34,18 +33,26 @@ from aligntune.worker.inputs.model import (
     locate_model,
     require_matching,
     row_length,
+    tokenizer_folder,
 )
 from aligntune.worker.inputs.rewards import load_rewards
 from aligntune.worker.inputs.rows import load_rows
-from aligntune.worker.inputs.tokenize import is_chat
 from aligntune.worker.metrics import Measurement
 from aligntune.worker.model_card import model_card
+from aligntune.worker.modeling.model import plain
+from aligntune.worker.modeling.text_part import text_part_notes, trained_config
 from aligntune.worker.process_memory import most_resident, resident
-from aligntune.worker.result import Clock, machine, record_code, save_model, stack_versions
+from aligntune.worker.recipe import recorder, sequences
+from aligntune.worker.result import Clock, machine, record_code, stack_versions
+from aligntune.worker.saving.folder import save_model, try_saving
+from aligntune.worker.saving.given import Given, make_savable
 from aligntune.worker.stop_signal import StopSignal
+from aligntune.worker.text.encoding import Encoder
+from aligntune.worker.text.tokenize import Tokenized
 from aligntune.worker.trainer.arguments import accepted_arguments, trainer_arguments
+from aligntune.worker.trainer.best import Best, held_step
 from aligntune.worker.trainer.build import trainer_class
-from aligntune.worker.trainer.resume import newest_checkpoint
+from aligntune.worker.trainer.resume import claim, newest_checkpoint, starting_point
 
 
 @dataclass(frozen=True)
@@ -83,14 +90,16 @@ class Inputs:
 
     Attributes:
         setup: what the family's functions need.
+        given: the model's settings, as loaded.
         encoded: rows as the trainer takes them, by part: ``train`` and maybe ``evaluation``.
-        record: source and fingerprint of each input, for ``run.json``.
+        learns: which tokens are learned, in words.
     """
 
     model: Any
+    given: Given
     setup: Setup
     encoded: dict[str, Any]
-    record: dict[str, Any]
+    learns: str
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,7 @@ def train(spec: RunSpec, run: RunDir, events: EventWriter) -> None:
         AligntuneError: anything expected, by class.
     """
     session = Session(spec, run, events, stop=StopSignal(), clock=Clock(events))
-    _claim(spec, run)
+    claim(run, spec, session.note)
     record_code(run, events)
     refuse_owned(spec)
 
@@ -172,18 +181,23 @@ def load(session: Session, stack: Stack) -> Inputs:
     fetch_missing(spec, run, events)
     with session.clock.phase("load_model"):
         path = locate_model(spec, run)
-        tokenizer = load_tokenizer(spec, path)
+        of_tokenizer = tokenizer_folder(spec, run, path)
+        if of_tokenizer != path:
+            session.note(f"using the tokenizer that was saved with {spec.adapter.path}")
+        tokenizer = load_tokenizer(spec, of_tokenizer)
         config = load_config(spec, path)
+        require_same_inputs(run.record().inputs, of_files(spec, run, path))
         max_length = row_length(spec, config)
         if max_length != longest_row(spec):
             session.note(f"the model takes {max_length} tokens at most")
         model = load_model(spec, path, config, max_length, backend, device, run, spec.row.head)
         require_matching(tokenizer, model, spec)
+        given = Given.of(spec, path, trained_config(config), tokenizer)
+        make_savable(plain(model))
 
     with session.clock.phase("load_data"):
-        from aligntune.worker.inputs.stops import settle_run_ends
         from aligntune.worker.modeling.loss_head import LossHead
-        from aligntune.worker.modeling.text_part import text_part_notes
+        from aligntune.worker.text.stops import settle_run_ends
 
         train_rows, eval_rows = load_rows(spec, run, tokenizer)
         parts = {"train": train_rows} | ({"evaluation": eval_rows} if eval_rows else {})
@@ -193,33 +207,22 @@ def load(session: Session, stack: Stack) -> Inputs:
         for note in (*text_part_notes(config, model), *noted):
             session.note(note)
         setup = Setup(spec, tokenizer, max_length, rewards, backend.inference, head, ends)
-        record: dict[str, Any] = {
-            "model": {"source": spec.model.name, "fingerprint": of_model(path)},
-            **other_inputs(spec, run),
-        }
-        encoded = {}
-        for part, rows in parts.items():
-            record[part] = _describe(rows)
-            encoded[part] = _encode(session, kind, setup, part, rows)
-    return Inputs(model, setup, encoded, record)
+        inputs = of_files(spec, run, path) | {part: of_part(rows) for part, rows in parts.items()}
+        require_same_inputs(run.record().inputs, inputs)
+        run.update(inputs=inputs)
+        made = {part: _encode(session, kind, setup, part, rows) for part, rows in parts.items()}
+        encoded = {part: rows.dataset for part, rows in made.items()}
+    return Inputs(model, given, setup, encoded, made["train"].learns or spec.row.learns)
 
 
-def _describe(rows: Rows) -> dict[str, Any]:
-    return {
-        "source": rows.source,
-        "sha256": of_rows(rows.dataset),
-        "chat": is_chat(rows.dataset) or "messages" in rows.dataset.column_names,
-    }
-
-
-def _encode(session: Session, kind: Family, setup: Setup, part: str, rows: Rows) -> Any:
+def _encode(session: Session, kind: Family, setup: Setup, part: str, rows: Rows) -> Tokenized:
     session.events(
         "data", part=part, rows=len(rows.dataset), format=rows.format, source=rows.source
     )
-    encoded = kind.encode(rows.dataset, setup, part == "train")
+    encoded: Tokenized = kind.encode(rows.dataset, setup, part == "train")
     for note in (*rows.notes, *encoded.notes):
         session.note(f"{part}: {note}")
-    return encoded.dataset
+    return encoded
 
 
 def fit(session: Session, stack: Stack, inputs: Inputs) -> Trained:
@@ -232,15 +235,23 @@ def fit(session: Session, stack: Stack, inputs: Inputs) -> Trained:
     """
     from aligntune.worker.process_memory import trim_after_forward
     from aligntune.worker.trainer.callback import EventCallback
+    from aligntune.worker.trainer.run import run_trainer
 
     spec, run, stop = session.spec, session.run, session.stop
     with session.clock.phase("train"):
-        callback = EventCallback(session.events, stop, rounds(spec))
+        data = (inputs.encoded, inputs.learns)
+        recipe = recorder(inputs.setup, run, stack.device, stack.backend.NAME, *data)
+        best = Best.named(stack.kind.BEST, spec.trainer_args)
+        callback = EventCallback(session.events, stop, best, rounds(spec), recipe)
         trainer = _build_trainer(session, stack, inputs, callback)
+        _try_out(session, inputs, trainer)
         if not stack.device.cuda:
             trim_after_forward(trainer.model)
         stop.begun = True
-        _run_trainer(trainer, newest_checkpoint(run))
+        checkpoint = newest_checkpoint(run)
+        if start := starting_point(run, checkpoint):
+            session.note(start)
+        run_trainer(trainer, checkpoint)
         state = trainer.state
         if stop.asked and state.global_step < state.max_steps:
             raise StoppedError(
@@ -264,6 +275,7 @@ def _build_trainer(session: Session, stack: Stack, inputs: Inputs, callback: Any
         session.run.checkpoints,
         "evaluation" in encoded,
         setup.max_length,
+        sequences(spec, encoded["train"]),
     )
     accepted = accepted_arguments(arguments, config, spec, stack.backend)
     if (every := save_steps(spec)) != spec.training.save_steps:
@@ -291,10 +303,22 @@ def _build_trainer(session: Session, stack: Stack, inputs: Inputs, callback: Any
             f"{config.__name__} rejects these arguments: {first_line(error)}",
             "Change the key that it names",
         ) from error
-    # Events report progress already.
-    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(PrinterCallback)  # events report progress already
     trainer.remove_callback(ProgressCallback)
     return trainer
+
+
+def _try_out(session: Session, inputs: Inputs, trainer: Any) -> None:
+    """Try before the first step what would otherwise fail, or be wrong, at the end."""
+    from aligntune.worker.trials.losses import require_right_head, try_losses
+
+    try_saving(trainer, inputs.setup.tokenizer, inputs.given, session.run)
+    rows = inputs.encoded["train"]
+    if "labels" in rows.column_names:
+        for note in try_losses(trainer, rows, session.spec):
+            session.note(note)
+    else:
+        require_right_head(trainer, inputs.setup.head, session.spec)
 
 
 def _measure_function(stack: Stack, setup: Setup) -> Any:
@@ -309,50 +333,27 @@ def _measure_function(stack: Stack, setup: Setup) -> Any:
     return measure_rows
 
 
-def _run_trainer(trainer: Any, checkpoint: str | None) -> None:
-    from aligntune.worker.trainer.callback import NothingLeft
-
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except NothingLeft:  # the run died after its last step, and its last weights are loaded
-        if trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint:
-            trainer._load_best_model()
-    except AligntuneError:
-        raise
-    except Exception as error:
-        known = foreseen(error)
-        if known is None:
-            traceback.print_exc()
-            remedy = "See the traceback at the end of train.log"
-            if checkpoint:
-                remedy += (
-                    f". If {Path(checkpoint).name} is damaged, delete it and run --resume again"
-                )
-            known = TrainingError(
-                f"the trainer failed: {type(error).__name__}: {first_line(error)}", remedy
-            )
-        raise known from error
-
-
 def save(session: Session, inputs: Inputs, trained: Trained) -> None:
     """Write the model and its tokenizer to ``model/``."""
     with session.clock.phase("save"):
-        save_model(trained.trainer, inputs.setup.tokenizer, session.run)
+        save_model(trained.trainer, inputs.setup.tokenizer, inputs.given, session.run)
 
 
 def measure(session: Session, stack: Stack, inputs: Inputs, trained: Trained) -> dict[str, Any]:
     """The figures of the trained model on the evaluation rows; empty if there are none."""
     if "evaluation" not in inputs.encoded:
         return {}
-    trainer, model = trained.trainer, trained.model
+    trainer, model, best = trained.trainer, trained.model, trained.callback.best
+    held = held_step(trainer)
     with session.clock.phase("evaluate"):
         # The trainer may have added columns to its rows, such as the reference's log-probabilities.
         own = trainer.eval_dataset if stack.kind.PREPARED else inputs.encoded["evaluation"]
         measurement = trainer.measure(model, own)
-        session.events("evaluate", step=trainer.state.global_step, **measurement.metrics)
+        session.events("evaluate", step=held, **measurement.metrics)
+    best.end(held, measurement.metrics, session.events, session.spec.training.keep_best)
     figures = {f"eval_{name}": value for name, value in measurement.metrics.items()}
     samples = {"samples": list(measurement.samples)} if measurement.samples else {}
-    return figures | samples
+    return figures | {"best": best.result(held)} | samples
 
 
 def _finish(
@@ -364,7 +365,7 @@ def _finish(
     spec, run, device, callback = session.spec, session.run, stack.device, trained.callback
     versions = stack_versions()
     result = trained.figures | measured
-    card = model_card(spec, result, versions)
+    card = model_card(spec, result, versions, run.record().parent)
     (run.model / "README.md").write_text(card, encoding="utf-8")
     result |= {
         "tokens_per_second": round(callback.tokens / max(callback.train_seconds, 1e-9), 1),
@@ -382,17 +383,8 @@ def _finish(
         "versions": versions,
         "attention": trained.model.config._attn_implementation,
     }
-    run.update(status="finished", result=result, inputs=inputs.record, machine=machine(device))
+    run.update(status="finished", result=result, machine=machine(device))
     session.events("end", status="finished", result=result)
-
-
-def _claim(spec: RunSpec, run: RunDir) -> None:
-    """Mark the run as running. A finished run is never overwritten."""
-    if run.record().is_finished:
-        raise OutputError(f"{run.path} contains a finished run", "Use a new run directory")
-    run.update(status="running", spec=spec.model_dump(mode="json"))
-    if not run.spec.exists():
-        run.spec.write_text(spec.to_yaml(), encoding="utf-8")
 
 
 def _last(history: list[dict[str, Any]], key: str) -> float | None:

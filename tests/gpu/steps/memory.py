@@ -136,6 +136,7 @@ def _spec(bench: Bench, case: Case, model: str) -> dict[str, Any]:
     training: dict[str, Any] = {
         "max_steps": 3,
         "batch_size": case.rows,
+        "gradient_accumulation": 1,
         "logging_steps": 1,
         "gradient_checkpointing": case.checkpointing,
         **({"precision": "fp32"} if bench.rehearsing else {}),

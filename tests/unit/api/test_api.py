@@ -8,9 +8,10 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from aligntune.core.backend_factory import (
 )
 from aligntune.errors import EngineError, OutputError, SpecError
 from aligntune.record.run_dir import RunDir
+from aligntune.rewards import build
 from aligntune.tasks import Evaluate, Predict, Prompt, Push
 
 ROOT = Path(__file__).parents[3]
@@ -83,7 +85,9 @@ def test_a_function_that_no_other_process_can_import_is_refused_with_the_remedy(
     exec(compile("def cell(): ...", "<ipython-input-1>", "exec"), space := {"__name__": "cells"})
     main: Any = FunctionType(inner.__code__, {}, "main")
     main.__qualname__, main.__module__ = "main", "__main__"
-    replaced = write_module(tmp_path, "api_replaced", "def f(): ...\ng = f\ndef f(): ...\n").g
+    replaced = write_module(
+        tmp_path, "api_replaced", "def f(): ...\ndef g(f=f): return f\ndef f(): ...\n"
+    ).g()
     refusals: tuple[tuple[Any, str], ...] = (
         (lambda: None, "is not at the top level of a module"),
         (inner, "is not at the top level of a module"),
@@ -97,6 +101,51 @@ def test_a_function_that_no_other_process_can_import_is_refused_with_the_remedy(
         with pytest.raises(SpecError, match=says) as refused:
             named_function(function)
         assert "Move it to a separate .py file" in str(refused.value)
+
+
+def test_a_reward_may_be_whatever_a_module_has_and_a_call_of_it_is_the_same(tmp_path: Path) -> None:
+    mine = write_module(
+        tmp_path,
+        "api_callables",
+        "from functools import partial\n"
+        "def f(completions, bonus=0.0, **_):\n    return [bonus] * len(completions)\n"
+        "async def g(completions, trainer_state, answer):\n    return [1.0] * len(completions)\n"
+        "class Scorer:\n"
+        "    def __init__(self, value):\n        self.value = value\n"
+        "    def __call__(self, completions):\n        return [self.value] * len(completions)\n"
+        "scorer = Scorer(0.25)\n"
+        "half = partial(f, bonus=0.5)\n",
+    )
+    file = f"{tmp_path}/api_callables.py"
+    given = [mine.f, mine.g, mine.scorer, mine.half, partial(mine.half, bonus=0.75)]
+    made = RL("m", "d", algorithm="grpo", rewards=given)
+    names = [f"{file}:{name}" for name in ("f", "g", "scorer", "half", "f")]
+    assert [reward.name for reward in made.spec.rewards] == names
+    assert [reward.args for reward in made.spec.rewards] == [{}, {}, {}, {}, {"bonus": 0.75}]
+    state = SimpleNamespace(global_step=3)
+    columns = {"answer": ["4"], "other": ["x"], "trainer_state": state, "log_metric": print}
+    scores = [
+        reward(prompts=["p"], completions=["c"], completion_ids=[[1]], **columns)
+        for reward in build(made.spec.rewards, Path)
+    ]
+    assert scores == [[0.0], [1.0], [0.25], [0.5], [0.75]]
+    nested = RL("m", "d", algorithm="grpo", rewards={"name": partial(mine.f, bonus=1), "weight": 2})
+    assert (nested.spec.rewards[0].args, nested.spec.rewards[0].weight) == ({"bonus": 1}, 2.0)
+    for function, says in (
+        (mine.Scorer(1), "is an object that no module has"),
+        (mine.Scorer, "is a class"),
+        (partial(mine.f, []), "fixes an argument by position"),
+        (partial(lambda **_: [], x=1), "is a lambda"),
+        (mine.scorer.__call__, "is a method"),
+    ):
+        with pytest.raises(SpecError, match=says):
+            RL("m", "d", algorithm="grpo", rewards=[function])
+
+
+def test_a_weight_that_is_set_twice_is_refused() -> None:
+    given = {"name": "length", "args": {"max": 3}, "weight": 2}
+    with pytest.raises(SpecError, match="the weight of the reward 'length' is set twice"):
+        RL("m", "d", algorithm="grpo", reward_functions=[given], reward_function_weights=[1])
 
 
 # --- runners

@@ -162,11 +162,14 @@ def test_an_error_is_one_clear_line_with_its_exit_code(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--modle", "x"], "--modle"),
+        (["--zzz", "x"], "no such option: --zzz"),
         (["--algo", "sfd"], "sfd"),
         (["--epochs", "many"], "many"),
         (["--engine", "podman"], "podman"),
         (["frobnicate"], "frobnicate"),
+        (["--learning-rate", "1"], "no such option: --learning-rate; did you mean '--lr'?"),
+        (["predict", "x", "--max-tokens", "1"], "--max-tokens; did you mean '--max-new-tokens'?"),
+        (["predict", "x", "--zzz"], "no such option: --zzz. See aligntune-run predict --help"),
         (["images", "build", "jax"], "jax"),
     ],
 )
@@ -178,7 +181,7 @@ def test_an_unknown_option_or_choice_is_one_line_that_names_it(
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert says in line
-    assert line.endswith("See aligntune-run --help")
+    assert line.endswith("?") if "did you mean" in says else line.endswith(" --help")
 
 
 @pytest.mark.parametrize(

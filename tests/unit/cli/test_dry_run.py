@@ -86,6 +86,23 @@ def test_a_dry_run_prints_the_plan_as_json_only_and_changes_nothing(
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.parametrize("command", [["explain"], ["--dry-run", "--engine", "process"]])
+def test_what_a_run_will_train_with_is_shown_before_anything_is_loaded(
+    needed: list[str], environment: dict[str, str], command: list[str]
+) -> None:
+    words = [*needed, "--gpus", "0", "--lr", "1e-4", "--batch-size", "4"]
+    done = run(*command, *words, environment=environment)
+    assert done.returncode == 0, done.stderr
+    for line in (
+        "batch 4 x 4 x 1 = 16 sequences (--batch-size; default) · 3 epochs (default)",
+        "learning rate 0.0001 (--lr) · cosine (default for sft) · warm-up 3 % (default for sft)",
+    ):
+        assert f"  {line}" in done.stdout.splitlines(), done.stdout
+    recipe = json.loads(run(*command, *words, "--json", environment=environment).stdout)["recipe"]
+    assert recipe["effective_batch"] == 16
+    assert recipe["origins"]["training.learning_rate"] == "--lr"
+
+
 def test_a_dry_run_as_text_shows_the_choice_and_every_verdict(
     needed: list[str], environment: dict[str, str], tmp_path: Path
 ) -> None:

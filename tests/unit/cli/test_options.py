@@ -12,7 +12,7 @@ from tests.helpers.command import run
 from aligntune.errors import SpecError
 from aligntune.spec.flags import PANELS
 from aligntune.spec.resolve import Settings
-from aligntune_run.cli.options import FLAGS, parameter, settings
+from aligntune_run.cli.options import FLAGS, parameter, settings, suggest_option
 
 NEEDED = ("--model", "org/model", "--dataset", "org/data")
 
@@ -157,3 +157,25 @@ def test_every_option_is_in_a_panel_and_has_help() -> None:
         assert isinstance(option, click.Option)
         assert option.help, option.name
         assert getattr(option, "panel", None) in PANELS, option.name
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("--modle", "; did you mean '--model'?"),
+        ("--learning-rate", "; did you mean '--lr'?"),
+        ("--num_train_epochs", "; did you mean '--epochs'?"),
+        ("--lora-r", "; did you mean '--lora-rank'?"),
+        ("--load-in-8bit", "; did you mean '--set model.quantization=8bit'?"),
+        ("--bf16", "; did you mean '--set training.precision=bf16'?"),
+        ("--weight-decay", "; did you mean '--set training.weight_decay=...'?"),
+        ("--use-unsloth", "; did you mean '--backend unsloth'?"),
+        (
+            "--report-to",
+            "; a run always writes its losses to events.jsonl and tensorboard/; remove it",
+        ),
+        ("--zzz", ""),
+    ],
+)
+def test_an_option_of_another_tool_is_answered_with_ours(option: str, says: str) -> None:
+    assert suggest_option(option) == says

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aligntune_run.cli.progress import progress
+from aligntune_run.cli.progress import obtaining, progress
 
 RUN: list[dict[str, Any]] = [
     {"event": "phase", "name": "load_model"},
@@ -84,6 +84,14 @@ def test_in_a_terminal_lasting_messages_scroll_above_the_bar(
         "evaluation at step 4: loss 5.5000",
     ):
         assert words.count(line) == 1
+
+
+def test_in_a_terminal_nothing_moves_before_the_user_was_asked(terminal: Terminal) -> None:
+    with obtaining(terminal) as say:
+        assert terminal.getvalue() == "", "a question can be read and answered"
+        say("pulling an image")
+        assert "pulling an image" in terminal.getvalue()
+        assert "getting the image" in terminal.getvalue()
 
 
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])

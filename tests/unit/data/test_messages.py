@@ -133,8 +133,13 @@ def test_arguments_of_the_template_are_read_under_both_names() -> None:
         read({**row, "chat_template_args": 3})
 
 
-@pytest.mark.parametrize("name", ["image", "images", "audio", "video"])
-@pytest.mark.parametrize("format_name", ["chat", "prompt"])
+@pytest.mark.parametrize(
+    ("name", "format_name"),
+    [
+        *((name, "chat") for name in ("image", "images", "audio", "video")),
+        *((name, "prompt") for name in ("audio", "video")),  # and the others, even if empty
+    ],
+)
 def test_media_columns_are_refused_by_name(name: str, format_name: str) -> None:
     row = {"messages": [USER, ASSISTANT], "prompt": "a", name: "a.png"}
     with pytest.raises(UnusableError, match=f"the row has '{name}', but only text is supported"):

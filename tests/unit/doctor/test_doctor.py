@@ -77,8 +77,8 @@ TOKEN = Path("/home/u/.cache/huggingface/token")
 
 SITUATIONS: list[tuple[str, str, str, str, Findings]] = [
     ("platform", "fail", "macOS", "x86-64", on_host(system="Darwin", machine="arm64")),
-    ("memory", "warn", "1.1 GB of it available", "ps aux", replace(HEALTHY, available=GIB)),
-    ("shm", "warn", "0.1 GB", "mount -o remount", replace(NO_ENGINE, shm=64 * 2**20)),
+    ("memory", "warn", "1.0 GiB of it available", "ps aux", replace(HEALTHY, available=GIB)),
+    ("shm", "warn", "0.1 GiB", "mount -o remount", replace(NO_ENGINE, shm=64 * 2**20)),
     (
         "caches",
         "fail",
@@ -89,7 +89,7 @@ SITUATIONS: list[tuple[str, str, str, str, Findings]] = [
     (
         "caches",
         "warn",
-        "has 1.0 GB free",
+        "has 0.9 GiB free",
         "HF_HOME",
         replace(HEALTHY, folders=(Folder("hub cache", Path("/c"), True, 10**9),)),
     ),
@@ -101,8 +101,8 @@ SITUATIONS: list[tuple[str, str, str, str, Findings]] = [
         "systemctl start docker",
         replace(NO_ENGINE, no_venv="training needs python3.11, and here is only Python 3.13"),
     ),
-    ("storage", "fail", "1.0 GB free in /var/lib/docker", "images prune", storage_for(2)),
-    ("storage", "warn", "1.0 GB free in /var/lib/docker", "images prune", storage_for(1)),
+    ("storage", "fail", "0.9 GiB free in /var/lib/docker", "images prune", storage_for(2)),
+    ("storage", "warn", "0.9 GiB free in /var/lib/docker", "images prune", storage_for(1)),
     (
         "cgroups",
         "warn",

@@ -177,7 +177,7 @@ class TestProcess:
 
         with pytest.raises(ImageError, match="was not wanted"):
             answer(False).prepare(plan, print)
-        assert "2.5 GB to download" in asked[0]
+        assert "2.3 GiB to download" in asked[0]
         assert not (host.cache / "envs").exists()
         answer(True).prepare(plan, print)
         answer(False).prepare(plan, print)

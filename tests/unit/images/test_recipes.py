@@ -190,7 +190,7 @@ class TestFacts:
 
     def test_the_size_is_said_first(self) -> None:
         assert re.search(
-            r"is built here: \d+\.\d GB to download, \d+\.\d GB on disk",
+            r"is built here: \d+\.\d GiB to download, \d+\.\d GiB on disk",
             announcement(recipe("trl", "cuda")),
         )
 

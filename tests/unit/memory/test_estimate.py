@@ -283,7 +283,7 @@ def test_groups_of_completions_stay_whole() -> None:
     spec = spec_of("grpo", **LORA, **training(batch_size=8))
     for words in proposed(spec, size(spec, LLAMA_7B, cuda=True) - 1):
         training_ = typed(spec, words).training
-        assert training_.batch_size * training_.gradient_accumulation == 8
+        assert training_.batch_size * training_.accumulation() == 8
 
 
 def test_dropout_and_dora_keep_more_of_an_adapter() -> None:

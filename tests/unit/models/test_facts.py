@@ -208,7 +208,7 @@ def test_a_shape_too_large_for_the_weights_is_rejected(
     folder: Path, values: dict[str, Any], quantized: bool
 ) -> None:
     method = {"quantization_config": {"quant_method": "gptq"}} if quantized else {}
-    known = rewrite(folder, **values, **method)
+    known = rewrite(folder, model_type="phi3", **values, **method)
     assert known.shape is None
     assert "config.json and the weights disagree" in known.note
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

@@ -161,7 +161,8 @@ def test_the_largest_models_are_within_the_limits(tmp_path: Path) -> None:
         for name in ("gate_proj", "up_proj", "down_proj")
         for kind in ("weight", "weight_scale_inv")
     }
-    folder = write_model(tmp_path / "model", tensors=tensors, shards=163)
+    config = {**LLAMA, "model_type": "deepseek_v3"}
+    folder = write_model(tmp_path / "model", config, tensors, shards=163)
     assert read_folder(folder).parameters == len(tensors)
 
 

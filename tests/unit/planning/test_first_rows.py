@@ -16,15 +16,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aligntune.data import sources
+from aligntune.data import files
+from aligntune.data.files import find_files
 from aligntune.data.preview import SAMPLE_CHARACTERS, SAMPLE_ROWS, Sample, look_at
 from aligntune.data.rows import canonicalise, no_rows
-from aligntune.data.sources import Source, find_files, read_rows
+from aligntune.data.sources import Source, read_rows
 from aligntune.errors import DataError
 from aligntune.spec.run_spec import DatasetSpec
 
 SFT = ("chat", "prompt_completion", "instruction", "text")
 GOOD = {"prompt": "a", "completion": "b"}
+COLUMNS = ("prompt", "completion")
 
 
 def lines(*rows: Any) -> str:
@@ -53,8 +55,8 @@ def refused(path: Path, says: str, split: str = "train", **values: Any) -> None:
 )
 def test_the_first_rows_of_a_file_tell_its_format(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
-    assert seen(tmp_path / name) == Sample(SAMPLE_ROWS, "prompt_completion")
-    assert seen(tmp_path, "train[:5]") == Sample(SAMPLE_ROWS, "prompt_completion")
+    assert seen(tmp_path / name) == Sample(SAMPLE_ROWS, "prompt_completion", COLUMNS)
+    assert seen(tmp_path, "train[:5]") == Sample(SAMPLE_ROWS, "prompt_completion", COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_columns_may_have_other_names(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(lines({"question": "a", "answer": "b"}))
     names = {"prompt": "question", "completion": "answer"}
-    assert seen(path, columns=names) == Sample(1, "prompt_completion")
+    assert seen(path, columns=names) == Sample(1, "prompt_completion", COLUMNS)
     refused(path, "did you mean 'answer'?", columns=names | {"completion": "anwser"})
 
 
@@ -109,7 +111,7 @@ def test_a_folder_has_splits(tmp_path: Path) -> None:
 def test_a_folder_of_very_many_files_is_not_gone_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "MOST_ENTRIES", 20)
+    monkeypatch.setattr(files, "MOST_ENTRIES", 20)
     (tmp_path / "a.jsonl").write_text(lines(GOOD))
     for number in range(6):
         (tmp_path / "x" / str(number)).mkdir(parents=True)
@@ -119,15 +121,17 @@ def test_a_folder_of_very_many_files_is_not_gone_through(
     refused(tmp_path, "contains more than 20 files and folders")
 
 
-def test_of_a_folder_what_is_hidden_and_links_to_folders_are_not_read(tmp_path: Path) -> None:
+def test_of_a_folder_what_is_hidden_is_not_read_and_loops_end(tmp_path: Path) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "deep" / "er" / "b.jsonl").write_text(lines(GOOD))
     (tmp_path / ".git").mkdir()
     for name in (".git/c.jsonl", ".d.jsonl"):
         (tmp_path / name).write_text("{")
     (tmp_path / "deep" / "loop").symlink_to(tmp_path)
-    found = find_files(Source("x", path=tmp_path), "train")
-    assert found == [(tmp_path / "deep" / "er" / "b.jsonl", "deep/er/b.jsonl")]
+    found = find_files(tmp_path, "x", "train")
+    assert found is not None
+    assert found.read == [(tmp_path / "deep" / "er" / "b.jsonl", "deep/er/b.jsonl")]
+    assert found.left_out == "2 hidden (.d.jsonl, .git)"
 
 
 def test_text_of_a_stranger_is_printable_and_short_in_what_is_said(tmp_path: Path) -> None:
@@ -176,7 +180,7 @@ def saved(folder: Path, columns: dict[str, Any]) -> Path:
 
 def test_a_saved_dataset_tells_its_columns_and_whether_it_is_whole(tmp_path: Path) -> None:
     folder = saved(tmp_path / "one", GOOD)
-    assert seen(folder) == Sample(0, "prompt_completion")
+    assert seen(folder) == Sample(0, "prompt_completion", COLUMNS)
     refused(saved(tmp_path / "other", {"x": {}}), "columns x match no known format")
     (folder / "data-00000-of-00001.arrow").unlink()
     refused(folder, "data-00000-of-00001.arrow is missing")
@@ -187,7 +191,7 @@ def test_a_saved_dataset_tells_its_columns_and_whether_it_is_whole(tmp_path: Pat
 def test_a_saved_dataset_has_splits(tmp_path: Path) -> None:
     saved(tmp_path / "all" / "train", GOOD)
     (tmp_path / "all" / "dataset_dict.json").write_text('{"splits": ["train"]}')
-    assert seen(tmp_path / "all") == Sample(0, "prompt_completion")
+    assert seen(tmp_path / "all") == Sample(0, "prompt_completion", COLUMNS)
     refused(tmp_path / "all", "has no split 'test'; splits: train", "test")
 
 

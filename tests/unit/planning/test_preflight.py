@@ -160,6 +160,40 @@ def test_a_reward_file_that_is_a_pipe_is_not_waited_for(
     assert "it is not a file" in failure.evidence
 
 
+def test_a_column_that_a_reward_reads_is_in_the_first_row(looked: Looks, data: Path) -> None:
+    data.write_text(lines({"prompt": "a", "solution": "b"}))
+    failure = only_failure(looked(**reward("exact_match")))
+    assert (failure.rule, type(failure.error)) == ("data", DataError)
+    assert "reward exact_match reads the column 'answer', which" in failure.evidence
+    assert "lacks; it has: solution" in failure.evidence
+    values = reward("exact_match") | {"rewards": [{"name": "exact_match"}]}
+    mapped = {"name": str(data), "columns": {"answer": "solution"}}
+    assert not any(one.error for one in looked(**values, dataset=mapped).findings)
+
+
+@pytest.mark.parametrize(
+    ("targets", "says"),
+    [
+        (["q_proj", "v_prj"], "has no module 'v_prj'; did you mean 'v_proj'?"),
+        (["query_key_value"], "has no module 'query_key_value'"),
+        (["q_proj", "layers.0.mlp.up_proj", "lm_head", "embed_tokens"], ""),
+        ("all-linear", ""),
+    ],
+)
+def test_a_lora_target_is_a_module_of_the_model(
+    looked: Looks, targets: list[str] | str, says: str
+) -> None:
+    inputs = looked(adapter={"type": "lora", "targets": targets})
+    if not says:
+        assert not any(one.error for one in inputs.findings)
+        return
+    failure = only_failure(inputs)
+    assert (failure.rule, failure.kind) == ("adapter_targets", "SpecError")
+    assert says in failure.evidence
+    assert failure.error is not None
+    assert "down_proj, gate_proj, k_proj, o_proj" in failure.error.remedy
+
+
 def test_a_reward_model_is_a_model_folder(looked: Looks, tmp_path: Path, data: Path) -> None:
     data.write_text(lines({"prompt": "a"}))
     folder = write_model(tmp_path / "judge")
@@ -260,3 +294,33 @@ def test_a_hub_that_is_out_of_reach_is_a_warning(looked: Looks) -> None:
     warned = [one for one in found if one.level == "warn"]
     assert ["the hub was not reached" in one.evidence for one in warned] == [True, True]
     assert not any(one.error for one in found)
+
+
+@pytest.mark.parametrize("environment", [{"HF_ENDPOINT": "http://127.0.0.1:1"}, None])
+def test_a_mistyped_path_that_looks_like_a_hub_id_is_answered_with_its_neighbour(
+    looked: Looks,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str] | None,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets/chats.jsonl").touch()
+    values = {"model": {"name": "modl"}, "dataset": {"name": "sets/chats"}}
+    found = [one for one in looked(environment, **values).findings if one.level == "fail"]
+    assert [type(one.error) for one in found] == [ModelError, DataError]
+    assert [one.error.remedy for one in found if one.error] == [
+        "Did you mean ./model?",
+        "Did you mean ./sets/chats.jsonl?",
+    ]
+    assert found[0].evidence.startswith("no model modl on this machine, and ")
+    assert found[1].evidence.startswith("no dataset sets/chats on this machine, and ")
+
+
+def test_a_hub_id_that_is_there_is_no_mistyped_path(
+    looked: Looks, served: Hub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    served.add("models", "modl", model)
+    inputs = looked({"HF_ENDPOINT": served.endpoint}, model={"name": "modl"})
+    assert not any(one.error for one in inputs.findings)

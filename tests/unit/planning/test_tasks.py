@@ -14,7 +14,15 @@ from tests.helpers.checkpoints import write_safetensors
 from tests.helpers.hosts import make_host
 from tests.helpers.scripted_engine import ScriptedPlanner
 
-from aligntune.errors import BackendError, DataError, ModelError, OutputError, SpecError
+from aligntune.errors import (
+    AligntuneError,
+    BackendError,
+    DataError,
+    ModelError,
+    OutOfMemoryError,
+    OutputError,
+    SpecError,
+)
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.layers import Layer
 from aligntune.spec.resolve import resolve
@@ -25,6 +33,7 @@ from aligntune.tasks import (
     Push,
     Task,
     evaluation_set,
+    fitting_remedy,
     job,
     make,
     read,
@@ -38,6 +47,7 @@ from aligntune_run.host.types import Host
 from aligntune_run.plan import Choice, Image, Plan, hub_ids
 from aligntune_run.planning import tasks
 from aligntune_run.planning.planner import Obtaining, Planner
+from aligntune_run.planning.prepare import prepare_resume
 from aligntune_run.selection.select import Outcome
 
 ROOT = Path(__file__).parents[3]
@@ -46,6 +56,10 @@ ROOT = Path(__file__).parents[3]
 def spec_of(algorithm: str = "sft", **values: Any) -> RunSpec:
     needed = {"algorithm": algorithm, "model": "org/model", "dataset": "org/data", **values}
     return resolve([Layer("test", needed)]).spec
+
+
+EVALUATE = Evaluate(of="/run")
+PREDICT = Predict(of="/run", prompts=("a",))
 
 
 def finished(folder: Path, spec: RunSpec, **record: Any) -> RunDir:
@@ -405,3 +419,44 @@ def test_a_plan_of_training_is_json_as_before() -> None:
     assert plan.phases == ("fetch", "train")
     assert json.dumps(plan.to_dict())
     assert plan.local_inputs == plan.spec.local_inputs
+
+
+@pytest.mark.parametrize(
+    ("task", "error", "says"),
+    [
+        (EVALUATE, DataError("x", "Map the columns, e.g. --set dataset.columns.a=b"), "--dataset"),
+        (EVALUATE, DataError("x", "Set dataset.split"), "--split"),
+        (EVALUATE, DataError("x", "Use --algo dpo, or other data"), "rename the columns"),
+        (EVALUATE, DataError("x", "Fix that row"), "Fix that row"),
+        (EVALUATE, OutOfMemoryError("x", "Lower training.batch_size"), "Lower --batch-size"),
+        (EVALUATE, OutputError("x", "Set dataset.split"), "Set dataset.split"),
+        (PREDICT, OutOfMemoryError("x", "use --lora-rank"), "Lower --max-new-tokens"),
+    ],
+)
+def test_a_task_s_error_names_the_task_s_own_options(
+    task: Task, error: AligntuneError, says: str
+) -> None:
+    remedy = fitting_remedy(task, error)
+    assert says in remedy
+    if says not in error.remedy:
+        assert "--set" not in remedy
+        assert "training." not in remedy
+
+
+def test_a_mistyped_run_is_answered_with_its_neighbour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    finished(tmp_path, spec_of())
+    with pytest.raises(OutputError, match=r"Did you mean \./run\?"):
+        job(Evaluate(of=str(tmp_path / "runn")))
+    with pytest.raises(OutputError, match=r"Did you mean \./run\?"):
+        prepare_resume(Path("runn"), Obtaining())
+    with pytest.raises(OutputError, match="Name the folder of a finished run"):
+        job(Evaluate(of=str(tmp_path / "other")))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path) -> None:
+    for name, text in (("a.txt", "hello"), ("a.jsonl", '"hello"')):
+        (tmp_path / name).write_text(f"\ufeff{text}\n", encoding="utf-8")
+        assert read_prompts(tmp_path / name) == ["hello"]

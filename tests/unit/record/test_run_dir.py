@@ -7,12 +7,16 @@ import os
 import re
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aligntune.errors import OutputError
-from aligntune.record.run_dir import RunDir, new_run_id
+from aligntune.record.run_dir import RunDir, base_model, new_run_id, parent_of
 from aligntune.record.schema import SCHEMA_VERSION
+from aligntune.spec.layers import Layer
+from aligntune.spec.resolve import resolve
+from aligntune.spec.run_spec import RunSpec
 
 NOW = datetime(2026, 11, 23, 16, 5, 9)
 
@@ -88,6 +92,46 @@ def test_a_folder_that_may_not_be_looked_into_is_left_to_whoever_writes(closed: 
 def test_a_run_id_says_when_how_and_what(model: str, shown: str) -> None:
     found = new_run_id("sft", model, NOW)
     assert re.fullmatch(rf"20261123-160509-sft-{re.escape(shown)}-[0-9a-f]{{6}}", found)
+
+
+def line(folder: Path, **values: Any) -> RunSpec:
+    """The spec of a run in ``folder``, which has finished."""
+    spec = resolve([Layer("test", {"algorithm": "sft", "dataset": "d", **values})], folder).spec
+    run = RunDir(folder)
+    run.create(f"20261123-160509-x-{folder.name}", spec)
+    run.model.mkdir()
+    return spec
+
+
+def test_a_run_names_its_parent_and_the_model_that_their_line_began_with(tmp_path: Path) -> None:
+    assert parent_of(line(tmp_path / "aaaaaa", model="org/base")) is None
+    second = line(tmp_path / "bbbbbb", model=str(tmp_path / "aaaaaa"))
+    third = line(tmp_path / "cccccc", model=str(tmp_path / "bbbbbb"), algorithm="dpo")
+    for spec, parent in ((second, "aaaaaa"), (third, "bbbbbb")):
+        found = parent_of(spec)
+        assert found is not None
+        assert (found.short_id, found.base, found.algorithm) == (parent, "org/base", "sft")
+        assert found.run_dir == str(tmp_path / parent)
+        assert base_model(spec) == "org/base"
+    assert RunDir(tmp_path / "cccccc").record().parent == parent_of(third)
+
+
+def test_the_parent_of_a_run_that_continues_an_adapter_is_the_adapter_s(tmp_path: Path) -> None:
+    line(tmp_path / "aaaaaa", model="org/base", adapter={"rank": 4})
+    base = {"base_model_name_or_path": "org/base"}
+    (tmp_path / "aaaaaa/model/adapter_config.json").write_text(json.dumps(base))
+    spec = line(tmp_path / "bbbbbb", model=str(tmp_path / "aaaaaa"))
+    assert spec.model.name == "org/base"
+    found = parent_of(spec)
+    assert found is not None
+    assert (found.short_id, found.base) == ("aaaaaa", "org/base")
+
+
+def test_a_model_that_no_run_made_has_no_parent(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    spec = line(tmp_path / "run", model=str(tmp_path / "model"))
+    assert parent_of(spec) is None
+    assert base_model(spec) == str(tmp_path / "model")
 
 
 def test_the_same_command_twice_in_a_second_gets_two_folders() -> None:

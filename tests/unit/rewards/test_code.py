@@ -16,7 +16,7 @@ from tests.helpers.rewards import made, score, scores
 
 from aligntune.errors import DataError
 from aligntune.rewards.sandbox.child import ALLOWED
-from aligntune.rewards.sandbox.parent import Limits, Program, Step, run
+from aligntune.rewards.sandbox.parent import Limits, Program, Step, Verdict, run
 
 ADD_ONE = "def f(x):\n    return x + 1\n"
 
@@ -27,9 +27,9 @@ ADD_ONE = "def f(x):\n    return x + 1\n"
         (ADD_ONE, "assert f(1) == 2\nassert f(2) == 3", 1.0),
         (f"Here it is:\n```python\n{ADD_ONE}```\nand\n```sh\nls\n```", ["assert f(1) == 2"], 1.0),
         ("def f(x):\n    return 2", "y = 2\nassert f(1) == y\nassert f(2) == 3", 0.5),
-        ("def f(x):\n    raise OSError", ["assert f(1)", "f(2)", "pass", "pass"], 0.5),
+        ("def f(x):\n    raise OSError", ["assert f(1)", "import os", "assert os"], 0.5),
         (ADD_ONE, "def check(g):\n    assert g(1) == 2\ncheck(f)", 1.0),
-        ("this is no code", "assert True", 0.0),
+        ("this is no code", "assert f", 0.0),
         (ADD_ONE, None, None),
         (ADD_ONE, "", None),
         ("x = '\ud800'", "assert x", 0.0),
@@ -52,13 +52,13 @@ def test_code_gives_the_share_of_tests_that_pass(
     ],
 )
 def test_ordinary_programs_run(source: str) -> None:
-    assert score("code", source, tests="assert True") == 1.0
+    assert score("code", f"{source}\nready = True", tests="assert ready") == 1.0
 
 
 def test_candidates_run_at_once_and_keep_their_order() -> None:
-    sleep = "import time\ntime.sleep(0.4)\n"
+    sleep = "import time as ready\nready.sleep(0.4)\n"
     began = time.monotonic()
-    found = scores("code", [sleep, "1/0", sleep], {"parallel": 3}, tests=["assert True"] * 3)
+    found = scores("code", [sleep, "1/0", sleep], {"parallel": 3}, tests=["assert ready"] * 3)
     assert found == [1.0, 0.0, 1.0]
     assert time.monotonic() - began < 0.8
 
@@ -71,7 +71,7 @@ def test_a_pass_cannot_be_faked_by_ending_or_printing(source: str) -> None:
 def test_candidates_without_end_are_ended_in_time() -> None:
     programs = [Program(source, (Step("assert True", True),)) for source in ENDLESS.values()]
     began = time.monotonic()
-    assert run(programs, Limits(0.4, 2**28), len(programs)) == [0] * len(programs)
+    assert run(programs, Limits(0.4, 2**28), len(programs)) == [Verdict(0, True)] * len(programs)
     assert time.monotonic() - began < 2
 
 
@@ -87,7 +87,7 @@ def test_endless_candidates_cost_their_score_and_not_the_run() -> None:
 
 
 def test_memory_is_limited() -> None:
-    found = score("code", "x = bytearray(10**9)", {"memory_mb": 256}, tests="assert True")
+    found = score("code", "x = bytearray(10**9)", {"memory_mb": 256}, tests="assert x")
     assert found == 0.0
 
 
@@ -99,7 +99,7 @@ def test_a_candidate_is_refused_whatever_is_not_its_own(tmp_path: Path) -> None:
     source = HELP % str(kept)
     singly = [Program(source, (step,)) for step in steps]
     found = dict(zip(REFUSED, run(singly, Limits(5, 2**29)), strict=True))
-    assert [what for what, passed in found.items() if not passed] == []
+    assert [what for what, verdict in found.items() if not verdict.passed] == []
     assert kept.read_text(encoding="utf-8") == "mine"
     assert sorted(tmp_path.iterdir()) == [kept]
 
@@ -120,9 +120,10 @@ def test_the_same_actions_succeed_where_nothing_confines_them() -> None:
 
 
 def test_no_child_is_left() -> None:
-    score("code", "import os\nos.fork()", tests="assert True")
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    before = children.read_text()  # math-verify's may be there
+    score("code", "import os\nos.fork()", tests="assert os")
+    assert children.read_text() == before
 
 
 def test_the_allowed_calls_are_numbered_once() -> None:
@@ -131,5 +132,5 @@ def test_the_allowed_calls_are_numbered_once() -> None:
 
 
 def test_tests_that_are_no_python_are_an_error_of_the_data() -> None:
-    with pytest.raises(DataError, match="these tests are not valid Python"):
+    with pytest.raises(DataError, match="these tests, because they are not valid Python"):
         score("code", "x", tests="assert (")

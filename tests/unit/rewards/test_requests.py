@@ -45,8 +45,13 @@ def test_a_request_that_makes_no_sense_is_refused_by_looking_at_it(asked: Asked,
 
 
 def test_a_schema_that_is_none_is_refused_before_training() -> None:
-    with pytest.raises(SpecError, match="not a valid JSON schema"):
-        made("json_schema", {"schema": {"type": "objekt"}})
+    for schema in ({"type": "objekt"}, {"pattern": "("}):
+        with pytest.raises(SpecError, match="not a valid JSON schema"):
+            made("json_schema", {"schema": schema})
+    nowhere = {"properties": {"a": {"$ref": "#/$defs/b"}}}
+    with pytest.raises(SpecError, match=r"refers to '#/\$defs/b', which it does not contain"):
+        made("json_schema", {"schema": nowhere})
+    made("json_schema", {"schema": {**nowhere, "$defs": {"b": {"type": "integer"}}}})
 
 
 def test_the_host_learns_names_columns_and_labels_without_torch() -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.helpers.rewards import chat, made
+from tests.helpers.rewards import Asked, chat, made
 
 from aligntune.errors import AligntuneError, DataError, RewardError, SpecError
+from aligntune.rewards import build
 
 
 def test_a_function_gets_what_its_signature_takes(own: Callable[..., Any]) -> None:
@@ -48,6 +51,7 @@ def test_a_file_may_import_what_lies_beside_it(tmp_path: Path) -> None:
             "line 2: ModuleNotFoundError: No module",
         ),
         ("import sys\nsys.exit(3)", RewardError, "line 2: SystemExit"),
+        ("raise KeyboardInterrupt", RewardError, "line 1: KeyboardInterrupt"),
         ("import time\ntime.sleep(1000)", RewardError, "did not import within 0.2 s"),
         ("def g():\n    pass", SpecError, "has no function 'f'"),
         ("f = 3", SpecError, "has no function 'f'"),
@@ -66,6 +70,37 @@ def test_a_missing_file_and_an_unknown_argument_are_refused(own: Callable[..., A
         made("/nowhere/x.py:f")
     with pytest.raises(SpecError, match="no argument 'bonsu'; did you mean 'bonus'"):
         own("def f(prompts, bonus=0):\n    pass", bonsu=1)
+
+
+def test_a_call_without_a_trainer_gets_its_last_state_and_functions_that_log_nothing(
+    own: Callable[..., Any],
+) -> None:
+    reward = own(
+        "def f(completions, trainer_state, log_metric, log_extra, answer):\n"
+        "    log_metric('a', 1.0), log_extra('b', answer)\n    return [trainer_state.step]"
+    )
+    logged: list[Any] = []
+    log = {"log_metric": lambda *a: logged.append(a), "log_extra": lambda *a: logged.append(a)}
+    sample = {"prompts": ["p"], "completions": ["c"], "answer": ["x"]}
+    assert reward(**sample, trainer_state=SimpleNamespace(step=7), **log) == [7.0]
+    assert logged == [("a", 1.0), ("b", ["x"])]
+    assert reward(**sample) == [7.0]
+
+
+def test_a_coroutine_function_works_where_a_loop_runs(own: Callable[..., Any]) -> None:
+    reward = own("import asyncio\nasync def f():\n    await asyncio.sleep(0)\n    return [1]")
+
+    async def notebook() -> Any:
+        return reward(prompts=["p"], completions=["c"])
+
+    assert asyncio.run(notebook()) == [1.0]
+
+
+def test_a_score_is_finite_after_its_weight_too(tmp_path: Path) -> None:
+    (tmp_path / "big.py").write_text("def f():\n    return [1e30]\n", encoding="utf-8")
+    (reward,) = build([Asked(f"{tmp_path}/big.py:f", weight=1e20)], Path)
+    with pytest.raises(RewardError, match=r"returned 1e\+30, which times its weight 1e\+20 is inf"):
+        reward(prompts=["p"], completions=["c"])
 
 
 def test_a_parameter_that_is_no_column_is_told_as_one(own: Callable[..., Any]) -> None:
@@ -97,6 +132,18 @@ BROKEN = {
     ),
     "infinite": ("def f():\n    return [1, 2, float('-inf')]", "returned -inf for sample 3 of 3"),
     "too great": ("def f():\n    return [10**400, 2, 3]", "returned inf for sample 1 of 3"),
+    "too great for a trainer": (
+        "def f():\n    return [1, 1e300, 3]",
+        "returned 1e+300, which is infinite in the trainer's float32, for sample 2 of 3",
+    ),
+    "interrupts": (
+        "def f():\n    raise KeyboardInterrupt",
+        "raised KeyboardInterrupt (*, line 2) for sample 1",
+    ),
+    "is cancelled": (
+        "import asyncio\nasync def f():\n    raise asyncio.CancelledError",
+        "raised CancelledError (*, line 3) for sample 1",
+    ),
     "a text": (
         "def f():\n    return ['1', 2, 3]",
         "returned '1' (str), which is not a number, for sample 1",

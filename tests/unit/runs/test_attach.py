@@ -105,7 +105,7 @@ def test_if_the_launcher_was_killed_while_fetching_the_run_can_be_resumed(
     run: RunDir, engine: ProcessEngine
 ) -> None:
     plan = run.record().to_dict()["plan"]
-    run.update(phase="fetch", plan={**plan, "fetch": ["model m"]})
+    run.update(phase="fetch", plan={**plan, "fetch": ["model m"]}, fetched={"datasets": {}})
     (run.path / "enough").touch()
     with pytest.raises(StoppedError, match="killed during fetch") as stopped:
         attach(run, engine, lambda event: None)

@@ -35,6 +35,11 @@ def end(code: int, oom: bool = False, output: str = "") -> Script:
     return lambda worker: Exit(code, oom, output)
 
 
+def fetch(worker: ScriptedWorker) -> Exit:
+    worker.run.update(fetched={"datasets": {}})
+    return Exit(0, False, "")
+
+
 def fail(error: AligntuneError) -> Script:
     def script(worker: ScriptedWorker) -> Exit:
         told = {"kind": type(error).__name__, "what": error.what, "remedy": error.remedy}
@@ -90,7 +95,7 @@ def test_phases_run_in_order_and_a_failed_one_is_the_last(tmp_path: Path) -> Non
         )
     assert ran == ["fetch"]
     execute(
-        prepared(tmp_path / "b", fetch=note("fetch", end(0)), train=note("train", finish)), ignore
+        prepared(tmp_path / "b", fetch=note("fetch", fetch), train=note("train", finish)), ignore
     )
     assert ran == ["fetch", "fetch", "train"]
 
@@ -126,6 +131,19 @@ def test_a_worker_that_ends_without_a_word_is_explained_by_how_it_ended(
     record = RunDir(tmp_path).record()
     assert record.status == ("stopped" if kind is StoppedError else "failed")
     assert error_of(tmp_path).kind == kind.__name__
+
+
+@pytest.mark.parametrize("phase", ["fetch", "train"])
+def test_a_worker_that_ends_with_code_0_before_its_result_has_failed(
+    phase: str, tmp_path: Path
+) -> None:
+    """As if a library had called ``os._exit(0)``."""
+    scripts = {"fetch": fetch, "train": finish, phase: end(0)}
+    with pytest.raises(TrainingError, match=f"code 0 in the middle of {phase}") as failed:
+        execute(prepared(tmp_path, resumed=False, **scripts), ignore)
+    record = RunDir(tmp_path).record()
+    assert (record.status, record.exit) == ("failed", ExitRecord(code=0))
+    assert error_of(tmp_path).what == failed.value.what
 
 
 def test_a_known_failure_in_the_log_explains_an_error_that_says_little(tmp_path: Path) -> None:
@@ -240,3 +258,27 @@ def test_the_first_signal_asks_the_worker_to_stop_and_the_second_ends_it(
     assert asked == [("stop",), ("stop", "kill")]
     assert stopped.value.exit_code == 75
     assert signal.getsignal(number) is before
+
+
+def test_each_signal_is_answered_at_once_with_what_happens_next(tmp_path: Path) -> None:
+    looks: list[int] = []
+
+    def script(worker: ScriptedWorker) -> Exit:
+        looks.append(1)
+        if len(looks) in (1, 3):
+            os.kill(os.getpid(), signal.SIGINT)
+        if len(looks) < 5:
+            return None  # type: ignore[return-value]  # it still runs
+        return fail(StoppedError("stopped"))(worker)
+
+    notes: list[str] = []
+    with pytest.raises(StoppedError):
+        execute(
+            prepared(tmp_path, train=script),
+            lambda event: notes.append(event["message"]) if event["event"] == "note" else None,
+        )
+    assert notes == [
+        "stopping after this step, with a checkpoint if training has begun. "
+        "Ctrl-C again ends it at once",
+        "ending at once",
+    ]

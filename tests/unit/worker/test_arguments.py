@@ -100,7 +100,7 @@ def test_owners_are_keys_and_each_refused_argument_has_one_reason() -> None:
             "losses are written to events.jsonl and tensorboard/. Remove it",
         ),
         ("trainer_args.push_to_hub=true", "push_to_hub cannot be set: training has no network"),
-        ("trainer_args.load_best_model_at_end=true", "needs evaluations during training"),
+        ("trainer_args.load_best_model_at_end=true", "Set training.keep_best instead"),
         ("trainer_args.per_device_eval_batch_size=3", "is the same mean over tokens on every"),
         (
             "trl.learning_rate=1",
@@ -124,8 +124,14 @@ def test_an_argument_that_is_not_the_user_s_to_set_is_refused_with_why(
 
 def test_other_arguments_win_over_what_is_passed_explicitly() -> None:
     assert arguments("trainer_args.adam_beta2=0.95")["adam_beta2"] == 0.95
-    best = ["training.eval_steps=2", "dataset.eval_name=org/e"]
-    assert arguments("trainer_args.load_best_model_at_end=true", *best)["load_best_model_at_end"]
+
+
+def test_the_trainer_looks_for_the_best_checkpoint_only_if_it_is_kept() -> None:
+    held_out = ["training.eval_steps=2", "dataset.eval_name=org/e"]
+    kept = arguments("training.keep_best=true", *held_out)
+    assert (kept["load_best_model_at_end"], kept["metric_for_best_model"]) == (True, "loss")
+    plain = arguments(*held_out)
+    assert (plain["load_best_model_at_end"], plain["metric_for_best_model"]) == (False, None)
 
 
 def test_the_trainer_s_length_is_the_one_that_the_model_can_take() -> None:

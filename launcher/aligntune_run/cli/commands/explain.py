@@ -37,7 +37,8 @@ def explain(
     from aligntune_run.planning.planner import Obtaining
     from aligntune_run.planning.prepare import consider
 
-    planner = consider(settings(config, flags, assignments).spec, Obtaining(find_links))
+    asked = settings(config, flags, assignments)
+    planner = consider(asked.spec, Obtaining(find_links))
     with outliving(sys.stdout):
-        output.explanation(planner, as_json)
+        output.explanation(planner, asked, as_json)
     planner.outcome.require()

@@ -38,7 +38,3 @@ class EndedRun:
 
 RUN = Scope[EndedRun]()
 """What is said of one run."""
-
-
-def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

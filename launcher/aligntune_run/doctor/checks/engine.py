@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aligntune.errors import EngineError, ImageError
+from aligntune.units import gib
 from aligntune_run.check import Result, fails, passes, warns
-from aligntune_run.doctor.checks.base import MACHINE, gigabytes
+from aligntune_run.doctor.checks.base import MACHINE
 from aligntune_run.doctor.probe import Findings
 from aligntune_run.images import recipe
 
@@ -61,7 +62,7 @@ def _images(findings: Findings) -> Iterator[Result]:
     for state in states:
         name = f"{state.backend} {state.flavour}"
         size = recipe(state.backend, state.flavour).expected_size
-        space = f", {gigabytes(size)} on disk" if size else ""
+        space = f", {gib(size)} on disk" if size else ""
         command = f"`aligntune-run images build {state.backend} --flavour {state.flavour}`"
         if state.how == "present":
             yield passes(f"{name} is here: {state.ref}")

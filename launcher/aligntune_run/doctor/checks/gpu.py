@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aligntune.errors import HardwareError
+from aligntune.units import gib
 from aligntune_run.check import Result, fails, passes, warns
-from aligntune_run.doctor.checks.base import MACHINE, gigabytes
+from aligntune_run.doctor.checks.base import MACHINE
 from aligntune_run.doctor.probe import Findings
 
 USED = 0.1
@@ -19,7 +20,7 @@ def _gpu(findings: Findings) -> Iterator[Result]:
     hidden = "CUDA_VISIBLE_DEVICES" in findings.environment
     for gpu in host.gpus:
         slice_of = f" (a slice of GPU {gpu.index})" if gpu.parent else ""
-        yield passes(f"{gpu.index}: {gpu.name}{slice_of}, {gigabytes(gpu.memory)}, {gpu.uuid}")
+        yield passes(f"{gpu.index}: {gpu.name}{slice_of}, {gib(gpu.memory)}, {gpu.uuid}")
     if host.gpus:
         if host.gpu_note:
             yield warns(host.gpu_note, "See `nvidia-smi`")
@@ -63,7 +64,7 @@ def _nouveau(findings: Findings) -> Iterator[Result]:
 def _in_use(findings: Findings) -> Iterator[Result]:
     for gpu in findings.host.gpus:
         named = f"GPU {gpu.index} ({gpu.uuid})"
-        evidence = f"{named} has {gigabytes(gpu.free)} of {gigabytes(gpu.memory)} free"
+        evidence = f"{named} has {gib(gpu.free)} of {gib(gpu.memory)} free"
         users = f", used by {', '.join(gpu.users)}" if gpu.users else ""
         if gpu.leased:
             users += f", leased by {gpu.leased}"

@@ -8,8 +8,9 @@ from pathlib import Path
 import aligntune
 import aligntune_run
 from aligntune.errors import EngineError, OutOfMemoryError, OutputError, SpecError
+from aligntune.units import gib
 from aligntune_run.check import Result, fails, passes, warns
-from aligntune_run.doctor.checks.base import MACHINE, gigabytes
+from aligntune_run.doctor.checks.base import MACHINE
 from aligntune_run.doctor.probe import Findings
 
 MEMORY = 4 * 10**9
@@ -29,8 +30,8 @@ def _python(findings: Findings) -> Iterator[Result]:
 @MACHINE.check("memory", OutOfMemoryError)
 def _memory(findings: Findings) -> Iterator[Result]:
     evidence = (
-        f"{gigabytes(findings.host.memory)}, {gigabytes(findings.available)} of it available, swap "
-        f"{gigabytes(findings.swap)}, {findings.host.cpus} CPUs"
+        f"{gib(findings.host.memory)}, {gib(findings.available)} of it available, swap "
+        f"{gib(findings.swap)}, {findings.host.cpus} CPUs"
     )
     if findings.available < MEMORY:
         yield warns(evidence, "Stop what uses it; `ps aux --sort=-rss | head` lists it")
@@ -43,10 +44,10 @@ def _shm(findings: Findings) -> Iterator[Result]:
     if findings.host.engine.reachable:
         yield passes("containers get a /dev/shm of half their memory")
     elif findings.shm is None or findings.shm < SHM:
-        size = "none" if findings.shm is None else gigabytes(findings.shm)
+        size = "none" if findings.shm is None else gib(findings.shm)
         yield warns(f"/dev/shm: {size}", "`sudo mount -o remount,size=8G /dev/shm`")
     else:
-        yield passes(f"/dev/shm of {gigabytes(findings.shm)}")
+        yield passes(f"/dev/shm of {gib(findings.shm)}")
 
 
 @MACHINE.check("caches", OutputError)
@@ -61,11 +62,11 @@ def _caches(findings: Findings) -> Iterator[Result]:
             )
         elif folder.free is not None and folder.free < CACHE:
             yield warns(
-                f"{label} has {gigabytes(folder.free)} free",
+                f"{label} has {gib(folder.free)} free",
                 "Free some space: `hf cache prune`, or choose another with HF_HOME",
             )
         else:
-            free = "?" if folder.free is None else gigabytes(folder.free)
+            free = "?" if folder.free is None else gib(folder.free)
             yield passes(f"{label}, {free} free")
 
 

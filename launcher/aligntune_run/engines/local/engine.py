@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aligntune.errors import EngineError, ImageError
 from aligntune.tasks import TASK_FILE
+from aligntune.units import gib
 from aligntune_run.engines.base import Command, EngineContext, EngineKind, Say, WorkerStatus
 from aligntune_run.engines.docker.arguments import OFFLINE, TOKEN_VARIABLES
 from aligntune_run.engines.gpu_leases import LocalGpus, gpus_of
@@ -72,7 +73,7 @@ class ProcessEngine:
         venv = self._venv(made_of)
         if not (venv / COMPLETE).exists():
             size = made_of.download_size
-            download = f": {size / 1e9:.1f} GB to download" if size else ""
+            download = f": {gib(size)} to download" if size else ""
             if not self._agree(f"The environment {venv.name} is made here{download}. Go on?"):
                 raise ImageError(
                     f"the environment {venv.name} is not here, and was not wanted",

@@ -9,6 +9,5 @@ to each backend. Rules look only at the situation.
 # The modules of the rules, which add them to the two groups.
 from aligntune_run.selection.rules import backend, machine  # noqa: F401
 from aligntune_run.selection.rules.base import BACKEND, MACHINE, Candidate, Facts, Situation
-from aligntune_run.selection.rules.memory import gib
 
-__all__ = ["BACKEND", "MACHINE", "Candidate", "Facts", "Situation", "gib"]
+__all__ = ["BACKEND", "MACHINE", "Candidate", "Facts", "Situation"]

@@ -6,6 +6,7 @@ from aligntune.algorithms import ALGORITHMS, TITLES
 from aligntune.errors import HardwareError, ImageError, ModelError, OutOfMemoryError, SpecError
 from aligntune.packages import missing, needs
 from aligntune.spec.suggest import nearest
+from aligntune.units import gib
 from aligntune_run.check import Result, fails, pass_if, passes, warns
 from aligntune_run.models.facts import ModelFacts
 from aligntune_run.selection.rules.base import BACKEND, Candidate
@@ -259,7 +260,7 @@ def _storage(at: Candidate) -> Result | None:
     size = at.facts["flavours"].get(at.image.flavour, {}).get("image_size")
     if free is None or not size:
         return None
-    evidence = f"{free / 1e9:.1f} GB free in {place}, and it needs {size / 1e9:.1f} GB"
+    evidence = f"{gib(free)} free in {place}, and it needs {gib(size)}"
     return pass_if(free > size, evidence)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from aligntune.units import gib
 from aligntune_run.check import Result, fails, passes, warns
 from aligntune_run.host.resources import memory_limit
 from aligntune_run.memory.estimate import CPU_IMPORTS, Estimate
@@ -64,8 +65,3 @@ def _available(at: Candidate) -> tuple[int, str]:
         return least.free, f"are free on {least.name}"
     limit = min(memory_limit(at.spec.memory, at.host.memory_usable), at.host.memory_usable)
     return max(limit - CPU_IMPORTS[at.backend], 0), "are available"
-
-
-def gib(size: int) -> str:
-    """A size in GiB, for people."""
-    return f"{size / 2**30:.1f} GiB"

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from fractions import Fraction
+from numbers import Real
 from typing import Any
 
-from aligntune.errors import SpecError
-from aligntune.rewards.guard.timeout import Limit
-from aligntune.rewards.inputs import column_of, text_of
+from aligntune.errors import DataError, SpecError
+from aligntune.rewards.builtin.mathematics import mathematician
+from aligntune.rewards.builtin.numbers import Reading, read_answer
+from aligntune.rewards.builtin.per_sample import PerSample
+from aligntune.rewards.inputs import excerpt
 
-MARKER = "####"
-"""Marks the final answer in GSM8K (https://arxiv.org/abs/2110.14168)."""
-
-LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(-?[\d.]+)\s*\}\s*\{\s*(-?[\d.]+)\s*\}")
-LATEX_NOISE = re.compile(r"\{,\}|\\[,!;: ]|\\(?=[%$])")
-NUMBER = re.compile(
-    r"""
-    (?P<sign> (?<![\w.)\]]) [-+] )?  # a sign, but not the minus of a difference
-    (?: \$ \s? )?
-    (?P<whole> \d{1,3} (?: ,\d{3} )+ (?!\d) | \d+ | (?=\.\d) )
-    (?P<decimals> \.\d+ )?
-    (?P<exponent> [eE] [-+]?\d{1,3} (?!\d) )?
-    (?: \s?/\s? (?P<divisor> \d+ (?: \.\d+ )? ) )?
-    (?P<percent> \s?% )?
-    """,
-    re.VERBOSE,
-)
-LONGEST_NUMBER = 1000
-"""Longer numbers come from a model that does not stop, and are ignored."""
+RESTART_SECONDS = 10.0
+"""Time to start math-verify again after an answer that took too long."""
 
 
 def exact_match(
@@ -38,7 +23,7 @@ def exact_match(
     """1 if the completion equals the reference, else 0; white space counts as one space.
 
     Args:
-        column: the column of references: a text, or a list of accepted texts.
+        column: the column of references: a text or number, or a list of accepted ones.
         ignore_case: whether ``Paris`` equals ``paris``.
         after: compare only what follows the last occurrence of this text, e.g. ``Answer:``; if it
             does not occur, the score is 0.
@@ -46,154 +31,112 @@ def exact_match(
     if after == "":
         raise SpecError("after is empty", "Set it to a text, or remove it")
 
-    def normal(text: Any) -> str:
-        plain = " ".join(str(text).split())
+    def normal(text: str) -> str:
+        plain = " ".join(text.split())
         return plain.casefold() if ignore_case else plain
 
-    def score(completion: Any, reference: Any) -> float | None:
-        if reference is None:
-            return None
-        text = text_of(completion)
+    def score(text: str, accepted: list[str]) -> float:
         if after is not None:
             _, found, text = text.rpartition(after)
             if not found:
                 return 0.0
-        accepted = reference if isinstance(reference, (list, tuple)) else [reference]
-        return float(normal(text) in {normal(answer) for answer in accepted})
+        return float(normal(text) in accepted)
 
-    def exact_match(completions: Any, **columns: Any) -> list[float | None]:
-        references = column_of(column, columns)
-        return [score(*pair) for pair in zip(completions, references, strict=True)]
-
-    return exact_match
+    return PerSample(score, column, _accepted("exact_match", normal))
 
 
 def numeric(*, column: str = "answer", tolerance: float = 1e-9) -> Any:
     r"""1 if the completion's final number equals the reference's, else 0.
 
-    The final number is the last in the last ``\boxed{}``, else the first after the last ``####``,
-    else the last number. Thousands separators, currency signs, fractions (``3/4``,
-    ``\frac{3}{4}``) and exponents are supported. ``50%`` equals 0.5, and also a plain 50, because
+    :mod:`.numbers` says which number that is. Thousands separators, currencies, units, fractions,
+    mixed numbers, powers and exponents are read. ``50%`` equals 0.5, and also a plain 50, because
     data often omits the sign.
 
     Args:
-        column: the column of references: numbers, or texts with a final number.
+        column: the column of references: numbers, texts with a final number, or lists of accepted
+            ones.
         tolerance: allowed difference, relative to the reference, or to 1 if that is larger.
     """
     if tolerance < 0:
         raise SpecError(f"tolerance is {tolerance}, but must not be negative")
+    slack = Fraction(tolerance)
 
-    def score(completion: Any, reference: Any) -> float | None:
-        wanted = _readings(str(reference)) if reference is not None else None
-        if not wanted:
-            return None
-        found = _readings(text_of(completion))
-        # A percentage has two readings only if one of the two numbers lacks the sign.
-        both = len(wanted) == len(found) == 2
-        pairs = [(found[0], wanted[0])] if both else [(f, w) for f in found for w in wanted]
-        slack = Fraction(tolerance)
-        return float(any(abs(f - w) <= slack * max(Fraction(1), abs(w)) for f, w in pairs))
+    def read(text: str) -> Reading:
+        found = read_answer(text)
+        if found is None:
+            raise ValueError("it has no number that can be read as a whole")
+        return found
 
-    def numeric(completions: Any, **columns: Any) -> list[float | None]:
-        references = column_of(column, columns)
-        return [score(*pair) for pair in zip(completions, references, strict=True)]
+    def score(text: str, accepted: list[Reading]) -> float:
+        found = read_answer(text)
+        return float(found is not None and any(found.equals(one, slack) for one in accepted))
 
-    return numeric
-
-
-def _readings(text: str) -> list[Fraction]:
-    """The possible values of a text's final number: one, two for a percentage, or none."""
-    boxed = last_boxed(text)
-    marked = None if boxed is not None else text.rpartition(MARKER)
-    if boxed is not None:
-        numbers = list(_numbers(boxed))
-    elif marked and marked[1]:
-        numbers = list(_numbers(marked[2]))[:1]
-    else:
-        numbers = list(_numbers(text))
-    return numbers[-1] if numbers else []
-
-
-def _numbers(text: str) -> Iterable[list[Fraction]]:
-    plain = LATEX_NOISE.sub("", text.replace("\u2212", "-"))
-    plain = LATEX_FRACTION.sub(r"\1/\2", plain)
-    for found in NUMBER.finditer(plain):
-        if len(found[0]) > LONGEST_NUMBER:
-            continue
-        digits = found["whole"].replace(",", "") + (found["decimals"] or "")
-        value = Fraction(digits + (found["exponent"] or ""))
-        divisor = Fraction(found["divisor"] or 1)
-        if not divisor:
-            continue
-        value /= divisor
-        if (found["sign"] or "").startswith("-"):
-            value = -value
-        yield [value / 100, value] if found["percent"] else [value]
-
-
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last ``\boxed{}`` of a text, with matched braces, or None."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth = 0
-    for place in range(start + len("\\boxed"), len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if not depth:
-            return text[start + len("\\boxed{") : place]
-    return None
+    return PerSample(score, column, _accepted("numeric", read))
 
 
 def math_answer(*, column: str = "answer", timeout: float = 5.0) -> Any:
     r"""1 if the completion's final answer is mathematically equal to the reference, else 0.
 
     Uses math-verify (https://github.com/huggingface/Math-Verify), which finds LaTeX, ``\boxed{}``
-    first, and plain expressions. A reference without mathematics gives no score, as in TRL's
-    ``accuracy_reward``.
+    first, and plain expressions. It runs in a process of its own, because no signal interrupts the
+    arithmetic of numbers such as ``7^{10^9}``.
 
     Args:
-        column: the column of references, LaTeX with or without dollar signs.
+        column: the column of references: LaTeX with or without dollar signs, or a list of accepted
+            ones.
         timeout: seconds per sample; an answer that takes longer counts as wrong.
     """
     if timeout <= 0:
         raise SpecError(f"timeout is {timeout}, but must be more than 0")
 
-    def parsed(text: str) -> Any:
-        from math_verify import parse
+    def read(text: str) -> str:
+        try:
+            understood = mathematician().understands(text, timeout)
+        except TimeoutError:
+            raise ValueError(f"it takes more than {timeout:g} s to read") from None
+        if not understood:
+            raise ValueError("it is not mathematics that math-verify reads")
+        return text
 
-        # Its own time limit would cancel the alarm that limits every reward.
-        return parse(text, parsing_timeout=None)
+    def score(text: str, accepted: list[str]) -> float:
+        return float(mathematician().equal(accepted, text, timeout))
 
-    def score(completion: Any, reference: Any) -> float | None:
-        from math_verify import verify
-
-        if reference is None:
-            return None
-        with Limit(timeout) as reading:
-            wanted = parsed(str(reference))
-            if not any(not isinstance(part, str) for part in wanted):
-                wanted = parsed(f"${reference}$")
-        if reading.over or not any(not isinstance(part, str) for part in wanted):
-            return None
-        with Limit(timeout):
-            found = parsed(text_of(completion))
-            return float(verify(wanted, found, timeout_seconds=None))
-        return 0.0
-
-    def math(completions: Any, **columns: Any) -> list[float | None]:
-        references = column_of(column, columns)
-        return [score(*pair) for pair in zip(completions, references, strict=True)]
-
-    math.needs = lambda count: count * 2 * timeout  # type: ignore[attr-defined]
-    return math
+    judge = PerSample(score, column, _accepted("math", read), None, lambda: mathematician().start())
+    judge.needs = lambda count: count * (2 * timeout + RESTART_SECONDS)  # type: ignore[method-assign]
+    return judge
 
 
-def warm_up() -> None:
-    """Load math-verify and its grammar, which takes longer than a sample may take."""
-    import logging
+def _accepted(reward: str, read: Callable[[str], Any]) -> Callable[[Any], list[Any] | None]:
+    """Reads a reference: one answer or a list of accepted ones, each by ``read``.
 
-    from math_verify import parse
+    ``read`` raises a ValueError with the reason if it does not understand an answer.
+    """
 
-    for part in ("parser", "grader"):  # they warn about having no time limit
-        logging.getLogger(f"math_verify.{part}").setLevel(logging.ERROR)
-    parse(r"$\frac{1}{2}$", parsing_timeout=None)
+    def read_all(reference: Any) -> list[Any] | None:
+        found = []
+        listed = isinstance(reference, (list, tuple))
+        for answer in reference if listed else [reference]:
+            if answer is None or (isinstance(answer, str) and not answer.strip()):
+                continue
+            try:
+                if isinstance(answer, bool) and reward != "exact_match":
+                    raise ValueError("it is neither a text nor a number")
+                if not isinstance(answer, (str, Real)) and not _is_number(answer):
+                    raise ValueError("it is neither a text nor a number")
+                if answer != answer:
+                    raise ValueError("it is not a number")
+                found.append(read(str(answer)))
+            except ValueError as error:
+                raise DataError(
+                    f"the reward {reward} cannot use the reference {excerpt(str(answer))}: {error}",
+                    "Fix or remove that row, or use another reward",
+                ) from None
+        return found or None
+
+    return read_all
+
+
+def _is_number(value: Any) -> bool:
+    from decimal import Decimal
+
+    return isinstance(value, Decimal)

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import cache
 from typing import Any, Literal
 
 from aligntune.errors import SpecError
+from aligntune.rewards.builtin.fences import fenced_blocks
+from aligntune.rewards.builtin.per_sample import SECONDS, PerSample
 from aligntune.rewards.inputs import text_of
 
-FENCE = re.compile(r"^[ \t]*```[ \t]*(?P<language>\S*)[^\n]*\n(?P<body>.*?)^[ \t]*```", re.M | re.S)
-"""A fenced block of Markdown."""
 
-
-def regex(*, pattern: str, search: bool = False, ignore_case: bool = False) -> Any:
+def regex(
+    *, pattern: str, search: bool = False, ignore_case: bool = False, timeout: float = SECONDS
+) -> Any:
     """1 if the completion matches, else 0. A dot also matches a line break.
 
     Args:
         pattern: a Python regular expression.
         search: whether a match of a part is enough; else the whole completion must match.
         ignore_case: whether to ignore case.
+        timeout: seconds per sample; a completion that takes longer does not match.
     """
+    _require_time(timeout)
     try:
         compiled = re.compile(pattern, re.DOTALL | (re.IGNORECASE if ignore_case else 0))
     except re.error as error:
@@ -29,52 +36,47 @@ def regex(*, pattern: str, search: bool = False, ignore_case: bool = False) -> A
         ) from error
     match = compiled.search if search else compiled.fullmatch
 
-    def regex(completions: Any, **_: Any) -> list[float | None]:
-        return [float(match(text_of(completion)) is not None) for completion in completions]
-
-    return regex
+    return PerSample(lambda text: float(match(text) is not None), seconds=timeout)
 
 
-def json_schema(*, schema: dict[str, Any]) -> Any:
+def json_schema(*, schema: dict[str, Any], timeout: float = SECONDS) -> Any:
     """1 if the completion is JSON that is valid under a schema, else 0.
 
     The JSON is the last fenced block if there is one, else the whole completion.
 
     Args:
         schema: a JSON schema (https://json-schema.org), draft 2020-12 unless it names another.
+        timeout: seconds per sample; a completion that takes longer is not valid.
     """
-    checker: list[Any] = []
-
-    def validator() -> Any:
-        if not checker:
-            checker.append(schema_validator(schema))
-        return checker[0]
+    _require_time(timeout)
+    validator = cache(lambda: schema_validator(schema))
 
     def score(text: str) -> float:
-        blocks = [block["body"] for block in FENCE.finditer(text)]
+        blocks = fenced_blocks(text)
         try:
-            value = json.loads(blocks[-1] if blocks else text, parse_constant=_refuse)
-        except (ValueError, RecursionError):
-            return 0.0
-        try:
+            value = json.loads(
+                blocks[-1].body if blocks else text, parse_constant=_refuse, parse_float=_finite
+            )
             return float(validator().is_valid(value))
-        except RecursionError:  # nested too deeply
+        except (ValueError, RecursionError):  # not JSON, or nested too deeply
             return 0.0
 
-    def json_schema(completions: Any, **_: Any) -> list[float | None]:
-        return [score(text_of(completion)) for completion in completions]
+    return PerSample(score, seconds=timeout)
 
-    return json_schema
+
+def _require_time(timeout: float) -> None:
+    if timeout <= 0:
+        raise SpecError(f"timeout is {timeout}, but must be more than 0")
 
 
 def schema_validator(schema: dict[str, Any]) -> Any:
     """The validator of a schema, without network access.
 
     Raises:
-        SpecError: the schema is not valid.
+        SpecError: the schema is not valid, or refers to something that it does not contain.
     """
     from jsonschema.exceptions import SchemaError
-    from jsonschema.validators import validator_for
+    from jsonschema.validators import extend, validator_for
     from referencing import Registry
 
     kind = validator_for(schema)
@@ -84,11 +86,62 @@ def schema_validator(schema: dict[str, Any]) -> Any:
         raise SpecError(
             f"schema is not a valid JSON schema: {error.message}", "Fix the schema"
         ) from error
-    return kind(schema, registry=Registry())
+    _require_references(schema)
+    exact = extend(kind, {"multipleOf": _multiple_of})  # type: ignore[no-untyped-call]
+    return exact(schema, registry=Registry())
+
+
+def _require_references(schema: dict[str, Any]) -> None:
+    """Refuse a ``$ref`` to nothing, on which every completion would fail.
+
+    A schema with nested ``$id`` is not checked, because those change what its references mean.
+    """
+    from referencing import Registry, Resource
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    parts = list(_parts(schema))
+    if any("$id" in part for part in parts[1:]):
+        return
+    resource = Resource.from_contents(schema, default_specification=DRAFT202012)
+    base = resource.id() or ""
+    resolver = Registry().with_resource(base, resource).crawl().resolver(base)
+    for part in parts:
+        try:
+            if isinstance(part.get("$ref"), str):
+                resolver.lookup(part["$ref"])
+        except Unresolvable as error:
+            raise SpecError(
+                f"schema refers to {part['$ref']!r}, which it does not contain",
+                "Fix the reference; schemas of other documents are not fetched",
+            ) from error
+
+
+def _parts(node: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping in a schema, itself first."""
+    if isinstance(node, dict):
+        yield node
+    inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for one in inner:
+        yield from _parts(one)
+
+
+def _multiple_of(validator: Any, factor: Any, value: Any, schema: Any) -> Iterator[Any]:
+    """Exact for decimals, and for numbers of any size: 19.99 is a multiple of 0.01."""
+    from jsonschema.exceptions import ValidationError
+
+    if validator.is_type(value, "number") and Fraction(repr(value)) % Fraction(repr(factor)):
+        yield ValidationError(f"{value!r} is not a multiple of {factor!r}")
 
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text} is larger than any float64")
+    return value
 
 
 def length(

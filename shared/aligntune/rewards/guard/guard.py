@@ -10,6 +10,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,12 @@ from typing import Any
 from aligntune.contract import INPUT_ROOT_VARIABLE
 from aligntune.errors import AligntuneError, RewardError
 from aligntune.failures import foreseen, named
-from aligntune.rewards.guard.timeout import Limit
+from aligntune.rewards.guard.timeout import Limit, TimeUp
 from aligntune.rewards.guard.watchdog import Backstop
 from aligntune.rewards.inputs import excerpt
+
+LARGEST = (2 - 2**-24) * 2.0**127
+"""Larger numbers are infinite in float32, in which trainers keep rewards."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +64,24 @@ class Guard:
         timeout: seconds that a call may take. A function that limits each sample itself has an
             attribute ``needs``, which returns the seconds that a batch of a given size may take.
         backstop: ends this process if a call never returns to the interpreter.
+        weight: the factor that the trainer multiplies scores by, in float32.
 
     Raises:
         RewardError: on a call, if the reward raises, does not return in time, or does not return a
-            finite number or None for each sample. The message names reward and sample.
+            number or None for each sample that is finite in float32. The message names reward and
+            sample.
     """
 
     def __init__(
-        self, function: Callable[..., Any], name: str, timeout: float, backstop: Backstop | None
+        self,
+        function: Callable[..., Any],
+        name: str,
+        timeout: float,
+        backstop: Backstop | None,
+        weight: float = 1.0,
     ) -> None:
         self.__name__ = name
+        self._weight = weight
         self._function = function
         self._timeout = timeout
         self._backstop = backstop
@@ -81,9 +93,9 @@ class Guard:
         try:
             with self._in_time(self._seconds(batch), self._never(self._first_of(batch))) as limit:
                 returned = self._ask(batch)
-        except AligntuneError:
+        except (AligntuneError, TimeUp):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:  # also KeyboardInterrupt: a real one is a request to stop
             if (
                 foreseen(error) is not None
             ):  # out of memory or a full disk, not a fault of the function
@@ -92,11 +104,21 @@ class Guard:
             raise self._raised(batch, error) from error
         if limit.over:
             raise self._too_slow(batch)
-        return self._numbers(batch, returned)
+        scores = self._numbers(batch, returned)
+        self._log_counts(batch)
+        return scores
 
     def _ask(self, batch: Batch) -> Any:
         returned = self._function(**batch.arguments())
-        return asyncio.run(_awaited(returned)) if inspect.isawaitable(returned) else returned
+        return _result_of(returned) if inspect.isawaitable(returned) else returned
+
+    def _log_counts(self, batch: Batch) -> None:
+        """Log what a built-in counted, as ``rewards/NAME/timeouts`` and ``rewards/NAME/errors``."""
+        log = batch.rest.get("log_metric")
+        if log is None:
+            return
+        for name, count in getattr(self._function, "counts", {}).items():
+            log(f"rewards/{self.__name__}/{name}", count)
 
     def _seconds(self, batch: Batch) -> float:
         needs = getattr(self._function, "needs", None)
@@ -127,6 +149,12 @@ class Guard:
                 )
             if value is not None and not math.isfinite(value):
                 raise self._error(f"returned {value} for {batch.shown(index)}")
+            if value is not None and max(abs(value), abs(value * self._weight)) > LARGEST:
+                weighted = "" if abs(value) > LARGEST else f" times its weight {self._weight:g}"
+                raise self._error(
+                    f"returned {value:g}, which{weighted} is infinite in the trainer's "
+                    f"float32, for {batch.shown(index)}"
+                )
             found.append(value)
         return found
 
@@ -164,7 +192,9 @@ class Guard:
             with self._in_time(left, self._never(batch.shown(index))) as limit:
                 try:
                     returned = self._ask(batch.only(index))
-                except (Exception, SystemExit) as error:
+                except TimeUp:
+                    raise
+                except BaseException as error:
                     failed = error
             yield index, returned, failed, limit
             left = max(left - limit.spent, 0.01)
@@ -184,8 +214,18 @@ class Guard:
         return RewardError(f"the reward {self.__name__} {what}", remedy)
 
 
-async def _awaited(returned: Any) -> Any:
-    return await returned
+def _result_of(awaitable: Any) -> Any:
+    """Wait for a coroutine, also where an event loop is running, as in a notebook."""
+
+    async def awaited() -> Any:
+        return await awaitable
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(awaited())
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, awaited()).result()
 
 
 def _as_list(returned: Any) -> list[Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -20,7 +21,7 @@ class Limit:
     A block that must end in any case needs :mod:`.watchdog` too.
 
     Args:
-        seconds: wall-clock time for the block.
+        seconds: wall-clock time for the block; infinity sets no limit.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -34,7 +35,7 @@ class Limit:
     def __enter__(self) -> Self:
         self._began = time.monotonic()
         self._outer_left = signal.getitimer(signal.ITIMER_REAL)[0]
-        inner = not self._outer_left or self._seconds < self._outer_left
+        inner = self._seconds < (self._outer_left or math.inf)
         if inner and threading.current_thread() is threading.main_thread():
             self._set = self._inside = True
             self._outer: Any = signal.signal(signal.SIGALRM, self._ring)

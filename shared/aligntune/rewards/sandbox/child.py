@@ -1,8 +1,8 @@
 """The child process of one candidate: it confines itself, then runs untrusted code.
 
 It runs as a separate script: ``python -I child.py`` with JSON orders on standard input. It reports
-on standard output: ``ready`` once it is confined, then its secret and a number for each step that
-succeeded.
+on standard output: ``ready`` once it is confined, then its secret, a number and a result for each
+step that succeeded. :mod:`.integrity` protects what judges from the candidate.
 
 The kernel confines it with resource limits (memory, CPU time, open files) and a filter of system
 calls (seccomp, https://docs.kernel.org/userspace-api/seccomp_filter.html) with a list of allowed
@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import io
+import itertools
 import json
 import os
 import platform
@@ -24,6 +26,11 @@ import signal
 import struct
 import sys
 import types
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.machinery import SourceFileLoader
+from typing import Any
 
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 SECCOMP_MODE_FILTER = 2
@@ -33,6 +40,11 @@ LOAD, JUMP_IF_EQUAL, RETURN, AND = 0x20, 0x15, 0x06, 0x54
 """Classic BPF: load a word of the call, compare, return a verdict, mask."""
 
 OPEN_FILES = 64
+PIPE_BYTES = 60_000
+"""A pipe holds this much without a reader."""
+
+MOST_WRITTEN = 2**18
+"""Bytes of a program's output; one that writes more fails."""
 
 ALLOWED = """
 its own memory: mmap=9 mprotect=10 munmap=11 brk=12 mremap=25 mincore=27 madvise=28 arch_prctl=158
@@ -81,31 +93,124 @@ def main() -> None:
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
     os.close(nothing)
+    integrity = beside("integrity", "integrity")
+    modules = orders.pop("modules")
+    if "pytest" in modules:
+        sys.modules["pytest"] = beside("pytest_functions", "pytest")
+    judge = integrity.Judge(modules)
     try:
         confine(orders["parent"], orders["memory"], orders["cpu_seconds"])
     except Exception as error:
         os.write(reports, f"{error}\n".encode())
         os._exit(1)
     os.write(reports, b"ready\n")
-    run(orders["source"], orders["steps"], orders["token"], reports)
+    candidate = Candidate(orders.pop("source"), judge)
+    sys.addaudithook(integrity.watch())
+    # The secret and the steps to come are in no variable that a candidate could find in a frame.
+    deque(
+        map(
+            partial(report, os.write, reports),
+            map(candidate.attempt, orders.pop("steps")),
+            numbered(orders.pop("token")),
+        ),
+        maxlen=0,
+    )
     os._exit(0)
 
 
-def run(source: str, steps: list[str], token: str, reports: int) -> None:
-    """Run a candidate and then each step, and report the steps that succeed."""
-    write = os.write
-    module = types.ModuleType("candidate")
-    sys.modules["candidate"] = module
-    try:
-        exec(compile(source, "candidate.py", "exec"), module.__dict__)
-    except BaseException:  # SystemExit too, which ends a candidate without passing
-        return
-    for number, step in enumerate(steps):
+def beside(file: str, name: str) -> types.ModuleType:
+    """A module in the folder of this script, which is on no path."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"{file}.py")
+    module = types.ModuleType(name)
+    SourceFileLoader(name, path).exec_module(module)
+    return module
+
+
+def numbered(token: str) -> Iterator[str]:
+    """The beginning of the report on each step."""
+    return map(f"{token} %d ".__mod__, itertools.count())
+
+
+def report(write: Callable[[int, bytes], int], reports: int, result: str | None, head: str) -> None:
+    """Report a step that succeeded."""
+    if result is not None:
+        left = f"{head}{result}\n".encode("utf-8", "surrogatepass")
+        while left:
+            left = left[write(reports, left) :]
+
+
+class Candidate:
+    """A candidate's code, and the steps that use it."""
+
+    def __init__(self, source: str, judge: Any) -> None:
+        self._source, self._judge = source, judge
+        self._module: types.ModuleType | None = None
+        self._failed = False
+        # What a candidate replaces is not used.
+        self._execute, self._compile, self._evaluate = exec, compile, eval
+        self._dumps, self._loads = json.JSONEncoder(allow_nan=False).encode, json.loads
+        self._pipe, self._write, self._dup2, self._close = os.pipe, os.write, os.dup2, os.close
+        sys.argv = ["candidate.py"]
+
+    def attempt(self, step: dict[str, str]) -> str | None:
+        """The result of a step as JSON; None if it fails."""
         try:
-            exec(compile(step, f"test {number}", "exec"), module.__dict__)
-        except BaseException:
-            continue
-        write(reports, f"{token} {number}\n".encode())
+            if step["kind"] == "program":
+                return self._program(step["source"])
+            if self._module is None and not self._failed:
+                self._failed = True  # unless it runs to its end
+                self._module = self._load("candidate")
+                self._failed = False
+            if self._module is None or self._failed:
+                return None
+            self._judge.restore(self._module)
+            if step["kind"] == "call":
+                return self._call(self._loads(step["source"]))
+            code = self._compile(step["source"], "tests", "exec", dont_inherit=True)
+            self._execute(code, self._module.__dict__)
+            return "true"
+        except BaseException:  # SystemExit too, which ends a candidate without passing
+            return None
+
+    def _load(self, name: str) -> types.ModuleType:
+        module = types.ModuleType(name)
+        for known in (name, "candidate", "solution", "__main__"):
+            sys.modules[known] = module
+        # Without dont_inherit, it would get the future imports of this script.
+        code = self._compile(self._source, "candidate.py", "exec", dont_inherit=True)
+        self._execute(code, module.__dict__)
+        return module
+
+    def _program(self, given: str) -> str | None:
+        """Run the whole candidate as a program; its standard output."""
+        data = given.encode("utf-8", "surrogatepass")
+        if len(data) <= PIPE_BYTES:  # also for those that read the file 0
+            read, write = self._pipe()
+            self._write(write, data)
+            self._close(write)
+            self._dup2(read, 0)
+            self._close(read)
+        output = io.BytesIO()
+        sys.stdin = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", errors="surrogatepass")
+        sys.stdout = io.TextIOWrapper(output, encoding="utf-8", errors="surrogatepass")
+        try:
+            self._load("__main__")
+        except SystemExit as error:
+            if error.code not in (None, 0):
+                return None
+        sys.stdout.flush()
+        written = output.getvalue()
+        if len(written) > MOST_WRITTEN:
+            return None
+        return self._dumps(written.decode("utf-8", "surrogatepass"))
+
+    def _call(self, call: dict[str, Any]) -> str:
+        """Call a function, or the method of a class Solution; its result."""
+        assert self._module is not None
+        names = vars(self._module)
+        name = call["function"]
+        function = names[name] if name in names else getattr(names["Solution"](), name)
+        return self._dumps(function(*call["arguments"]))
 
 
 def confine(parent: int, memory: int, cpu_seconds: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import selectors
 import signal
@@ -20,17 +21,24 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any, Literal
 
 from aligntune.errors import RewardError
 
 CHILD = Path(__file__).with_name("child.py")
 READY = b"ready\n"
-MOST_OUTPUT = 2**20
+MOST_OUTPUT = 2**22
 """The most bytes of reports; a child with more is killed."""
 
 STARTUP_SECONDS = 60.0
 """Time to start Python and confine it, before a candidate's time starts."""
+
+NUMBERS = ("collections", "datetime", "decimal", "fractions", "numpy", "pandas", "sympy")
+"""Modules whose values candidates return: their classes are not the candidate's own."""
+
+IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+import|import\s+([\w., ]+))", re.M)
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """The whole environment. A candidate cannot start threads, which numpy would do when imported."""
@@ -38,10 +46,40 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 @dataclass(frozen=True)
 class Step:
-    """Code that runs after a candidate's, in the same module; a test if it ``counts``."""
+    """Something to do with a candidate; a test if it ``counts``.
+
+    Attributes:
+        source: Python code that runs after the candidate's, in the same module. For a program, its
+            standard input; for a call, a JSON object with a function's name and its arguments.
+        kind: code passes if it raises nothing. What a program writes or a call returns is compared
+            here, and the candidate's process does not know what is expected.
+        expected: the program's output, or the call's result.
+    """
 
     source: str
     counts: bool
+    kind: Literal["code", "program", "call"] = "code"
+    expected: Any = None
+
+    def passes(self, result: Any) -> bool:
+        """Whether the result that a candidate reported is right."""
+        if self.kind == "code":
+            return result is True
+        if self.kind == "program":
+            return isinstance(result, str) and _lines(result) == _lines(self.expected)
+        # Some datasets put the result in a list.
+        single = isinstance(self.expected, list) and len(self.expected) == 1
+        return _same(result, self.expected) or (single and _same(result, self.expected[0]))
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal; ``true`` is not 1, and 1.0 is 1."""
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def _lines(text: str) -> list[list[str]]:
+    """A text without the white space that nobody sees."""
+    return [line.split() for line in text.strip().splitlines()]
 
 
 @dataclass(frozen=True)
@@ -60,8 +98,16 @@ class Limits:
     memory: int
 
 
-def run(programs: Sequence[Program], limits: Limits, parallel: int | None = None) -> list[int]:
-    """The number of tests that each program passed.
+@dataclass(frozen=True)
+class Verdict:
+    """The number of tests that a program passed, and whether its time was up."""
+
+    passed: int
+    timed_out: bool
+
+
+def run(programs: Sequence[Program], limits: Limits, parallel: int | None = None) -> list[Verdict]:
+    """What each program achieved.
 
     Args:
         programs: several run at the same time, in any order.
@@ -73,7 +119,7 @@ def run(programs: Sequence[Program], limits: Limits, parallel: int | None = None
     """
     waiting = deque(enumerate(programs))
     most = parallel or at_once()
-    passed = [0] * len(programs)
+    verdicts: dict[int, Verdict] = {}
     running: dict[int, _Child] = {}
     with tempfile.TemporaryDirectory() as folder, selectors.DefaultSelector() as selector:
         try:
@@ -88,12 +134,12 @@ def run(programs: Sequence[Program], limits: Limits, parallel: int | None = None
                 for index, child in list(running.items()):
                     if child.ended or time.monotonic() > child.deadline:
                         selector.unregister(child.reports)
-                        passed[index] = child.finish()
+                        verdicts[index] = child.finish()
                         del running[index]
         finally:
             for child in running.values():
                 child.kill()
-    return passed
+    return [verdicts[index] for index in range(len(programs))]
 
 
 def at_once() -> int:
@@ -102,14 +148,15 @@ def at_once() -> int:
     return max(1, len(os.sched_getaffinity(0)) // trainers)
 
 
+@cache
 def require_confinement() -> None:
     """Check that candidates can be confined here.
 
     Raises:
         RewardError: they cannot be confined, with the reason.
     """
-    (passed,) = run([Program("", (Step("assert True", True),))], Limits(STARTUP_SECONDS, 2**29))
-    if not passed:
+    (verdict,) = run([Program("", (Step("pass", True),))], Limits(STARTUP_SECONDS, 2**29))
+    if not verdict.passed:
         raise RewardError(
             "the code reward cannot run even an empty candidate here",
             "Use another reward, or another machine",
@@ -132,7 +179,8 @@ class _Child:
         order = {
             "token": self.token,
             "source": self.program.source,
-            "steps": [step.source for step in self.program.steps],
+            "steps": [{"kind": one.kind, "source": one.source} for one in self.program.steps],
+            "modules": _modules(self.program),
             "cpu_seconds": int(self.limits.seconds) + 1,
             "memory": self.limits.memory,
             "parent": os.getpid(),
@@ -160,8 +208,9 @@ class _Child:
             self.deadline = time.monotonic() + self.limits.seconds
         self.ended = not chunk or len(self.output) > MOST_OUTPUT
 
-    def finish(self) -> int:
+    def finish(self) -> Verdict:
         """Kill the child, and count the tests that it passed."""
+        late = not self.ended or self.process.poll() == -signal.SIGXCPU
         self.kill()
         if not self.ready:
             output = self.output.decode(errors="replace").strip() or "no output"
@@ -169,17 +218,46 @@ class _Child:
                 f"code cannot be confined here: {output.splitlines()[-1]}",
                 "Use another reward, or another machine",
             )
-        words = {f"{self.token} {number}" for number, step in self._tests()}
-        return len(words.intersection(self.output.decode(errors="replace").splitlines()))
+        results = self._results()
+        passed = sum(
+            number in results and step.passes(results[number])
+            for number, step in enumerate(self.program.steps)
+            if step.counts
+        )
+        return Verdict(passed, late)
 
-    def _tests(self) -> Iterator[tuple[int, Step]]:
-        return ((number, step) for number, step in enumerate(self.program.steps) if step.counts)
+    def _results(self) -> dict[int, Any]:
+        """The result of each step with this candidate's secret."""
+        found = {}
+        for line in self.output.split(b"\n")[:-1]:
+            token, _, rest = line.partition(b" ")
+            number, _, result = rest.partition(b" ")
+            if token == self.token.encode():
+                try:
+                    found[int(number)] = json.loads(result)
+                except (ValueError, RecursionError):
+                    continue
+        return found
 
     def kill(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.reports.close()
+
+
+def _modules(program: Program) -> list[str]:
+    """Modules to import before the candidate, so that it cannot replace what tests use of them."""
+    imported = {
+        name.split()[0].partition(".")[0]
+        for step in program.steps
+        if step.kind == "code"
+        for first, names in IMPORT.findall(step.source)
+        for name in (first or names).split(",")
+        if name.strip()
+    }
+    mentioned = {name for name in NUMBERS if name in program.source}
+    return sorted(imported | mentioned)
 
 
 @contextmanager

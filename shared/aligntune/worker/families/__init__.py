@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from aligntune.algorithms import Algorithm
 from aligntune.rewards import Reward
 from aligntune.spec.run_spec import RunSpec
-from aligntune.worker.inputs.tokenize import Tokenized
 from aligntune.worker.metrics import Measurement
+from aligntune.worker.text.tokenize import Tokenized
 
 if TYPE_CHECKING:
     from aligntune.worker.modeling.loss_head import LossHead

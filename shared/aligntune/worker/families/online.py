@@ -8,16 +8,16 @@ from aligntune.data.formats import SETTINGS
 from aligntune.errors import DataError
 from aligntune.spec.run_spec import RunSpec
 from aligntune.worker.families import Setup
-from aligntune.worker.inputs.encoding import Encoder
-from aligntune.worker.inputs.tokenize import (
+from aligntune.worker.metrics import Measurement
+from aligntune.worker.modeling.generate import complete
+from aligntune.worker.modeling.reference import REFERENCE_ADAPTER, completion_logprobs, reference
+from aligntune.worker.text.encoding import Encoder
+from aligntune.worker.text.tokenize import (
     Tokenized,
     is_chat,
     notes,
     require_usable,
 )
-from aligntune.worker.metrics import Measurement
-from aligntune.worker.modeling.generate import complete
-from aligntune.worker.modeling.reference import REFERENCE_ADAPTER, completion_logprobs, reference
 
 BEST = ("reward", True)
 PREPARED = False
@@ -61,7 +61,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         "generation_batch_size": None,
         "steps_per_generation": None
         if "generation_batch_size" in spec.trainer_args
-        else spec.training.gradient_accumulation,
+        else spec.training.accumulation(),
         "shuffle_dataset": True,
         "min_p": None,
         "repetition_penalty": 1.0,

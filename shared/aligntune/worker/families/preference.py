@@ -8,16 +8,16 @@ from typing import Any
 from aligntune.errors import DataError
 from aligntune.spec.run_spec import RunSpec
 from aligntune.worker.families import Setup
-from aligntune.worker.inputs.encoding import Encoder, Starts
-from aligntune.worker.inputs.tokenize import (
+from aligntune.worker.metrics import Measurement
+from aligntune.worker.modeling.reference import completion_logprobs, reference
+from aligntune.worker.text.encoding import Encoder, Starts
+from aligntune.worker.text.tokenize import (
     ENDLESS,
     Tokenized,
     is_chat,
     notes,
     require_usable,
 )
-from aligntune.worker.metrics import Measurement
-from aligntune.worker.modeling.reference import completion_logprobs, reference
 
 BEST = ("accuracy", True)
 PREPARED = True

@@ -8,15 +8,15 @@ from aligntune.errors import DataError
 from aligntune.spec.run_spec import RunSpec
 from aligntune.worker.families import Setup
 from aligntune.worker.families.preference import SAMPLES, SIDES
-from aligntune.worker.inputs.encoding import Encoder
-from aligntune.worker.inputs.tokenize import (
+from aligntune.worker.metrics import Measurement
+from aligntune.worker.modeling.modes import by_length, quiet
+from aligntune.worker.text.encoding import Encoder
+from aligntune.worker.text.tokenize import (
     Tokenized,
     is_chat,
     notes,
     require_usable,
 )
-from aligntune.worker.metrics import Measurement
-from aligntune.worker.modeling.modes import by_length, quiet
 
 BEST = ("accuracy", True)
 PREPARED = False

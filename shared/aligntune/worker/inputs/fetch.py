@@ -6,9 +6,11 @@ download. Training then reads these files without network or token.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from aligntune.data.files import by_suffix, counted
 from aligntune.errors import AligntuneError, DataError, HubError
 from aligntune.hub_errors import hub_refusal
 from aligntune.record.events import EventWriter
@@ -17,6 +19,9 @@ from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.tasks import Task, evaluation_set, repositories, spec_for
 
 WEIGHTS_TO_SKIP = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.pt", "*.pth", "*.tflite")
+NO_DATA = ("README.md", ".gitattributes")
+"""Files of every repository, which are not worth a note."""
+
 FOLDERS_TO_SKIP = ("original/*", "onnx/*", "openvino/*", "coreml/*")
 
 
@@ -42,15 +47,16 @@ def fetch(spec: RunSpec, run: RunDir, events: EventWriter, task: Task | None = N
         old = known.get(key)
         if old and Path(old["path"]).exists():
             continue
-        known[key] = fetched = _fetch_repository(name, old["commit"] if old else revision)
-        events("note", message=f"{kind} {name} at {fetched['commit'][:12]}")
+        fetched, ignored = _fetch_repository(name, old["commit"] if old else revision)
+        known[key] = fetched
+        events("note", message=f"{kind} {name} at {fetched['commit'][:12]}{ignored}")
     for name, split in dataset_splits(spec, task):
         old = found["datasets"].get(f"{name}:{split}")
         if old and all(Path(file).exists() for file in old["files"]):
             continue
-        rows = _fetch_dataset(name, split, spec, old["commit"] if old else None)
+        rows, ignored = _fetch_dataset(name, split, spec, old["commit"] if old else None)
         found["datasets"][f"{name}:{split}"] = rows
-        events("note", message=f"dataset {name}, split {split}: {rows['rows']} rows")
+        events("note", message=f"dataset {name}, split {split}: {rows['rows']} rows{ignored}")
     run.update(fetched=found)
 
 
@@ -82,29 +88,44 @@ def dataset_splits(spec: RunSpec, task: Task | None = None) -> list[tuple[str, s
     return list(dict.fromkeys(found))
 
 
-def _fetch_repository(name: str, revision: str | None) -> dict[str, str]:
-    from huggingface_hub import HfApi, constants, snapshot_download
+def _ignored(names: Iterable[str]) -> str:
+    """The end of a note about files of a repository that are not read."""
+    told = counted(by_suffix(name for name in names if name not in NO_DATA))
+    return f"; not read: {told}" if told else ""
 
+
+def _fetch_repository(name: str, revision: str | None) -> tuple[dict[str, str], str]:
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.utils import filter_repo_objects
+
+    names: list[str] = []
     try:
         skip = [*WEIGHTS_TO_SKIP, *FOLDERS_TO_SKIP]
         if not constants.HF_HUB_OFFLINE:
             files = HfApi().model_info(name, revision=revision).siblings or []
-            if any(file.rfilename.endswith(".safetensors") for file in files):
+            names = [file.rfilename for file in files]
+            if any(name.endswith(".safetensors") for name in names):
                 skip.append("*.bin")
         # Use the requested name, so that the cache resolves it later when offline.
         path = snapshot_download(name, revision=revision, ignore_patterns=skip)
     except Exception as error:
         raise hub_error(f"model {name}", revision, error) from error
-    return {"path": path, "commit": Path(path).name}
+    read = set(filter_repo_objects(names, ignore_patterns=skip))
+    ignored = _ignored(name for name in names if name not in read)
+    return {"path": path, "commit": Path(path).name}, ignored
 
 
-def _fetch_dataset(name: str, split: str, spec: RunSpec, commit: str | None) -> dict[str, Any]:
-    from datasets import load_dataset
+def _fetch_dataset(
+    name: str, split: str, spec: RunSpec, commit: str | None
+) -> tuple[dict[str, Any], str]:
+    from datasets import load_dataset_builder
 
     config = spec.dataset.config if name == spec.dataset.name else None
     revision = commit or (spec.dataset.revision if name == spec.dataset.name else None)
     try:
-        loaded = load_dataset(name, config, split=split, revision=revision)
+        builder = load_dataset_builder(name, config, revision=revision)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset(split=split)
     except ValueError as error:
         raise DataError(
             f"dataset {name}: {str(error).rstrip('.')}", "Set dataset.split or dataset.config"
@@ -113,7 +134,29 @@ def _fetch_dataset(name: str, split: str, spec: RunSpec, commit: str | None) -> 
         raise hub_error(f"dataset {name}", revision, error) from error
     files = [entry["filename"] for entry in loaded.cache_files]
     commit = next((part for part in Path(files[0]).parts if len(part) == 40), None)
-    return {"files": files, "rows": len(loaded), "commit": commit}
+    read = [file for split in (builder.config.data_files or {}).values() for file in split]
+    ignored = _ignored(_unread_files(name, commit, read))
+    return {"files": files, "rows": len(loaded), "commit": commit}, ignored
+
+
+def _unread_files(name: str, commit: str | None, read: Sequence[str]) -> list[str]:
+    """The files of a dataset's repository that none of its splits is made of.
+
+    Args:
+        name: hub id.
+        commit: of the repository.
+        read: addresses of the files that ``datasets`` read; empty if it does not say.
+    """
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE or not read:
+        return []
+    files = HfApi().dataset_info(name, revision=commit).siblings or []
+    return [
+        file.rfilename
+        for file in files
+        if not any(address.endswith(f"/{file.rfilename}") for address in read)
+    ]
 
 
 def hub_error(

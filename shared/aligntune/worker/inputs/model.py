@@ -16,7 +16,9 @@ from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.spec.trainer_args import longest_row
 from aligntune.worker.backend import Backend, ModelForm
 from aligntune.worker.device import Device
+from aligntune.worker.inputs.checkpoint import every_weight, require_every_adapter_weight
 from aligntune.worker.inputs.fetch import fetched
+from aligntune.worker.inputs.targets import require_modules
 
 
 def locate(name: str) -> Path:
@@ -49,6 +51,23 @@ def locate_model(spec: RunSpec, run: RunDir) -> Path:
                 f"Run chmod a+r {spec.model.name}/{file.name}, or train as its owner",
             )
     return path
+
+
+def tokenizer_folder(spec: RunSpec, run: RunDir, path: Path) -> Path:
+    """The folder of the tokenizer: the adapter's, if it brings one, else the model's.
+
+    An adapter learned with the tokenizer and the chat template that were saved beside it.
+    """
+    adapter = adapter_folder(spec, run)
+    return adapter if adapter and (adapter / "tokenizer_config.json").is_file() else path
+
+
+def adapter_folder(spec: RunSpec, run: RunDir) -> Path | None:
+    """The folder here of the adapter that training starts from, if the request names one."""
+    name = spec.adapter.path
+    if name is None:
+        return None
+    return locate(name) if is_local(name) else Path(fetched(run)["adapter"]["path"])
 
 
 def load_tokenizer(spec: RunSpec, path: Path) -> Any:
@@ -123,15 +142,18 @@ def load_model(
     """Load the model, with the adapter of the request; ``head`` as in :class:`ModelForm`.
 
     Raises:
-        ModelError: this stack does not support the model, or its files are damaged.
+        ModelError: this stack does not support the model, or its files are damaged, or have other
+            weights than the model.
     """
     attention = None if spec.model.attention == "auto" else spec.model.attention
     form = ModelForm(_dtype(spec, config, device), attention, max_length, head, config)
-    with load_errors(spec.model.name, "Check the model's files"):
+    name = spec.model.name
+    with load_errors(name, "Check the model's files"), every_weight(name, path, head):
         model = backend.load_model(spec, path, form)
     if spec.adapter.type != "none":
         model = _with_adapter(spec, model, backend, run, head)
-        if head == "classifier":  # the head is new, and rounding would lose small updates
+        # Rounding would lose small updates of modules that are new, or trained whole.
+        if head == "classifier" or spec.adapter.modules_to_save:
             for weight in model.parameters():
                 weight.data = weight.data.float() if weight.requires_grad else weight.data
         for shape in model.peft_config.values():
@@ -142,15 +164,15 @@ def load_model(
 
 
 def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir, head: Head) -> Any:
-    name = spec.adapter.path
-    if name is None:
+    name, path = spec.adapter.path, adapter_folder(spec, run)
+    if path is None:
+        require_modules(model, spec)
         try:
             return backend.add_adapter(spec, model, head)
         except ValueError as error:
             raise SpecError(f"adapter: {first_line(error)}", "Check adapter.targets") from error
     from peft import PeftConfig, PeftModel
 
-    path = locate(name) if is_local(name) else Path(fetched(run)["adapter"]["path"])
     try:
         made_for = PeftConfig.from_pretrained(str(path)).task_type
         if (head == "classifier") != (made_for == "SEQ_CLS"):
@@ -159,7 +181,10 @@ def _with_adapter(spec: RunSpec, model: Any, backend: Backend, run: RunDir, head
                 "kind of model",
                 "Merge it into its base (peft's merge_and_unload), and train the result",
             )
-        return PeftModel.from_pretrained(model, str(path), is_trainable=True)
+        adapted = PeftModel.from_pretrained(model, str(path), is_trainable=True)
+        remedy = "Save the adapter again, or use the model that it was trained on"
+        require_every_adapter_weight(adapted, path, f"the adapter {name}", remedy)
+        return adapted
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"the adapter {spec.adapter.path} does not fit {spec.model.name}: {first_line(error)}",

@@ -11,10 +11,10 @@ from aligntune.errors import SpecError
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.run_spec import RunSpec, is_local
 from aligntune.tasks import evaluation_set
-from aligntune.worker.inputs.checking import RenderedRows
-from aligntune.worker.inputs.encoding import training_renderer
 from aligntune.worker.inputs.fetch import fetched
 from aligntune.worker.inputs.model import locate
+from aligntune.worker.text.assistant_turns import training_renderer
+from aligntune.worker.text.checking import RenderedRows
 
 
 def load_rows(spec: RunSpec, run: RunDir, tokenizer: Any) -> tuple[Rows, Rows | None]:
@@ -59,7 +59,7 @@ def _check(tokenizer: Any, spec: RunSpec) -> RenderedRows | None:
     """The check of every row against the chat template, if there is one."""
     if tokenizer.chat_template is None:
         return None
-    return RenderedRows(training_renderer(tokenizer, spec))
+    return RenderedRows(lambda row: training_renderer(row, tokenizer, spec))
 
 
 def _source(name: str, spec: RunSpec, run: RunDir, split: str) -> Source:

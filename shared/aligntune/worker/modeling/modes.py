@@ -27,6 +27,7 @@ def quiet(model: Any) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
+        keep_trainable(model)  # this context may be inside another one
 
 
 def keep_trainable(model: Any) -> None:

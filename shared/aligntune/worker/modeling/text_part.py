@@ -20,6 +20,11 @@ def has_vision(config: Any) -> bool:
     return hasattr(config, "vision_config")
 
 
+def trained_config(config: Any) -> Any:
+    """The configuration of what is trained: the text part, if there is a vision part."""
+    return config.get_text_config() if has_vision(config) else config
+
+
 def text_part_notes(config: Any, model: Any) -> tuple[str, ...]:
     """What is said if only the text part of a checkpoint is trained."""
     if not has_vision(config):
@@ -45,7 +50,7 @@ def load_text_part(
     Raises:
         ModelError: transformers has no class for the text part.
     """
-    text = config.get_text_config()
+    text = trained_config(config)
     if type(text) not in kind._model_mapping:
         raise ModelError(
             f"{config.model_type} is a vision model, and transformers has no class for its text "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -167,6 +167,8 @@ def rewards_of(
     rows: list[dict[str, Any]],
     texts: list[str],
     completion_ids: list[list[int]],
+    state: Any,
+    figures: Mapping[str, list[float]],
 ) -> Tensor:
     """The reward of each completion by each function.
 
@@ -175,6 +177,8 @@ def rewards_of(
         rows: N rows with ``prompt`` and any further columns, which the functions receive too.
         texts: N completions.
         completion_ids: their tokens.
+        state: the trainer's, which the functions receive as ``trainer_state``.
+        figures: lists by name, which ``log_metric`` of the functions adds to.
 
     Returns:
         (N, F) float32, NaN where a function returned None.
@@ -192,7 +196,12 @@ def rewards_of(
     found = []
     for function in functions:
         returned = function(
-            prompts=prompts, completions=completions, completion_ids=completion_ids, **columns
+            prompts=prompts,
+            completions=completions,
+            completion_ids=completion_ids,
+            **columns,
+            trainer_state=state,
+            log_metric=lambda name, value: figures[name].append(value),
         )
         if len(returned) != len(rows):
             raise ValueError(

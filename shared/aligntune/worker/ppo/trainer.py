@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from transformers import GenerationConfig, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
-from aligntune.worker.inputs.encoding import Encoder, Encoding
 from aligntune.worker.modeling.generate import Generating, ends, generate, plain_generating, seeded
 from aligntune.worker.modeling.model import disable_dropout
 from aligntune.worker.modeling.reference import reference
@@ -43,6 +42,7 @@ from aligntune.worker.ppo.rollout import (
     prompts_of,
     rewards_of,
 )
+from aligntune.worker.text.encoding import Encoder, Encoding
 
 __all__ = ["PPOConfig", "PPOTrainer"]
 
@@ -363,7 +363,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
                 self._generating,
             )
         texts = self.processing_class.batch_decode(completions, skip_special_tokens=True)
-        rewards = rewards_of(self.reward_funcs, rows, texts, completions)
+        rewards = rewards_of(self.reward_funcs, rows, texts, completions, self.state, self._figures)
         pad, stops = self._sampling.pad_token_id, self._sampling.eos_token_id or []
         ended = torch.tensor([completion[-1] in stops for completion in completions])
         batch = Sequences.of(prompts, completions, pad, self.args.device)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from aligntune.errors import AligntuneError
 from aligntune.record.events import EventWriter
 from aligntune.record.run_dir import RunDir
 from aligntune.spec.run_spec import RunSpec
-from aligntune.tasks import Evaluate, Push, Task, spec_for
+from aligntune.tasks import Evaluate, Push, Task, fitting_remedy, spec_for
 from aligntune.worker.backend import Backend, installed
 from aligntune.worker.device import Device, find_device
 from aligntune.worker.inputs.fetch import fetch_missing
@@ -31,6 +32,14 @@ def do(spec: RunSpec, run: RunDir, events: EventWriter, task: Task) -> None:
     Raises:
         AligntuneError: anything expected, by class.
     """
+    try:
+        _do(spec, run, events, task)
+    except AligntuneError as error:
+        error.remedy = fitting_remedy(task, error)
+        raise
+
+
+def _do(spec: RunSpec, run: RunDir, events: EventWriter, task: Task) -> None:
     StopSignal("the task was done")
     spec = spec_for(spec, task)
     clock = Clock(events)
@@ -48,7 +57,7 @@ def do(spec: RunSpec, run: RunDir, events: EventWriter, task: Task) -> None:
             result = (
                 evaluate(saved, spec, run, events, task)
                 if isinstance(task, Evaluate)
-                else predict(saved, spec, task)
+                else predict(saved, spec, task, lambda message: events("note", message=message))
             )
         result |= {"backend": backend.NAME, "precision": device.precision}
         run.update(machine=machine(device))

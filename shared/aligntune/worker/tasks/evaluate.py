@@ -16,12 +16,12 @@ from aligntune.worker.inputs.fetch import fetched
 from aligntune.worker.inputs.model import load_config, load_model, locate, locate_model
 from aligntune.worker.inputs.rewards import load_rewards
 from aligntune.worker.inputs.rows import held_out_rows, load_rows
-from aligntune.worker.inputs.stops import settle_run_ends
-from aligntune.worker.inputs.tokenize import IGNORED
 from aligntune.worker.modeling.generate import complete
 from aligntune.worker.modeling.loss_head import LossHead
 from aligntune.worker.modeling.reference import REFERENCE_ADAPTER
 from aligntune.worker.tasks.saved import Saved
+from aligntune.worker.text.stops import settle_run_ends
+from aligntune.worker.text.tokenize import IGNORED
 
 SAMPLES = 4
 SAMPLE_TOKENS = 64

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aligntune.data.messages import Ignored, UnusableError, read_messages
@@ -10,15 +10,17 @@ from aligntune.errors import DataError, ModelError
 from aligntune.spec.run_spec import RunSpec
 from aligntune.tasks import Predict, Prompt
 from aligntune.worker.families.reward_model import scores
-from aligntune.worker.inputs.checking import RenderedRows
-from aligntune.worker.inputs.encoding import Encoder
-from aligntune.worker.inputs.rendering import Conversation, Renderer
-from aligntune.worker.inputs.stops import settle_ends
 from aligntune.worker.modeling.generate import complete
 from aligntune.worker.tasks.saved import Saved
+from aligntune.worker.text.checking import RenderedRows
+from aligntune.worker.text.encoding import Encoder
+from aligntune.worker.text.rendering import Conversation, Renderer
+from aligntune.worker.text.stops import settle_ends
 
 
-def predict(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
+def predict(
+    saved: Saved, spec: RunSpec, task: Predict, note: Callable[[str], None]
+) -> dict[str, Any]:
     """The model's completion of each prompt, or its score of each text."""
     tokenizer = saved.tokenizer
     chat = tokenizer.chat_template is not None and task.chat is not False
@@ -26,12 +28,12 @@ def predict(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
     if spec.row.head == "classifier":
         return _score(saved, spec, task)
     encoder = Encoder.of(tokenizer, spec)
-    asked_with = (_as_trained(prompt, chat, system) for prompt in task.prompts)
-    prompts = _readable([*asked_with], encoder.renderer)
+    asked_with = [_as_trained(prompt, chat, system) for prompt in task.prompts]
+    prompts = _readable(asked_with, encoder.renderer)
     encoded = [encoder.prompt({"prompt": prompt}) for prompt in prompts]
     chats = any(not isinstance(prompt, str) for prompt in prompts)
     ends, _ = settle_ends(saved.model, encoder.renderer, chats)
-    _require_room(encoded, saved.model, task.max_new_tokens)
+    most = _fitting(encoded, saved.model, task.max_new_tokens, note)
     sampling: dict[str, Any] = {"do_sample": False}
     if task.temperature:
         sampling = {"do_sample": True, "temperature": task.temperature, "top_k": 0, "top_p": 1.0}
@@ -42,7 +44,7 @@ def predict(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
         saved.backend.inference,
         task.batch_size,
         seed=task.seed,
-        max_new_tokens=task.max_new_tokens,
+        max_new_tokens=most,
         **sampling,
     )
     texts = tokenizer.batch_decode(found, skip_special_tokens=True)
@@ -91,7 +93,7 @@ def _as_trained(prompt: Prompt, chat: bool, system: str | None) -> Prompt:
 
 def _readable(prompts: Sequence[Prompt], renderer: Renderer) -> list[Prompt]:
     """Prompts whose conversations are canonical, as rows of data are, and rendered whole."""
-    check = RenderedRows(renderer)
+    check = RenderedRows(lambda _: renderer)
     readable: list[Prompt] = []
     for number, prompt in enumerate(prompts, 1):
         if isinstance(prompt, str):
@@ -114,16 +116,28 @@ def _readable(prompts: Sequence[Prompt], renderer: Renderer) -> list[Prompt]:
     return readable
 
 
-def _require_room(encoded: list[list[int]], model: Any, wanted: int) -> None:
+def _fitting(encoded: list[list[int]], model: Any, wanted: int, note: Callable[[str], None]) -> int:
+    """The new tokens, up to those wanted, for which every prompt leaves room in the model.
+
+    Raises:
+        DataError: a prompt is empty, or leaves no room at all.
+    """
     from aligntune.worker.inputs.model import context_length
 
     limit = context_length(model.config)
     for number, tokens in enumerate(encoded, 1):
         if not tokens:
             raise DataError(f"prompt {number} is empty", "Remove it")
-        if limit is not None and len(tokens) + wanted > limit:
+        if limit is not None and len(tokens) >= limit:
             raise DataError(
-                f"prompt {number} has {len(tokens)} tokens; with {wanted} new tokens it exceeds "
-                f"the model's limit of {limit}",
-                "Shorten it, or lower --max-new-tokens",
+                f"prompt {number} has {len(tokens)} tokens, and the model takes {limit} in all",
+                "Shorten it",
             )
+    longest = max(map(len, encoded))
+    if limit is None or longest + wanted <= limit:
+        return wanted
+    note(
+        f"completions end after {limit - longest} new tokens, not {wanted}: the longest prompt has "
+        f"{longest} tokens, and the model takes {limit} in all"
+    )
+    return limit - longest

@@ -16,6 +16,7 @@ from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.suggest import nearest
 from aligntune.spec.trainer_args import (
     checkpoints_gradients,
+    eval_steps,
     groups,
     refuse_owned,
     save_steps,
@@ -35,6 +36,7 @@ def trainer_arguments(
     checkpoints: Path,
     evaluates: bool,
     max_length: int | None,
+    rows: int | None = None,
 ) -> dict[str, Any]:
     """Keyword arguments for the trainer's configuration, which may have only some of them.
 
@@ -45,6 +47,7 @@ def trainer_arguments(
         checkpoints: folder for checkpoints.
         evaluates: whether there are evaluation rows.
         max_length: rows are cut to this many tokens.
+        rows: sequences of the training data, if that limits a step (see ``accumulation``).
 
     Raises:
         SpecError: ``trainer_args`` has an argument that users may not set.
@@ -58,6 +61,7 @@ def trainer_arguments(
         "per_device_eval_batch_size": spec.rl.num_generations
         if spec.row.grouped
         else training.batch_size,
+        "gradient_accumulation_steps": training.accumulation(rows),
         "max_steps": training.max_steps or -1,
         "lr_scheduler_kwargs": None,
         "warmup_steps": training.warmup if training.warmup < 1 else int(training.warmup),
@@ -91,14 +95,15 @@ def trainer_arguments(
         "logging_nan_inf_filter": False,
         "include_num_input_tokens_seen": "non_padding",
         "eval_strategy": "steps" if evaluates and training.eval_steps else "no",
+        "eval_steps": eval_steps(spec),
         "save_strategy": "steps",
         "save_steps": save_steps(spec),
         "save_only_model": False,
-        "load_best_model_at_end": False,
         "report_to": "tensorboard",
         "push_to_hub": False,
         "disable_tqdm": True,
-        "metric_for_best_model": best,
+        # transformers compares the figure of each evaluation, and fails if it has no value.
+        "metric_for_best_model": best if training.keep_best else None,
         "greater_is_better": more_is_better,
         "model_init_kwargs": None,
         "router_aux_loss_coef": None,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from aligntune.worker.inputs.encoding import Encoding
 from aligntune.worker.metrics import Measure
+from aligntune.worker.text.encoding import Encoding
 from aligntune.worker.trainer.losses import Losses, SummedLosses
 from aligntune.worker.trainer.measured import Measured
-from aligntune.worker.trainer.own_prompts import OwnPrompts
-from aligntune.worker.trainer.prepared_rows import PreparedRows
+from aligntune.worker.trainer.prepared_rows import OwnPrompts, PreparedRows
 from aligntune.worker.trainer.sampling import SeededOrder
 from aligntune.worker.trainer.token_count import CountedTokens
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers.trainer_callback import ExportableState
 from aligntune.errors import TrainingError
 from aligntune.record.events import EventWriter
 from aligntune.worker.stop_signal import StopSignal
+from aligntune.worker.trainer.best import Best
 from aligntune.worker.trainer.checkpointing import CheckpointingWatch
 from aligntune.worker.trainer.losses import Losses
 
@@ -45,12 +47,23 @@ class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         tokens: tokens seen in this time.
         resumed_from: the step that training resumed from, None for a new run.
         sizes: numbers of all and of trainable weights.
+        best: the best evaluation of the whole run; every checkpoint keeps it.
 
     Args:
         rounds: a stop waits for a step that is a multiple of this, so that the run can be resumed.
+        recipe: what the run trains with, from the trainer's arguments and its number of steps.
     """
 
-    def __init__(self, events: EventWriter, stop: StopSignal, rounds: int = 1) -> None:
+    def __init__(
+        self,
+        events: EventWriter,
+        stop: StopSignal,
+        best: Best,
+        rounds: int = 1,
+        recipe: Callable[[Any, int], dict[str, Any]] | None = None,
+    ) -> None:
+        self.best = best
+        self._recipe = recipe
         self._rounds = rounds
         self._events = events
         self._stop = stop
@@ -72,7 +85,8 @@ class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     def state(self) -> dict[str, Any]:
         """The state in a checkpoint, in transformers' form."""
-        return {"args": {}, "attributes": {"losses": self.losses.state()}}
+        kept = {"losses": self.losses.state(), "best": self.best.state()}
+        return {"args": {}, "attributes": kept}
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **_: Any
@@ -83,10 +97,19 @@ class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             "trainable": sum(weight.numel() for weight in weights if weight.requires_grad),
         }
         self._watch = CheckpointingWatch(model, bool(args.gradient_checkpointing))
-        self._events("start", max_steps=state.max_steps, epochs=args.num_train_epochs, **self.sizes)
+        recipe = {"recipe": self._recipe(args, state.max_steps)} if self._recipe else {}
+        self._events(
+            "start",
+            max_steps=state.max_steps,
+            epochs=args.num_train_epochs,
+            **self.sizes,
+            **recipe,
+        )
         self.resumed_from = state.global_step or None
-        kept = state.stateful_callbacks[type(self).__name__]
-        self.losses.restore(kept["attributes"]["losses"])
+        kept = state.stateful_callbacks[type(self).__name__]["attributes"]
+        self.losses.restore(kept["losses"])
+        if "best" in kept:  # checkpoints of earlier versions have none
+            self.best.restore(kept["best"])
         self._since = self._mark = (time.monotonic(), int(state.num_input_tokens_seen))
         if state.global_step >= state.max_steps:
             raise NothingLeft
@@ -104,6 +127,8 @@ class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
             control.should_training_stop = True
         if state.global_step >= state.max_steps:
             control.should_log = True  # so that the last reported loss is that of the last step
+            if args.load_best_model_at_end:
+                control.should_evaluate = True  # because the last step may be the best one
         now = time.monotonic()
         if now - self._reported >= TICK_SECONDS:
             self._measure(state, now)
@@ -136,6 +161,8 @@ class EventCallback(TrainerCallback, ExportableState):  # type: ignore[misc]
         if metrics:
             figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
             self._events("evaluate", step=state.global_step, **figures)
+            if self.best.see(state.global_step, figures) and args.load_best_model_at_end:
+                control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         path = f"{Path(args.output_dir).name}/checkpoint-{state.global_step}"

@@ -46,7 +46,7 @@ class Measured:
             raise DataError(
                 f"the best checkpoint is chosen by {best}, which has no value on the evaluation "
                 "rows",
-                "Remove trainer_args.load_best_model_at_end, or use other evaluation rows",
+                "Remove training.keep_best, or use other evaluation rows",
             )
         metrics = {
             f"{metric_key_prefix}_{name}": value for name, value in measurement.metrics.items()

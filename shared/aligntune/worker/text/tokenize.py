@@ -14,8 +14,9 @@ from typing import Any
 
 from aligntune.errors import DataError, ModelError
 from aligntune.spec.run_spec import RunSpec
-from aligntune.worker.inputs.encoding import Encoder, Starts, training_renderer
-from aligntune.worker.inputs.rendering import conversation
+from aligntune.worker.text.assistant_turns import marking_notes, training_renderer
+from aligntune.worker.text.encoding import Encoder, Starts
+from aligntune.worker.text.rendering import conversation
 
 IGNORED = -100
 """Label of a token that is not learned, as in torch's cross entropy."""
@@ -25,10 +26,16 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Tokenized:
-    """Rows as token ids, and notes about rows that were cut or skipped."""
+    """Rows as token ids.
+
+    Attributes:
+        notes: about rows that were cut or skipped, and about what is learned.
+        learns: which tokens are learned, in words; empty if the algorithm alone says it.
+    """
 
     dataset: Any
     notes: tuple[str, ...] = ()
+    learns: str = ""
 
 
 def notes(*counted: tuple[int, str]) -> tuple[str, ...]:
@@ -64,7 +71,9 @@ def tokenize(
         DataError: no row has a token to learn, or the requested loss does not fit the data.
     """
     starts = Starts(tokenizer)
-    encode = _encoder(dataset.column_names, is_chat(dataset), tokenizer, spec, starts)
+    own = Encoder.of(tokenizer, spec)
+    trained = Encoder(training_renderer(dataset[0], tokenizer, spec))
+    encode = _encoder(dataset.column_names, is_chat(dataset), spec, own, trained, starts)
 
     def encode_row(row: Row) -> Row:
         tokens, learned = encode(row)
@@ -79,7 +88,7 @@ def tokenize(
         }
 
     if "messages" in dataset.column_names:
-        _ask_first_rows(dataset, Encoder.of(tokenizer, spec), encode, starts)
+        _ask_first_rows(dataset, own, encode, starts)
     encoded = dataset.map(encode_row, remove_columns=dataset.column_names, keep_in_memory=True)
     # The first token is never predicted, so only later labels count.
     useful = encoded.filter(
@@ -88,7 +97,8 @@ def tokenize(
     if len(useful) == 0:
         raise DataError(
             "no row has a token to learn" + (f" within {limit} tokens" if limit else ""),
-            "Raise training.max_length up to the model's limit, or change what is learned",
+            "Raise training.max_length up to the model's limit, or change what is learned"
+            + (": training.assistant_only_loss=false learns every token" if trained.marks else ""),
         )
     return Tokenized(
         dataset=useful.select_columns(["input_ids", "labels", "length"]),
@@ -100,12 +110,26 @@ def tokenize(
                 len(encoded) - len(useful),
                 "rows have no token left to learn and were skipped",
             ),
-        ),
+        )
+        + marking_notes(dataset, spec, own, trained),
+        learns=_learns(dataset.column_names, spec, trained.marks),
     )
 
 
+def _learns(columns: list[str], spec: RunSpec, marks: bool) -> str:
+    if "prompt" in columns:
+        whole = spec.training.completion_only_loss is False
+        return "prompts and completions" if whole else "completions only"
+    return "assistant turns only" if marks else "every token"
+
+
 def _encoder(
-    columns: list[str], conversational: bool, tokenizer: Any, spec: RunSpec, starts: Starts
+    columns: list[str],
+    conversational: bool,
+    spec: RunSpec,
+    own: Encoder,
+    trained: Encoder,
+    starts: Starts,
 ) -> Callable[[Row], tuple[list[int], list[bool]]]:
     """A function that encodes a row: token ids, and whether each is learned."""
     training = spec.training
@@ -114,10 +138,8 @@ def _encoder(
         raise DataError("training.assistant_only_loss needs chat data", "Remove it")
     if training.completion_only_loss and "prompt" not in columns:
         raise DataError("training.completion_only_loss needs prompt-completion data", "Remove it")
-    require_usable(tokenizer, spec, chat)
-    plain = Encoder.of(tokenizer, spec)
-    trained = Encoder(training_renderer(tokenizer, spec))
-    encode_chat = trained.masked if training.assistant_only_loss else trained.whole
+    require_usable(own.tokenizer, spec, chat)
+    encode_chat = trained.masked if trained.marks else trained.whole
     texts = ["prompt", "completion"] if "prompt" in columns else ["messages"]
 
     def encode(row: Row) -> tuple[list[int], list[bool]]:
@@ -125,13 +147,13 @@ def _encoder(
             tokens, learned = encode_chat(conversation(row, *texts))
         else:
             tokens = (
-                plain.answered(row, "completion")
+                own.answered(row, "completion")
                 if "prompt" in row
-                else plain.text(row["text"], ends=True)
+                else own.text(row["text"], ends=True)
             )
             learned = [True] * len(tokens)
         if "prompt" in row and training.completion_only_loss is not False:
-            start = starts.find(plain.prompt(row), tokens)
+            start = starts.find(own.prompt(row), tokens)
             learned = [keep and place >= start for place, keep in enumerate(learned)]
         return tokens, learned
 
@@ -140,7 +162,7 @@ def _encoder(
 
 def _ask_first_rows(
     dataset: Any,
-    plain: Encoder,
+    own: Encoder,
     encode: Callable[[Row], tuple[list[int], list[bool]]],
     starts: Starts,
 ) -> None:
@@ -149,7 +171,7 @@ def _ask_first_rows(
         *before, last = row["messages"]
         if before and last["role"] == "assistant":
             try:
-                prompt = plain.prompt({**row, "prompt": before})
+                prompt = own.prompt({**row, "prompt": before})
             except ModelError:
                 continue  # a template that cannot ask here can still be trained with
             starts.find(prompt, encode(row)[0])

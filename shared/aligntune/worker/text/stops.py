@@ -7,11 +7,12 @@ from typing import Any
 
 from aligntune.errors import ModelError
 from aligntune.spec.run_spec import RunSpec
-from aligntune.worker.inputs.encoding import shared, training_renderer
-from aligntune.worker.inputs.rendering import MARK, Conversation, Renderer
-from aligntune.worker.inputs.tokenize import is_chat
 from aligntune.worker.modeling.generate import ends
 from aligntune.worker.modeling.model import plain
+from aligntune.worker.text.assistant_turns import training_renderer
+from aligntune.worker.text.encoding import shared
+from aligntune.worker.text.rendering import MARK, Conversation, Renderer
+from aligntune.worker.text.tokenize import is_chat
 
 WITHOUT_END = (
     "the chat template does not end the assistant's turn with a special token, so the model may "
@@ -62,7 +63,7 @@ def settle_run_ends(
     if spec.row.head == "classifier":
         return (), ()
     chat = is_chat(dataset) or "messages" in dataset.column_names
-    return settle_ends(model, training_renderer(tokenizer, spec), chat)
+    return settle_ends(model, training_renderer(dataset[0], tokenizer, spec), chat)
 
 
 def end_of_turn(renderer: Renderer) -> int | None:

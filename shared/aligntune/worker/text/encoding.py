@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
-from aligntune.errors import ModelError
 from aligntune.spec.run_spec import RunSpec
-from aligntune.worker.inputs.rendering import (
+from aligntune.worker.text.rendering import (
     Conversation,
     Renderer,
     conversation,
@@ -42,6 +41,11 @@ class Encoder:
     @property
     def tokenizer(self) -> Any:
         return self.renderer.tokenizer
+
+    @property
+    def marks(self) -> bool:
+        """Whether the renderer's template was chosen because it marks the assistant's turns."""
+        return self.renderer.template is not None
 
     @classmethod
     def of(cls, tokenizer: Any, spec: RunSpec) -> Encoder:
@@ -137,31 +141,6 @@ def _set(learned: list[bool], encoding: Any, start: int, end: int, value: bool) 
         return
     for place in range(first, last + 1 if last else len(learned)):
         learned[place] = value
-
-
-def training_renderer(tokenizer: Any, spec: RunSpec) -> Renderer:
-    """The renderer of the conversations that are trained on.
-
-    To learn only the assistant's messages, TRL's version of the chat template is used where the
-    tokenizer's own has no ``{% generation %}`` blocks.
-
-    Raises:
-        ModelError: TRL has no version of this template.
-    """
-    if not spec.training.assistant_only_loss or tokenizer.chat_template is None:
-        return make_renderer(tokenizer, spec)
-    from trl.chat_template_utils import get_training_chat_template
-
-    try:
-        # None if the tokenizer's template already marks the assistant's messages.
-        template = get_training_chat_template(tokenizer)
-    except ValueError as error:
-        raise ModelError(
-            "the chat template does not mark the assistant's messages ({% generation %}), "
-            "which training.assistant_only_loss needs",
-            "Set model.chat_template to a template with the markers",
-        ) from error
-    return make_renderer(tokenizer, spec, template)
 
 
 @dataclass

@@ -186,18 +186,20 @@ class Renderer:
 
 
 def make_renderer(tokenizer: Any, spec: RunSpec, template: Any = None) -> Renderer:
-    """The renderer of a run.
+    """The renderer of a run, with another template than the tokenizer's if one is given.
 
     Raises:
-        SpecError: the chat template does not read an argument of ``model.chat_template_args``.
+        SpecError: the tokenizer's chat template does not read an argument of
+            ``model.chat_template_args``.
     """
-    renderer = Renderer(tokenizer, spec.model.chat_template_args, template)
-    unread = [name for name in spec.model.chat_template_args if not renderer.reads(name)]
+    arguments = spec.model.chat_template_args
+    own = Renderer(tokenizer, arguments)
+    unread = [name for name in arguments if not own.reads(name)]
     if unread:
         what = f"the chat template does not read {unread[0]!r}"
         key = f"model.chat_template_args.{unread[0]}"
         raise SpecError(f"{what}, so {key} would have no effect", f"Remove {key}, or fix its name")
-    return renderer
+    return Renderer(tokenizer, arguments, template) if template else own
 
 
 def _adapted(message: Message, form: int, developer: bool) -> Message:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from aligntune.errors import AligntuneError, DataError
-from aligntune.worker.inputs.rendering import DEVELOPER, Conversation, Renderer, conversation
+from aligntune.worker.text.rendering import DEVELOPER, Conversation, Renderer, conversation
 
 Row = Mapping[str, Any]
 
@@ -17,19 +17,24 @@ class RenderedRows:
 
     A row is refused if a content, a tool call or the tools are left out. What a conversation makes
     sense without, such as the reasoning of earlier turns, is counted.
+
+    Args:
+        make_renderer: the renderer of rows like the first one.
     """
 
-    def __init__(self, renderer: Renderer) -> None:
-        self._renderer = renderer
+    def __init__(self, make_renderer: Callable[[Row], Renderer]) -> None:
+        self._make_renderer = make_renderer
+        self._renderer: Renderer | None = None
         self._counted: Counter[str] = Counter()
 
     def __call__(self, where: str, row: Row) -> None:
         """See :class:`aligntune.data.rows.Check`."""
+        renderer = self._renderer = self._renderer or self._make_renderer(row)
         seen = set()
         for chat in _conversations(row):
             _require_valid_calls(where, chat)
             try:
-                losses = self._renderer.losses(chat)
+                losses = renderer.losses(chat)
             except AligntuneError as error:
                 raise type(error)(f"{where}: {error.what}", error.remedy) from error
             for loss in losses:
@@ -43,9 +48,9 @@ class RenderedRows:
             seen |= {
                 f"the chat template does not read the argument {name!r}"
                 for name in chat.arguments
-                if not self._renderer.reads(name)
+                if not renderer.reads(name)
             }
-            if _has_developer(chat) and not self._renderer.reads(DEVELOPER):
+            if _has_developer(chat) and not renderer.reads(DEVELOPER):
                 seen.add("developer messages are rendered as system messages")
         self._counted.update(seen)
 

@@ -1,0 +1,1 @@
+"""Tried before the first step: is what the trainer computes what the run claims?"""
