@@ -187,7 +187,9 @@ def read_prompts(path: Path) -> list[Any]:
         lines = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise DataError(f"cannot read {path}: {reason}") from error
+        raise DataError(
+            f"cannot read {path}: {reason}", "Use UTF-8 text that you may read"
+        ) from error
     if path.suffix != ".jsonl":
         return lines
     try:

@@ -96,7 +96,10 @@ def read_object(path: Path, limit: int, values: int | None = None) -> dict[str, 
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+        raise ModelError(
+            f"cannot read {path}: {error.strerror or error}",
+            "Fix its permissions, or use another copy",
+        ) from error
     return parse_object(content, limit, str(path), values)
 
 
@@ -116,11 +119,15 @@ def parse_object(
     try:
         value = json.loads(content.decode())
     except RecursionError:
-        raise ModelError(f"cannot read {name}: it is nested too deeply") from None
+        raise ModelError(
+            f"cannot read {name}: it is nested too deeply", "Save or download it again"
+        ) from None
     except ValueError as error:  # not UTF-8, not JSON, or a number of thousands of digits
         raise ModelError(f"cannot read {name}: {error}", "Save or download it again") from None
     if not isinstance(value, dict):
-        raise ModelError(f"cannot read {name}: it is not a JSON object")
+        raise ModelError(
+            f"cannot read {name}: it is not a JSON object", "Save or download it again"
+        )
     return value
 
 

@@ -88,7 +88,10 @@ def read_model(name: str) -> ModelFacts:
         return ModelFacts()
     folder = Path(name)
     if not os.path.isdir(folder):
-        raise ModelError(f"{folder} is a file, not a model folder")
+        raise ModelError(
+            f"{folder} is a file, not a model folder",
+            f"Use the folder that it is in: {folder.parent}",
+        )
     if os.path.exists(folder / "adapter_config.json"):
         raise ModelError(
             f"{folder} is an adapter, not a model",
@@ -106,10 +109,16 @@ def read_folder(folder: Path) -> ModelFacts:
     try:
         config = read_object(folder / "config.json", CONFIG_BYTES)
     except FileNotFoundError:
-        raise ModelError(f"{folder} is not a model folder: it has no config.json") from None
+        raise ModelError(
+            f"{folder} is not a model folder: it has no config.json",
+            "Use a folder that save_pretrained wrote, a finished run or a hub id",
+        ) from None
     known = of_config(config)
     if known.model_type is None:
-        raise ModelError(f"{folder / 'config.json'} has no model_type")
+        raise ModelError(
+            f"{folder / 'config.json'} has no model_type",
+            "Save the model again with transformers (save_pretrained)",
+        )
     files = find_weights(folder)
     if files[0].suffix == ".safetensors":
         tensors = read_headers(files)

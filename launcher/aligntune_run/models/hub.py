@@ -147,9 +147,15 @@ def _unusable(answer: Answer, info: _Info, name: str) -> AligntuneError | None:
                 f"{name} is an adapter, not a model",
                 "Use --model for its base model, and --set adapter.path=... for the adapter",
             )
-        return ModelError(f"{name} is not a model: there is no config.json")
+        return ModelError(
+            f"{name} is not a transformers model: there is no config.json",
+            "Use a repository with config.json and *.safetensors",
+        )
     if files and not any(file.endswith((".safetensors", ".bin")) for file in files):
-        return ModelError(f"{name} has no weights (*.safetensors or *.bin)")
+        return ModelError(
+            f"{name} has no weights (*.safetensors or *.bin)",
+            "Use a repository that has them; GGUF files cannot be trained",
+        )
     return None
 
 

@@ -158,7 +158,10 @@ def file_size(path: Path) -> int:
     try:
         status = os.stat(path)
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+        raise ModelError(
+            f"cannot read {path}: {error.strerror or error}",
+            "Fix its permissions, or use another copy",
+        ) from error
     if not stat.S_ISREG(status.st_mode):
         raise ModelError(f"{path} is not a file", AGAIN)
     return status.st_size
@@ -186,7 +189,10 @@ def read_headers(files: Sequence[Path]) -> list[Tensor]:
                     )
                 found += parse_header(file.read(length), size, str(path))
         except OSError as error:
-            raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+            raise ModelError(
+                f"cannot read {path}: {error.strerror or error}",
+                "Fix its permissions, or use another copy",
+            ) from error
         if len(found) > MOST_TENSORS:
             raise ModelError(f"{path.parent} has more than {MOST_TENSORS:,} tensors", AGAIN)
     if not found:

@@ -281,11 +281,13 @@ def _require_adapter(name: str) -> None:
 def _read_text(name: str, what: str) -> str:
     try:
         if not os.path.isfile(name):
-            raise ModelError(f"cannot read {what} {name}: it is not a file")
+            raise ModelError(f"cannot read {what} {name}: it is not a file", "Name a text file")
         with open(name, "rb") as file:
             return file.read(TEXT_BYTES).decode()
     except OSError as error:
-        raise ModelError(f"cannot read {what} {name}: {error.strerror or error}") from error
+        raise ModelError(
+            f"cannot read {what} {name}: {error.strerror or error}", "Fix its permissions"
+        ) from error
     except UnicodeDecodeError:
         raise ModelError(f"cannot read {what} {name}: not UTF-8 text", "Save it as UTF-8") from None
 
@@ -294,7 +296,7 @@ def _require_python(name: str) -> None:
     """Refuse a reward file that is not Python. Only the worker can check whether it imports."""
     try:
         if not os.path.isfile(name):
-            raise RewardError(f"cannot read {name}: it is not a file")
+            raise RewardError(f"cannot read {name}: it is not a file", "Name a *.py file")
         with warnings.catch_warnings(), open(name, "rb") as file:
             warnings.simplefilter("ignore")
             if len(code := file.read(REWARD_BYTES + 1)) <= REWARD_BYTES:
@@ -304,7 +306,9 @@ def _require_python(name: str) -> None:
             f"the reward file {name} does not import: line {error.lineno}: {error.msg}", "Fix it"
         ) from None
     except OSError as error:
-        raise RewardError(f"cannot read {name}: {error.strerror or error}") from error
+        raise RewardError(
+            f"cannot read {name}: {error.strerror or error}", "Fix its permissions"
+        ) from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise RewardError(f"the reward file {name} does not import: {error}", "Fix it") from None
 

@@ -99,7 +99,7 @@ def record_exit(run: RunDir, left: Exit, failure: AligntuneError | None) -> None
         elif record.error and record.error.kind == type(failure).__name__:
             values |= {"error": _fields(failure)}  # the worker's own error, explained from its log
     if not run.path.exists():
-        raise OutputError(f"{run.path} was removed or renamed while its run was at work")
+        raise OutputError(f"{run.path} was removed or renamed while its run was active")
     with run.writing(f"Fix that, then: aligntune-run --resume {run.path}"):
         run.update(**values)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aligntune.errors import OutputError
-from aligntune.record.schema import ParentRecord, RunRecord
+from aligntune.record.schema import DAMAGED, ParentRecord, RunRecord
 
 if TYPE_CHECKING:
     from aligntune.spec.run_spec import RunSpec
@@ -51,7 +51,10 @@ class RunDir:
         except FileNotFoundError:
             return RunRecord()
         except (OSError, ValueError) as error:
-            raise OutputError(f"cannot read {self.record_file}: {error}") from error
+            raise OutputError(
+                f"cannot read {self.record_file}: {error}",
+                DAMAGED,
+            ) from error
         return RunRecord.from_dict(values, self.record_file)
 
     def update(self, **values: Any) -> RunRecord:

@@ -18,6 +18,8 @@ SCHEMA_VERSION = 1
 """Raised when an older reader would misread a record. Records without a version are older than 1
 and are read as 1: versions only added keys so far."""
 
+DAMAGED = "Use another run directory; to run its spec again: aligntune-run -c RUN_DIR/spec.yaml"
+
 Status = Literal["planned", "running", "finished", "failed", "stopped"]
 
 
@@ -151,7 +153,7 @@ class RunRecord(Part):
             OutputError: a newer version wrote it, or it is not a record.
         """
         if not isinstance(values, dict):
-            raise OutputError(f"{file} is not a run's record")
+            raise OutputError(f"{file} is not a run's record", DAMAGED)
         version = values.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise OutputError(
@@ -164,7 +166,9 @@ class RunRecord(Part):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
-            raise OutputError(f"{file} is not a run's record: {key}: {first['msg']}") from error
+            raise OutputError(
+                f"{file} is not a run's record: {key}: {first['msg']}", DAMAGED
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """What was written, and no defaults."""

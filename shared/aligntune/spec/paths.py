@@ -143,7 +143,10 @@ def _use_model_of_run(values: dict[str, Any]) -> None:
         model["name"] = str(made)
         return
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {made / 'adapter_config.json'}: {error}") from error
+        raise ModelError(
+            f"cannot read {made / 'adapter_config.json'}: {error}",
+            "Fix the file or its permissions, or use another run",
+        ) from error
     model["name"] = adapter["base_model_name_or_path"]
     if adapter.get("revision") and "revision" not in model:
         model["revision"] = adapter["revision"]

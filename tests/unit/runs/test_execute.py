@@ -188,7 +188,7 @@ def test_a_run_whose_folder_is_removed_says_so(tmp_path: Path) -> None:
         shutil.rmtree(worker.run.path)
         return Exit(1, False, "")
 
-    with pytest.raises(OutputError, match="was removed or renamed while its run was at work"):
+    with pytest.raises(OutputError, match="was removed or renamed while its run was active"):
         execute(prepared(tmp_path / "run", train=lose), ignore)
 
 
