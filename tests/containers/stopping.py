@@ -1,7 +1,7 @@
 """Models that learn to end their turns, and a vision checkpoint, trained inside an image.
 
 ``python stopping.py`` prints a JSON object: by case, what the run noted, the end tokens that it
-saved, the class of the saved model, and how a prediction ends.
+saved, the class and the parts of the saved model, and how a prediction ends.
 """
 
 from __future__ import annotations
@@ -103,12 +103,14 @@ def train_and_ask(
     do(spec, asked, EventWriter(asked.path / "events.jsonl"), task)
     lines = (run.path / "events.jsonl").read_text(encoding="utf-8").splitlines()
     events = [json.loads(line) for line in lines]
-    config = run.model / "config.json"
+    file = run.model / "config.json"
+    config = json.loads(file.read_text()) if file.exists() else {}  # an adapter has none
     result: Any = asked.record().result
     return {
         "notes": [event["message"] for event in events if event["event"] == "note"],
         "ends": json.loads((run.model / "generation_config.json").read_text())["eos_token_id"],
-        "kind": json.loads(config.read_text())["architectures"] if config.exists() else None,
+        "kind": config.get("architectures"),
+        "parts": [key for key in config if key.endswith("_config")],
         "said": {key: result["predictions"][0][key] for key in ("text", "ended")},
     }
 

@@ -124,4 +124,5 @@ def test_a_trained_model_stops_and_a_vision_checkpoint_trains_as_text(
         assert noted == (case != "an end of the model's"), case
     vision = found["a vision checkpoint"]
     assert vision["kind"] == ["Gemma3ForCausalLM"]
+    assert vision["parts"] == []
     assert any("its text part is trained and saved as" in note for note in vision["notes"])
