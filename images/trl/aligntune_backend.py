@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ def load_model(spec: RunSpec, path: Path, form: ModelForm) -> Any:
         BitsAndBytesConfig,
     )
 
+    from aligntune.worker.modeling.text_part import has_vision, load_text_part
+
     quantization = {
         "none": None,
         "4bit": BitsAndBytesConfig(
@@ -45,7 +48,10 @@ def load_model(spec: RunSpec, path: Path, form: ModelForm) -> Any:
     classifier = form.head == "classifier"
     own = {name: value for name, value in spec.trl.items() if name in model_arguments()}
     kind = AutoModelForSequenceClassification if classifier else AutoModelForCausalLM
-    return kind.from_pretrained(
+    load = kind.from_pretrained
+    if has_vision(form.config):
+        load = partial(load_text_part, kind, form.config)
+    return load(
         path,
         dtype=form.dtype,
         attn_implementation=form.attention,

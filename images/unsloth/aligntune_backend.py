@@ -42,10 +42,18 @@ def load_model(spec: RunSpec, path: Path, form: ModelForm) -> Any:
     import torch
     from unsloth import FastLanguageModel
 
+    from aligntune.worker.modeling.text_part import has_vision
+
     if spec.model.quantization == "8bit" and not torch.cuda.is_available():
         # Unsloth's CPU mode would silently load 16-bit weights.
         raise SpecError(
             "Unsloth does not support 8-bit weights on a CPU", "Set model.quantization=4bit"
+        )
+    if has_vision(form.config):
+        raise SpecError(
+            f"the Unsloth backend does not train the text part of {form.config.model_type}, which "
+            "also has a vision part",
+            "Use --backend trl",
         )
     if form.head != "causal":
         raise SpecError(

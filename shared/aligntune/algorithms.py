@@ -76,14 +76,19 @@ TITLES = {"trl": "TRL", "unsloth": "Unsloth"}
 """The name of each backend in prose."""
 
 
+OF_CHATS = ("system", "tools", "chat_template_args")
+
 FORMATS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
-    "prompt_completion": ("prompt", "completion"),
-    "chat": ("messages", "conversations", "tools"),
-    "instruction": ("instruction", "input", "output"),
-    "preference": ("prompt", "chosen", "rejected"),
-    "unpaired": ("prompt", "completion", "label"),
-    "prompt": ("prompt",),
+    "prompt_completion": ("prompt", "completion", *OF_CHATS),
+    "chat": ("messages", "conversations", *OF_CHATS),
+    "instruction": (
+        *("instruction", "input", "output", "context", "response", "history"),
+        *OF_CHATS,
+    ),
+    "preference": ("prompt", "chosen", "rejected", *OF_CHATS),
+    "unpaired": ("prompt", "completion", "label", *OF_CHATS),
+    "prompt": ("prompt", *OF_CHATS),
 }
 """Dataset formats, with the columns that their rows can have; aligntune.data.formats reads them."""
 

@@ -26,7 +26,7 @@ from aligntune.spec.resolve import resolve
 from aligntune.spec.run_spec import RunSpec
 from aligntune.spec.sections import PositiveInt, Section
 
-Conversation = list[dict[str, str]]
+Conversation = list[dict[str, Any]]
 Prompt = str | Conversation
 
 TASK_FILE = "task.json"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -40,12 +41,26 @@ def make_models(folder: Path) -> None:
             model.score.weight.data.normal_()  # a fresh head is all but zero
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    close(tokenizer).save_pretrained(shutil.copytree(folder / "judge", folder / "closed"))
     (folder / "mute" / "chat_template.jinja").unlink(missing_ok=True)
     headless = folder / "headless"
     AutoModel.from_pretrained(causal).save_pretrained(headless)
     tokenizer.save_pretrained(headless)
     (headless / "config.json").write_text((folder / "judge" / "config.json").read_text())
     (folder / "empty").mkdir(exist_ok=True)
+
+
+def close(tokenizer: Any) -> Any:
+    """The tokenizer, which now adds a token at the start and the end of a text itself."""
+    from tokenizers import processors
+
+    begin, end = "<|system|>", tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A {end}",
+        special_tokens=[(name, tokenizer.convert_tokens_to_ids(name)) for name in (begin, end)],
+    )
+    tokenizer.bos_token = begin
+    return tokenizer
 
 
 def plain_scores(folder: Path, samples: list[tuple[Any, Any]]) -> list[float]:
@@ -170,6 +185,11 @@ def main() -> None:
             ],
             "cut": our_scores(folder / "judge", [("x " * 3000, "four")], max_length=16),
             "end": our_scores(folder / "judge", [(" x" * 8 + "x " * 8, "four")], max_length=16),
+            "closed": [
+                our_scores(folder / "closed", [("Why? ", "four")]),
+                our_scores(folder / "closed", [("<|system|>Why? ", "four<|end|>")]),
+                our_scores(folder / "judge", [("<|system|>Why? ", "four<|end|>")]),
+            ],
             "refused": {
                 name: refusal(folder / name)
                 for name in ("classifier", "headless", "empty", "models/llama")

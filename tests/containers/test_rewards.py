@@ -46,6 +46,13 @@ def test_a_reward_model_scores_a_padded_batch_as_each_sample_by_itself(
     assert max(plain) - min(plain) > 0.01, "else a wrong sample would not be seen"
 
 
+def test_a_text_starts_and_ends_once_for_a_reward_model_whatever_its_tokenizer_adds(
+    found: Found,
+) -> None:
+    (plain,), *others = found["closed"]
+    assert [score for (score,) in others] == pytest.approx([plain, plain], abs=1e-4)
+
+
 def test_what_is_too_long_for_a_reward_model_loses_its_beginning(found: Found) -> None:
     assert found["cut"] == pytest.approx(found["end"], abs=1e-4)
 

@@ -59,6 +59,7 @@ class ModelFacts:
         granted: whether the caller's token has access; None if this was not checked.
         note: why something is unknown, as text.
         refused: the error that fetching it would end with, if that is certain.
+        text_type: the model type of the text part of a vision model, if it is named.
     """
 
     model_type: str | None = None
@@ -74,6 +75,7 @@ class ModelFacts:
     granted: bool | None = None
     note: str = ""
     refused: AligntuneError | None = None
+    text_type: str | None = None
 
 
 def read_model(name: str) -> ModelFacts:
@@ -148,9 +150,11 @@ def of_config(config: Mapping[str, Any], tied: bool | None = None) -> ModelFacts
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None
     method = shown(method) if isinstance(method, str) and method.strip() else "an unknown method"
     dtypes = (part.get(name) for part in (text, config) for name in ("dtype", "torch_dtype"))
+    vision, text_type = config.get("vision_config") is not None, text.get("model_type")
     return ModelFacts(
         model_type=shown(kind) if isinstance(kind, str) and kind.strip() else None,
-        vision=config.get("vision_config") is not None,
+        vision=vision,
+        text_type=shown(text_type) if vision and isinstance(text_type, str) else None,
         dtype=next((dtype for dtype in dtypes if isinstance(dtype, str) and dtype in BITS), None),
         context=context,
         shape=shape,

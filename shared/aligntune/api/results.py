@@ -159,7 +159,7 @@ class Prediction:
         ended: whether the completion ended before ``max_new_tokens``.
     """
 
-    prompt: str | list[dict[str, str]]
+    prompt: str | list[dict[str, Any]]
     chat: bool
     text: str | None = None
     score: float | None = None

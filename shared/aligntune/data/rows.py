@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from aligntune.data.columns import Columns
-from aligntune.data.formats import FORMATS, UnusableError, detect, require_columns
+from aligntune.data.formats import FORMATS, SETTINGS, TEXTS, detect
+from aligntune.data.messages import Ignored, UnusableError, is_plain
 from aligntune.data.numbers import Numbers
 from aligntune.data.sources import BATCH_ROWS, Row, Source, Values, left_out, read_rows
 from aligntune.errors import DataError, shown
@@ -33,6 +34,20 @@ class Rows:
     notes: tuple[str, ...] = ()
 
 
+class Check(Protocol):
+    """What else is required of every canonical row, such as that a template renders all of it."""
+
+    def __call__(self, where: str, row: Mapping[str, Any]) -> None:
+        """Check a row.
+
+        Raises:
+            AligntuneError: the row is refused; the message starts with ``where``.
+        """
+
+    def notes(self) -> tuple[str, ...]:
+        """What was seen in the rows checked so far."""
+
+
 def load(
     source: Source,
     split: str,
@@ -40,6 +55,7 @@ def load(
     allowed: tuple[str, ...],
     limit: int | None,
     chat: bool,
+    check: Check | None = None,
 ) -> Rows:
     """Read rows and convert them to canonical form.
 
@@ -50,6 +66,7 @@ def load(
         allowed: the formats that the algorithm takes.
         limit: the most rows to return, after slicing.
         chat: whether the tokenizer has a chat template; if so, instructions become messages.
+        check: applied to every row.
 
     Raises:
         DataError: no such split or column, a malformed or empty row, no rows, mixed formats; the
@@ -58,7 +75,8 @@ def load(
     name, bracket, rest = split.partition("[")
     rows = read_rows(source, name)
     read = None if bracket else limit
-    format_name, canonical = canonicalise(rows, spec, allowed, chat, read)
+    ignored = Ignored()
+    format_name, canonical = canonicalise(rows, spec, allowed, chat, read, ignored, check)
     dataset = _dataset(canonical)
     if len(dataset) == 0:
         raise no_rows(source, name)
@@ -68,9 +86,27 @@ def load(
             dataset = dataset.select(range(min(limit, len(dataset))))
         if len(dataset) == 0:
             raise DataError(f"{source.name}: the slice {split!r} is empty", "Use a larger slice")
-    ignored = left_out(source, name)
-    notes = (f"not read: {ignored}",) if ignored else ()
+    notes = (*_source_notes(source, name), *_ignored_notes(ignored))
+    notes += check.notes() if check else ()
     return Rows(dataset, format_name, f"{source.name}, split {split}", notes)
+
+
+def _source_notes(source: Source, split: str) -> tuple[str, ...]:
+    files = left_out(source, split)
+    return (f"not read: {files}",) if files else ()
+
+
+def _ignored_notes(ignored: Ignored) -> tuple[str, ...]:
+    """One note for the columns that are not used, and one for the keys of messages."""
+    found = []
+    for kind, unit in (("column", "rows"), ("message key", "messages")):
+        names = {name: count for (of, name), count in ignored.items() if of == kind}
+        if names:
+            counted = ", ".join(
+                f"{shown(name)} (in {count} {unit})" for name, count in names.items()
+            )
+            found.append(f"{kind}s that are not used: {shown(counted, 300)}")
+    return tuple(found)
 
 
 def no_rows(source: Source, split: str) -> DataError:
@@ -86,8 +122,14 @@ def canonicalise(
     allowed: tuple[str, ...],
     chat: bool,
     limit: int | None = None,
+    ignored: Ignored | None = None,
+    check: Check | None = None,
 ) -> tuple[str, Iterator[dict[str, Any]]]:
-    """The format of the rows (of the first one, where it is not named) and the canonical rows."""
+    """The format of the rows (of the first one, where it is not named) and the canonical rows.
+
+    ``ignored`` receives what the rows say and nothing uses, and ``check`` sees every row.
+    """
+    ignored = Ignored() if ignored is None else ignored
     iterator = iter(rows)
     first = next(iterator, None)
     if first is None:
@@ -102,24 +144,23 @@ def canonicalise(
         )
     mapped = _rename(first[1], known)
     name = spec.format if spec.format != "auto" else detect(mapped, first[0], allowed)
-    convert = FORMATS[name].convert
+    format_ = FORMATS[name]
 
     def canonical() -> Iterator[dict[str, Any]]:
         shape: set[str] | None = None
         columns = Columns()
-        known_columns = set(mapped)
+        known_columns = {*mapped, *SETTINGS}
         row: Row | None = first
         count = 0
         while row is not None:
             where, values = row[0], _rename(row[1], known)
             try:
-                require_columns(values, name)
-                row_values = convert(values, chat)
+                row_values = format_.read(values, chat, ignored)
             except UnusableError as problem:
                 alike = f"Every row must be {name} data like the first row" if count else ""
                 raise DataError(f"{where}: {problem}", alike or "Fix that row") from None
             # Columns for rewards may contain anything, but the first row must have them.
-            free = name == "prompt"
+            free = format_.keeps_all
             if free:
                 row_values = {**dict.fromkeys(mapped), **row_values}
             if free and not known_columns.issuperset(row_values):
@@ -129,12 +170,14 @@ def canonicalise(
                     "Add it to the first row, with null if it has no value",
                 )
             if free:
-                others = {key: value for key, value in row_values.items() if key != "prompt"}
+                # Tools and template arguments are stored as JSON, so they may differ by row.
+                own = {"prompt", *SETTINGS}
+                others = {key: value for key, value in row_values.items() if key not in own}
                 columns.require_alike(others, where)
             kinds = {
                 f"{key} {type(value).__name__}"
                 for key, value in row_values.items()
-                if not free or key == "prompt"
+                if (not free or key == "prompt") and key not in SETTINGS
             }
             if shape is None:
                 shape = kinds
@@ -146,6 +189,8 @@ def canonicalise(
                 )
             if spec.system_prompt:
                 row_values = _with_system(row_values, spec.system_prompt, where)
+            if check is not None:
+                check(where, row_values)
             yield row_values
             count += 1
             row = next(iterator, None) if count != limit else None
@@ -167,7 +212,7 @@ def _with_system(row: dict[str, Any], prompt: str, where: str) -> dict[str, Any]
             f"dataset.system_prompt needs conversations, and {where} is not one",
             "Remove it, or use chat data",
         )
-    if any(message["role"] == "system" for message in row[key]):
+    if any(message["role"] in ("system", "developer") for message in row[key]):
         return row
     return {**row, key: [{"role": "system", "content": prompt}, *row[key]]}
 
@@ -187,8 +232,9 @@ def _slice(dataset: Any, name: str, split: str) -> Any:
 def _dataset(rows: Iterator[dict[str, Any]]) -> Any:
     """Canonical rows as Arrow, one batch at a time, which limits memory.
 
-    Columns with whole numbers and fractions are stored as JSON, because Arrow would make fractions
-    of all of them.
+    Two kinds of columns are stored as JSON: conversations with more than roles and contents,
+    because Arrow would give every message the keys of all others, and columns with whole numbers
+    and fractions, because Arrow would make fractions of all of them.
     """
     import pyarrow
     from datasets import Dataset, DatasetInfo, Features, Json
@@ -198,6 +244,7 @@ def _dataset(rows: Iterator[dict[str, Any]]) -> Any:
     numbers = Numbers()
     try:
         for row in rows:
+            rich |= {name for name in row if name not in rich and _is_rich(name, row[name])}
             rich |= numbers.mixed(row)
             batch.append(row)
             if len(batch) == BATCH_ROWS:
@@ -219,6 +266,12 @@ def _dataset(rows: Iterator[dict[str, Any]]) -> Any:
         return Dataset(whole)
     features = Features({**Features.from_arrow_schema(whole.schema), **dict.fromkeys(rich, Json())})
     return Dataset(whole.cast(features.arrow_schema), info=DatasetInfo(features=features))
+
+
+def _is_rich(name: str, value: Any) -> bool:
+    if name in SETTINGS:
+        return True
+    return name in TEXTS and isinstance(value, list) and not is_plain(value)
 
 
 def _stored(batch: list[dict[str, Any]], rich: set[str]) -> list[dict[str, Any]]:

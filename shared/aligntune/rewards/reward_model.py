@@ -54,9 +54,17 @@ def load_model(
     limits = (max_length, takes, tokenizer.model_max_length)  # the last is huge if unknown
     most = min(limit for limit in limits if limit)
 
+    probe = tokenizer("a")["input_ids"]
+    adds_begin = probe[:1] == [tokenizer.bos_token_id]
+    adds_end = probe[-1:] == [tokenizer.eos_token_id]
+
     def text(prompt: Any, completion: Any) -> str:
         if isinstance(prompt, str):
             whole, end = f"{prompt}{completion}", tokenizer.eos_token or ""
+            if adds_begin:  # the tokenizer would add a second one
+                whole = whole.removeprefix(tokenizer.bos_token)
+            if adds_end:
+                return whole.removesuffix(end)
             return whole if whole.endswith(end) else whole + end
         return str(tokenizer.apply_chat_template([*prompt, *completion], tokenize=False))
 

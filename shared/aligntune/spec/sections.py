@@ -7,9 +7,9 @@ import math
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from aligntune.algorithms import FORMATS
 from aligntune.spec.flags import ADAPTER, DATA, TRAINING, Flag
@@ -24,6 +24,12 @@ batches."""
 ALPHA_PER_RANK, RSLORA_ALPHA = 2, 32
 """LoRA's alpha where the request has none: a factor of the rank, or constant with rsLoRA, whose
 scale already follows the rank."""
+
+TEMPLATE_INPUTS = (
+    *("messages", "tools", "documents", "add_generation_prompt", "conversation"),
+    *("chat_template", "tokenize", "return_dict", "return_assistant_tokens_mask"),
+)
+"""Arguments of a chat template that come from the data, or from the way it is called."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -79,6 +85,9 @@ class ModelSpec(Section):
             adapter (QLoRA, https://arxiv.org/abs/2305.14314).
         attention: attention implementation, in transformers' names.
         chat_template: a Jinja file to use instead of the tokenizer's own chat template.
+        chat_template_args: arguments of the chat template, e.g. ``{enable_thinking: false}``; rows
+            may have their own in a column ``chat_template_args``.
+        eos_token: the token that ends a completion, instead of the tokenizer's own.
         trust_remote_code: run the Python code in the model's repository.
     """
 
@@ -97,7 +106,17 @@ class ModelSpec(Section):
     ] = "none"
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = "auto"
     chat_template: Annotated[str | None, sets("chat_template_path")] = None
+    chat_template_args: Annotated[dict[str, Any], sets("chat_template_kwargs")] = {}
+    eos_token: Annotated[str | None, sets("eos_token")] = None
     trust_remote_code: Annotated[bool, passes("trust_remote_code")] = False
+
+    @model_validator(mode="after")
+    def _recordable_arguments(self) -> Self:
+        require_recordable(self.chat_template_args, "chat_template_args")
+        taken = [name for name in self.chat_template_args if name in TEMPLATE_INPUTS]
+        if taken:
+            raise ValueError(f"chat_template_args.{taken[0]} is set from the data; remove it")
+        return self
 
 
 class DatasetSpec(Section):

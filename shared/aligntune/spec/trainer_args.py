@@ -23,7 +23,7 @@ REFUSED = {
         "truncation_mode eval_packing remove_unused_columns label_names length_column_name",
         "the keys of model control how it is loaded": "model_init_kwargs",
         "aligntune-run --resume resumes a run": "resume_from_checkpoint",
-        "the model's tokenizer_config.json sets it": "eos_token pad_token",
+        "the model's tokenizer_config.json sets it": "pad_token",
         "training has no network": "push_to_hub hub_model_id hub_strategy hub_token "
         "hub_private_repo hub_always_push hub_revision log_completions_hub_repo "
         "trackio_space_id trackio_bucket_id trackio_static_space_id",
@@ -43,7 +43,6 @@ REFUSED = {
         "ddp_find_unused_parameters ddp_static_graph context_parallel_size "
         "context_parallel_backend context_parallel_rotate_method save_on_each_node "
         "log_on_each_node log_level_replica ds3_gather_for_generation",
-        "model.chat_template controls how chats are rendered": "chat_template_kwargs",
     }.items()
 }
 """Reason -> trainer arguments that would be ignored, or would break a guarantee of the worker."""

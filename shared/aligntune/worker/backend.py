@@ -23,12 +23,14 @@ class ModelForm:
         attention: attention implementation, or None for the backend's default.
         max_length: tokens of the longest sequence, None without a limit.
         head: ``causal``, or ``classifier`` for a classifier with one label.
+        config: the configuration of the checkpoint.
     """
 
     dtype: Any
     attention: str | None
     max_length: int | None
     head: Head
+    config: Any
 
 
 class Backend(Protocol):

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aligntune.errors import TrainingError
-from aligntune.worker.inputs.tokenize import IGNORED
 from aligntune.worker.modeling.modes import by_length, quiet
+from aligntune.worker.text.tokenize import IGNORED
 
 if TYPE_CHECKING:
     from aligntune.worker.modeling.loss_head import LossHead

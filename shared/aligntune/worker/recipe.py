@@ -13,7 +13,7 @@ from aligntune.record.run_dir import RunDir
 from aligntune.spec.run_spec import RunSpec
 from aligntune.worker.device import Device
 from aligntune.worker.families import Setup
-from aligntune.worker.inputs.tokenize import IGNORED
+from aligntune.worker.text.tokenize import IGNORED
 
 BATCH_ROWS = 1000
 

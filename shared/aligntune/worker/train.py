@@ -37,16 +37,18 @@ from aligntune.worker.inputs.model import (
 )
 from aligntune.worker.inputs.rewards import load_rewards
 from aligntune.worker.inputs.rows import load_rows
-from aligntune.worker.inputs.tokenize import Tokenized
 from aligntune.worker.metrics import Measurement
 from aligntune.worker.model_card import model_card
 from aligntune.worker.modeling.model import plain
+from aligntune.worker.modeling.text_part import text_part_notes, trained_config
 from aligntune.worker.process_memory import most_resident, resident
 from aligntune.worker.recipe import recorder, sequences
 from aligntune.worker.result import Clock, machine, record_code, stack_versions
 from aligntune.worker.saving.folder import save_model, try_saving
 from aligntune.worker.saving.given import Given, make_savable
 from aligntune.worker.stop_signal import StopSignal
+from aligntune.worker.text.encoding import Encoder
+from aligntune.worker.text.tokenize import Tokenized
 from aligntune.worker.trainer.arguments import accepted_arguments, trainer_arguments
 from aligntune.worker.trainer.best import Best, held_step
 from aligntune.worker.trainer.build import trainer_class
@@ -190,17 +192,21 @@ def load(session: Session, stack: Stack) -> Inputs:
             session.note(f"the model takes {max_length} tokens at most")
         model = load_model(spec, path, config, max_length, backend, device, run, spec.row.head)
         require_matching(tokenizer, model, spec)
-        given = Given.of(spec, path, config, tokenizer)
+        given = Given.of(spec, path, trained_config(config), tokenizer)
         make_savable(plain(model))
 
     with session.clock.phase("load_data"):
         from aligntune.worker.modeling.loss_head import LossHead
+        from aligntune.worker.text.stops import settle_run_ends
 
-        train_rows, eval_rows = load_rows(spec, run, tokenizer.chat_template is not None)
+        train_rows, eval_rows = load_rows(spec, run, tokenizer)
         parts = {"train": train_rows} | ({"evaluation": eval_rows} if eval_rows else {})
         rewards = load_rewards(spec, run, events, device, *parts.values())
         head = LossHead(device, backend.computes_loss())
-        setup = Setup(spec, tokenizer, max_length, rewards, backend.inference, head)
+        ends, noted = settle_run_ends(spec, model, tokenizer, train_rows.dataset)
+        for note in (*text_part_notes(config, model), *noted):
+            session.note(note)
+        setup = Setup(spec, tokenizer, max_length, rewards, backend.inference, head, ends)
         inputs = of_files(spec, run, path) | {part: of_part(rows) for part, rows in parts.items()}
         require_same_inputs(run.record().inputs, inputs)
         run.update(inputs=inputs)
@@ -279,6 +285,7 @@ def _build_trainer(session: Session, stack: Stack, inputs: Inputs, callback: Any
         rows_are_prepared=kind.PREPARED,
         losses=callback.losses,
         measure=_measure_function(stack, setup),
+        encode_prompt=Encoder.of(setup.tokenizer, spec).prompt,
     )
     try:
         trainer = our_trainer(

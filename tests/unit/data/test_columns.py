@@ -66,6 +66,18 @@ def test_a_value_of_another_kind_is_named_with_both_rows_and_its_column(
     assert says in str(refused.value)
 
 
+def test_tools_may_differ_by_row(tmp_path: Path) -> None:
+    tools = [{"name": name, "parameters": {name: 1}} for name in ("add", "ask")]
+    path = tmp_path / "a.jsonl"
+    prompt = [{"role": "user", "content": "a"}]
+    lines = (json.dumps({"prompt": prompt, "tools": [tool]}) for tool in tools)
+    path.write_text("\n".join(lines))
+    formats = ALGORITHMS["grpo"].formats
+    with closing(read_rows(Source("a.jsonl", path), "train")) as found:
+        _, rows = canonicalise(found, DatasetSpec(name=str(path)), formats, chat=True)
+        assert [row["tools"][0]["function"] for row in rows] == tools
+
+
 @pytest.mark.parametrize("name", ["image", "images"])
 def test_columns_that_the_trainer_reads_as_pictures_are_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"

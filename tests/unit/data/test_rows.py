@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aligntune.algorithms import ALGORITHMS
-from aligntune.data.formats import FORMATS, ROLES, detect
+from aligntune.data.formats import FORMATS, detect
+from aligntune.data.messages import ROLES
 from aligntune.data.rows import canonicalise
 from aligntune.data.sources import Source, read_rows
 from aligntune.errors import DataError
@@ -262,12 +263,24 @@ def test_a_bad_line_is_named_with_its_file_and_number(text: str, says: str, tmp_
         ({"content": "a"}, "message 2 of 'messages' needs a role"),
         ({"role": "assistant", "content": None}, "needs a role and text content"),
         (
-            {"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]},
-            "calls tools, which is not supported",
+            {"role": "assistant", "content": "", "tool_calls": [{"arguments": {}}]},
+            "a tool call in message 2 of 'messages' has no name",
         ),
         (
             {"role": "user", "content": [{"type": "image", "image": "a.png"}]},
-            "contains more than text, which is not supported",
+            "contains a part of type image, but only text is supported",
+        ),
+        (
+            {"role": "user", "content": "a", "images": ["a.png"]},
+            "message 2 of 'messages' has 'images', but only text is supported",
+        ),
+        (
+            {"role": "assistant", "content": "a", "weight": 0.5},
+            "'weight' of message 2 of 'messages' is 0.5; only 0 and 1 are supported",
+        ),
+        (
+            {"role": "assistant", "function_call": {"name": "f", "arguments": "[1"}},
+            "the argument list of f in message 2 of 'messages' is not valid JSON",
         ),
         (
             {"role": "user", "content": "\ud83d"},
@@ -290,9 +303,10 @@ def test_messages_that_are_no_list_are_refused(value: Any, tmp_path: Path) -> No
     assert "not a list of messages" in refusal(path)
 
 
-def test_tools_are_refused_by_name(tmp_path: Path) -> None:
-    path = write(tmp_path, "a.jsonl", [{"messages": [USER], "tools": [{"name": "f"}]}])
-    assert refusal(path) == "a.jsonl, line 1: tools are not supported. Fix that row"
+def test_tools_that_are_no_functions_are_refused_by_number(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", [{"messages": [USER], "tools": [{"nom": "f"}]}])
+    message = "a.jsonl, line 1: tool 1 of 'tools' is not a function with a name. Fix that row"
+    assert refusal(path) == message
 
 
 @pytest.mark.parametrize(

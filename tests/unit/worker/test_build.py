@@ -47,7 +47,13 @@ def build(metrics: dict[str, Any], prepared: bool = True, **args: Any) -> Any:
         assert (model, rows, reference) == ("model", ["row"], "reference")
         return Measurement(metrics)
 
-    made = trainer_class(StackTrainer, rows_are_prepared=prepared, losses=Losses(), measure=measure)
+    made = trainer_class(
+        args.pop("stack", StackTrainer),
+        rows_are_prepared=prepared,
+        losses=Losses(),
+        measure=measure,
+        encode_prompt=lambda row: [len(row["prompt"]), row.get("tools", 0)],
+    )
     return made(**args)
 
 
@@ -77,3 +83,20 @@ def test_rows_that_are_prepared_are_left_alone(prepared: bool) -> None:
 
 def test_the_order_of_a_sampler_that_accelerate_seeds_is_left_alone() -> None:
     assert build({})._get_train_sampler() == "plain sampler"
+
+
+class SamplingTrainer(StackTrainer):
+    """A trainer that samples completions, as TRL's GRPO does."""
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+        return self._tokenize_prompts([row["prompt"] for row in inputs])
+
+    def _tokenize_prompts(self, prompts: list[str]) -> Any:
+        raise AssertionError("the stack's own prompts")
+
+
+def test_a_trainer_that_samples_encodes_prompts_with_the_other_columns_of_their_rows() -> None:
+    trainer = build({}, stack=SamplingTrainer)
+    rows = [{"prompt": "abc", "tools": 1}, {"prompt": "abc", "tools": 1}, {"prompt": "a"}]
+    assert trainer._generate_and_score_completions(rows) == ([[3, 1], [3, 1], [1, 0]], None, {})
+    assert not hasattr(build({}), "_tokenize_prompts")

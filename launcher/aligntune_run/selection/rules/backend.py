@@ -8,6 +8,7 @@ from aligntune.packages import missing, needs
 from aligntune.spec.suggest import nearest
 from aligntune.units import gib
 from aligntune_run.check import Result, fails, pass_if, passes, warns
+from aligntune_run.models.facts import ModelFacts
 from aligntune_run.selection.rules.base import BACKEND, Candidate
 from aligntune_run.selection.rules.memory import NOTHING_FITS, fits
 
@@ -98,7 +99,7 @@ def _model(at: Candidate) -> Result | None:
         return None
     kind = at.model.model_type
     if at.model.vision:
-        return fails(f"{kind} is a vision model, which is not supported")
+        return _vision_model(at, at.model)
     if kind is None:
         if at.backend != "unsloth":
             return None  # TRL supports what transformers supports; if not, the worker says so
@@ -120,6 +121,19 @@ def _model(at: Candidate) -> Result | None:
         path = "fast" if kind in at.facts["fast_model_types"] else "general"
         return passes(f"{kind} uses Unsloth's {path} path")
     return passes(f"transformers supports {kind}")
+
+
+def _vision_model(at: Candidate, model: ModelFacts) -> Result:
+    """A checkpoint with a vision part trains as text, through the class of its text part."""
+    if at.backend == "unsloth":
+        return fails(f"it does not train the text part of {model.model_type}", "Use --backend trl")
+    if model.text_type and model.text_type not in at.facts["model_types"]:
+        version = at.facts["versions"]["transformers"]
+        return fails(
+            f"{model.model_type} is a vision model, and its transformers {version} has no class "
+            "for its text part alone"
+        )
+    return passes(f"{model.model_type} is trained as text; its vision part is left out")
 
 
 @BACKEND.check("quantization", ModelError, "Use the original weights", about="request")

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from aligntune.algorithms import Algorithm
 from aligntune.rewards import Reward
 from aligntune.spec.run_spec import RunSpec
-from aligntune.worker.inputs.tokenize import Tokenized
 from aligntune.worker.metrics import Measurement
+from aligntune.worker.text.tokenize import Tokenized
 
 if TYPE_CHECKING:
     from aligntune.worker.modeling.loss_head import LossHead
@@ -31,6 +31,7 @@ class Setup:
         rewards: guarded reward functions, in the order of ``spec.rewards``.
         inference: a context that prepares the model to generate.
         head: how an evaluation computes.
+        ends: tokens that end generation.
     """
 
     spec: RunSpec
@@ -39,6 +40,7 @@ class Setup:
     rewards: tuple[Reward, ...]
     inference: Callable[[Any], Any]
     head: LossHead
+    ends: tuple[int, ...]
 
 
 class Family(Protocol):

@@ -8,17 +8,16 @@ from aligntune.errors import DataError
 from aligntune.spec.run_spec import RunSpec
 from aligntune.worker.families import Setup
 from aligntune.worker.families.preference import relative_arguments
-from aligntune.worker.inputs.tokenize import (
+from aligntune.worker.metrics import Measurement
+from aligntune.worker.modeling.reference import completion_logprobs, reference
+from aligntune.worker.text.encoding import Encoder, Starts
+from aligntune.worker.text.tokenize import (
+    ENDLESS,
     Tokenized,
-    encode_answered,
-    encode_prompt,
     is_chat,
     notes,
     require_usable,
-    shared,
 )
-from aligntune.worker.metrics import Measurement
-from aligntune.worker.modeling.reference import completion_logprobs, reference
 
 BEST = ("margin", True)
 PREPARED = True
@@ -45,11 +44,12 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
     """
     tokenizer, limit, training = setup.tokenizer, setup.max_length, setup.spec.training
     require_usable(tokenizer, setup.spec, is_chat(dataset))
+    encoder, starts = Encoder.of(tokenizer, setup.spec), Starts(tokenizer)
 
     def encode_row(row: dict[str, Any]) -> dict[str, Any]:
-        prompt = encode_prompt(tokenizer, row["prompt"])
-        whole = encode_answered(tokenizer, row["prompt"], row["completion"])
-        start = shared(prompt, whole)
+        prompt = encoder.prompt(row)
+        whole = encoder.answered(row, "completion")
+        start = starts.find(prompt, whole)
         return {
             "prompt_ids": prompt[:start],
             "completion_ids": whole[start:limit],
@@ -57,6 +57,7 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
             "length": min(len(whole), limit or len(whole)),
             "cut": limit is not None and len(whole) > limit,
             "full": limit is not None and start >= limit,
+            "endless": not set(whole[start:]) & set(setup.ends),
         }
 
     if train:
@@ -82,10 +83,12 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
 
     useful = useful.map(
         rotate, batched=True, batch_size=training.batch_size, keep_in_memory=True
-    ).remove_columns(["cut", "full"])
+    ).remove_columns(["cut", "full", "endless"])
     return Tokenized(
         useful,
-        notes(
+        starts.notes()
+        + notes(
+            (sum(encoded["endless"]), ENDLESS),
             (sum(encoded["cut"]), f"rows are longer than {limit} tokens and were cut"),
             (sum(encoded["full"]), f"rows have prompts of {limit} tokens or more and were skipped"),
         ),

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from aligntune.data.formats import SETTINGS
 from aligntune.errors import DataError
 from aligntune.spec.run_spec import RunSpec
 from aligntune.worker.families import Setup
-from aligntune.worker.inputs.tokenize import (
+from aligntune.worker.metrics import Measurement
+from aligntune.worker.modeling.generate import complete
+from aligntune.worker.modeling.reference import REFERENCE_ADAPTER, completion_logprobs, reference
+from aligntune.worker.text.encoding import Encoder
+from aligntune.worker.text.tokenize import (
     Tokenized,
-    encode_prompt,
     is_chat,
     notes,
     require_usable,
 )
-from aligntune.worker.metrics import Measurement
-from aligntune.worker.modeling.generate import complete
-from aligntune.worker.modeling.reference import REFERENCE_ADAPTER, completion_logprobs, reference
 
 BEST = ("reward", True)
 PREPARED = False
@@ -64,6 +65,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         "shuffle_dataset": True,
         "min_p": None,
         "repetition_penalty": 1.0,
+        "chat_template_kwargs": spec.model.chat_template_args or None,
         "cache_implementation": None,
         "generation_kwargs": None,
         "beta": rl.beta,
@@ -102,7 +104,8 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
             f"sequence of {setup.max_length} tokens",
             "Lower rl.max_completion_length",
         )
-    lengths = [len(encode_prompt(tokenizer, prompt)) for prompt in dataset["prompt"]]
+    encoder = Encoder.of(tokenizer, setup.spec)
+    lengths = [len(encoder.prompt(row)) for row in _asked(dataset)]
     long = {n for n, length in enumerate(lengths) if limit is not None and length > limit}
     empty = {n for n, length in enumerate(lengths) if length == 0}
     kept = [n for n in range(len(lengths)) if n not in long | empty]
@@ -120,9 +123,16 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
     )
 
 
+def _asked(dataset: Any) -> Any:
+    """The rows without the columns that only rewards read."""
+    asked = ("prompt", *SETTINGS)
+    return dataset.select_columns([name for name in dataset.column_names if name in asked])
+
+
 def extras(setup: Setup) -> dict[str, Any]:
     """The reward functions."""
-    more = {"generating": setup.inference} if setup.spec.row.critic else {}
+    encode = Encoder.of(setup.tokenizer, setup.spec).prompt
+    more = {"generating": setup.inference, "encode": encode} if setup.spec.row.critic else {}
     return {"reward_funcs": list(setup.rewards), **more}
 
 
@@ -133,10 +143,11 @@ def measure(model: Any, rows: Any, setup: Setup, frozen: Any | None) -> Measurem
     The same seed and weights give the same completions. Training's random state is unchanged.
     """
     spec, tokenizer = setup.spec, setup.tokenizer
-    prompts = [encode_prompt(tokenizer, prompt) for prompt in rows["prompt"]]
+    encoder = Encoder.of(tokenizer, spec)
+    prompts = [encoder.prompt(row) for row in _asked(rows)]
     size = spec.training.batch_size
     completions = generate(model, prompts, setup, size)
-    ended = [tokens[-1:] == [tokenizer.eos_token_id] for tokens in completions]
+    ended = [tokens[-1] in setup.ends for tokens in completions]
     texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
     answers = [[{"role": "assistant", "content": text}] for text in texts]
     columns = {name: list(rows[name]) for name in rows.column_names if name != "prompt"}

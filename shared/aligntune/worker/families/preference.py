@@ -8,17 +8,16 @@ from typing import Any
 from aligntune.errors import DataError
 from aligntune.spec.run_spec import RunSpec
 from aligntune.worker.families import Setup
-from aligntune.worker.inputs.tokenize import (
+from aligntune.worker.metrics import Measurement
+from aligntune.worker.modeling.reference import completion_logprobs, reference
+from aligntune.worker.text.encoding import Encoder, Starts
+from aligntune.worker.text.tokenize import (
+    ENDLESS,
     Tokenized,
-    encode_answered,
-    encode_prompt,
     is_chat,
     notes,
     require_usable,
-    shared,
 )
-from aligntune.worker.metrics import Measurement
-from aligntune.worker.modeling.reference import completion_logprobs, reference
 
 BEST = ("accuracy", True)
 PREPARED = True
@@ -66,11 +65,12 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
     """
     tokenizer, limit = setup.tokenizer, setup.max_length
     require_usable(tokenizer, setup.spec, is_chat(dataset))
+    encoder, starts = Encoder.of(tokenizer, setup.spec), Starts(tokenizer)
 
     def encode_row(row: dict[str, Any]) -> dict[str, Any]:
-        prompt = encode_prompt(tokenizer, row["prompt"])
-        whole = {side: encode_answered(tokenizer, row["prompt"], row[side]) for side in SIDES}
-        start = min(shared(prompt, tokens) for tokens in whole.values())
+        prompt = encoder.prompt(row)
+        whole = {side: encoder.answered(row, side) for side in SIDES}
+        start = starts.find(prompt, *whole.values())
         longest = max(len(tokens) for tokens in whole.values())
         return {
             "prompt_ids": prompt[:start],
@@ -78,7 +78,8 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
             "length": min(longest, limit or longest),
             "cut": limit is not None and longest > limit,
             "full": limit is not None and start >= limit,
-            "empty": not all(_text(row[side]).strip() for side in SIDES),
+            "empty": not all(_says_something(row[side]) for side in SIDES),
+            "endless": not set(whole["chosen"][start:]) & set(setup.ends),
         }
 
     encoded = dataset.map(encode_row, remove_columns=dataset.column_names, keep_in_memory=True)
@@ -90,7 +91,9 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
         )
     return Tokenized(
         useful.select_columns(["prompt_ids", "chosen_ids", "rejected_ids", "length"]),
-        notes(
+        starts.notes()
+        + notes(
+            (sum(useful["endless"]), ENDLESS),
             (sum(useful["cut"]), f"pairs are longer than {limit} tokens and were cut"),
             (
                 sum(encoded["full"]),
@@ -101,10 +104,11 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
     )
 
 
-def _text(answer: str | list[dict[str, str]]) -> str:
+def _says_something(answer: str | list[dict[str, Any]]) -> bool:
+    """Whether an answer has a text or calls a tool."""
     if isinstance(answer, str):
-        return answer
-    return "".join(message["content"] for message in answer)
+        return bool(answer.strip())
+    return any(message["content"].strip() or "tool_calls" in message for message in answer)
 
 
 def extras(setup: Setup) -> dict[str, Any]:

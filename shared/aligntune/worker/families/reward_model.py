@@ -8,15 +8,15 @@ from aligntune.errors import DataError
 from aligntune.spec.run_spec import RunSpec
 from aligntune.worker.families import Setup
 from aligntune.worker.families.preference import SAMPLES, SIDES
-from aligntune.worker.inputs.tokenize import (
+from aligntune.worker.metrics import Measurement
+from aligntune.worker.modeling.modes import by_length, quiet
+from aligntune.worker.text.encoding import Encoder
+from aligntune.worker.text.tokenize import (
     Tokenized,
-    encode_answered,
     is_chat,
     notes,
     require_usable,
 )
-from aligntune.worker.metrics import Measurement
-from aligntune.worker.modeling.modes import by_length, quiet
 
 BEST = ("accuracy", True)
 PREPARED = False
@@ -42,11 +42,10 @@ def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
     """
     tokenizer, limit = setup.tokenizer, setup.max_length
     require_usable(tokenizer, setup.spec, is_chat(dataset))
+    encoder = Encoder.of(tokenizer, setup.spec)
 
     def encode_row(row: dict[str, Any]) -> dict[str, Any]:
-        whole = {
-            f"{side}_ids": encode_answered(tokenizer, row["prompt"], row[side]) for side in SIDES
-        }
+        whole = {f"{side}_ids": encoder.answered(row, side) for side in SIDES}
         return {**whole, "length": max(map(len, whole.values()))}
 
     encoded = dataset.map(encode_row, remove_columns=dataset.column_names, keep_in_memory=True)

@@ -6,8 +6,8 @@ from typing import Any
 
 from aligntune.spec.run_spec import RunSpec
 from aligntune.worker.families import Setup
-from aligntune.worker.inputs.tokenize import Tokenized, tokenize
 from aligntune.worker.metrics import Measurement, padded, token_loss
+from aligntune.worker.text.tokenize import Tokenized, tokenize
 
 BEST = ("loss", False)
 PREPARED = False
@@ -26,7 +26,7 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
         "pad_to_multiple_of": None,
         "shuffle_dataset": False,
         "dataset_kwargs": None,
-        "completion_only_loss": False,  # labels contain the mask already, see inputs/tokenize.py
+        "completion_only_loss": False,  # labels contain the mask already, see text/tokenize.py
         "assistant_only_loss": False,
         "loss_type": "nll",
         "activation_offloading": False,
@@ -38,7 +38,8 @@ def arguments(spec: RunSpec, max_length: int | None) -> dict[str, Any]:
 def encode(dataset: Any, setup: Setup, train: bool) -> Tokenized:
     """Rows with ``input_ids``, ``labels`` and ``length``."""
     whole = train and keeps_whole_rows(setup.spec)
-    return tokenize(dataset, setup.tokenizer, setup.spec, None if whole else setup.max_length)
+    limit = None if whole else setup.max_length
+    return tokenize(dataset, setup.tokenizer, setup.spec, limit, setup.ends)
 
 
 def extras(setup: Setup) -> dict[str, Any]:

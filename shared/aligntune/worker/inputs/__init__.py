@@ -1,1 +1,1 @@
-"""What a run reads: fetched, found, loaded and tokenized."""
+"""What a run reads: fetched, found and loaded."""

@@ -11,7 +11,7 @@ from aligntune.record.run_dir import RunDir
 from aligntune.spec.run_spec import RunSpec
 from aligntune.worker.inputs.model import adapter_folder, locate
 from aligntune.worker.inputs.rewards import reward_folder
-from aligntune.worker.inputs.tokenize import is_chat
+from aligntune.worker.text.tokenize import is_chat
 
 HEAD_BYTES = 2**20
 SAMPLE_BYTES = 2**12

@@ -74,16 +74,31 @@ def load_tokenizer(spec: RunSpec, path: Path) -> Any:
     """The model's tokenizer, with right padding and a padding token that is not learned."""
     tokenizer = read_tokenizer(path, spec.model.name, spec.model.trust_remote_code)
     if spec.model.chat_template:
-        tokenizer.chat_template = locate(spec.model.chat_template).read_text(encoding="utf-8")
+        # Windows' editors begin a file with a byte order mark, which is no part of the template.
+        file = locate(spec.model.chat_template)
+        tokenizer.chat_template = file.read_text(encoding="utf-8-sig")
+    if spec.model.eos_token:
+        _set_end(tokenizer, spec.model.eos_token)
     set_padding(tokenizer, spec.model.name)
     return tokenizer
+
+
+def _set_end(tokenizer: Any, end: str) -> None:
+    """Let a token of the vocabulary end a sequence."""
+    if end not in tokenizer.get_vocab():
+        special = ", ".join(tokenizer.all_special_tokens)
+        raise ModelError(
+            f"model.eos_token: the tokenizer has no token {end!r}; its special tokens: {special}",
+            "Set it to a token of the vocabulary",
+        )
+    tokenizer.eos_token = end
 
 
 def load_config(spec: RunSpec, path: Path) -> Any:
     """The model's configuration.
 
     Raises:
-        ModelError: the model type is unknown to this stack, or is a vision model.
+        ModelError: the model type is unknown to this stack.
     """
     from transformers import AutoConfig
 
@@ -98,11 +113,6 @@ def load_config(spec: RunSpec, path: Path) -> Any:
             if "trust_remote_code" in str(error)
             else "Check its config.json",
         ) from error
-    if hasattr(config, "vision_config"):
-        raise ModelError(
-            f"{config.model_type} is a vision model, which is not supported",
-            "Use a causal language model",
-        )
     return config
 
 
@@ -136,7 +146,7 @@ def load_model(
             weights than the model.
     """
     attention = None if spec.model.attention == "auto" else spec.model.attention
-    form = ModelForm(_dtype(spec, config, device), attention, max_length, head)
+    form = ModelForm(_dtype(spec, config, device), attention, max_length, head, config)
     name = spec.model.name
     with load_errors(name, "Check the model's files"), every_weight(name, path, head):
         model = backend.load_model(spec, path, form)

@@ -13,7 +13,7 @@ from aligntune.worker.device import Device
 from aligntune.worker.failures import tell
 from aligntune.worker.inputs.fetch import at, fetched
 from aligntune.worker.inputs.model import locate
-from aligntune.worker.inputs.tokenize import is_chat
+from aligntune.worker.text.tokenize import is_chat
 
 
 def reward_folder(name: str, revision: str | None, run: RunDir) -> Path:

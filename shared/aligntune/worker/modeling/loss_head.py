@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aligntune.worker.device import Device
-from aligntune.worker.inputs.tokenize import IGNORED
 from aligntune.worker.modeling.model import plain
+from aligntune.worker.text.tokenize import IGNORED
 
 HALVES = {"bf16": "bfloat16", "fp16": "float16"}
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from aligntune.worker.inputs.tokenize import IGNORED
 from aligntune.worker.modeling.loss_head import LossHead
 from aligntune.worker.modeling.modes import by_length, quiet
+from aligntune.worker.text.tokenize import IGNORED
 
 REFERENCE_ADAPTER = "ref"
 """TRL's name of the frozen copy of the adapter that training started from."""

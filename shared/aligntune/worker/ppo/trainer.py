@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from transformers import GenerationConfig, Trainer
 from transformers.trainer_utils import get_last_checkpoint
 
-from aligntune.worker.inputs.tokenize import encode_prompt
 from aligntune.worker.modeling.generate import Generating, ends, generate, plain_generating, seeded
 from aligntune.worker.modeling.model import disable_dropout
 from aligntune.worker.modeling.reference import reference
@@ -43,6 +42,7 @@ from aligntune.worker.ppo.rollout import (
     prompts_of,
     rewards_of,
 )
+from aligntune.worker.text.encoding import Encoder, Encoding
 
 __all__ = ["PPOConfig", "PPOTrainer"]
 
@@ -66,7 +66,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
             frozen copy of the policy.
         value_model: a model whose body a separate critic uses; by default a copy of the policy.
         callbacks: further trainer callbacks.
-        generating: a context that prepares the model to generate.
+        generating, encode: prepares the model to generate; the tokens of a row's prompt.
         peft_config: an adapter to add to the policy first.
         optimizers: optimizer and schedule to use instead of those of ``args``.
 
@@ -90,6 +90,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         value_model: Any = None,
         callbacks: list[Any] | None = None,
         generating: Generating | None = None,
+        encode: Encoding | None = None,
         peft_config: Any = None,
         optimizers: tuple[Any, Any] = (None, None),
     ) -> None:
@@ -114,6 +115,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
         self.critic = make_critic(model, value_model, args)
 
         self._generating = generating or plain_generating
+        self._encode = encode or Encoder.plain(processing_class).prompt
         stops = ends(model, processing_class)
         if args.missing_eos_penalty and not stops:
             raise ValueError("missing_eos_penalty needs a token that ends a completion")
@@ -351,7 +353,7 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
 
     def _sample(self, rows: list[dict[str, Any]], seed: int) -> Sample:
         """One completion with rewards for each row's prompt."""
-        prompts = [self._encoded(row["prompt"]) for row in rows]
+        prompts = [self._encoded(row) for row in rows]
         with seeded(seed, self.args.device):
             completions = generate(
                 self.model,
@@ -372,11 +374,9 @@ class PPOTrainer(Trainer):  # type: ignore[misc]
             )
         return sample
 
-    def _encoded(self, prompt: Any) -> list[int]:
-        """Tokens of a prompt; a conversation is rendered up to the answer."""
-        tokens = encode_prompt(self.processing_class, prompt)
-        if not tokens:
-            raise ValueError(f"a prompt has no tokens: {prompt!r}")
+    def _encoded(self, row: dict[str, Any]) -> list[int]:
+        if not (tokens := self._encode(row)):
+            raise ValueError(f"a prompt has no tokens: {row['prompt']!r}")
         return tokens
 
     # Models

@@ -16,7 +16,7 @@ from aligntune.record.run_dir import RunDir
 from aligntune.worker.inputs.checkpoint import require_every_adapter_weight
 from aligntune.worker.modeling.model import plain
 from aligntune.worker.modeling.reference import REFERENCE_ADAPTER
-from aligntune.worker.saving.given import Given
+from aligntune.worker.saving.given import GENERATION, Given
 
 TRIAL = "model.trial"
 
@@ -88,6 +88,10 @@ def _write(
             else:
                 trainer._save(str(folder), state_dict=weights)
         tokenizer.save_pretrained(str(folder))
+        settings = getattr(plain(trainer.model), "generation_config", None)
+        if settings is not None and not (folder / GENERATION).exists():
+            # Nothing else writes the tokens that end generation beside an adapter.
+            settings.save_pretrained(str(folder))
     finally:
         tokenizer.padding_side = side
     given.restore_generation(folder)

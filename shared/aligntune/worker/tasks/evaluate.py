@@ -16,11 +16,12 @@ from aligntune.worker.inputs.fetch import fetched
 from aligntune.worker.inputs.model import load_config, load_model, locate, locate_model
 from aligntune.worker.inputs.rewards import load_rewards
 from aligntune.worker.inputs.rows import held_out_rows, load_rows
-from aligntune.worker.inputs.tokenize import IGNORED
 from aligntune.worker.modeling.generate import complete
 from aligntune.worker.modeling.loss_head import LossHead
 from aligntune.worker.modeling.reference import REFERENCE_ADAPTER
 from aligntune.worker.tasks.saved import Saved
+from aligntune.worker.text.stops import settle_run_ends
+from aligntune.worker.text.tokenize import IGNORED
 
 SAMPLES = 4
 SAMPLE_TOKENS = 64
@@ -53,7 +54,10 @@ def evaluate(
     events("data", format=rows.format, **part)
     rewards = load_rewards(spec, run, events, saved.device, rows)
     head = LossHead(saved.device, saved.backend.computes_loss())
-    setup = Setup(spec, saved.tokenizer, saved.max_length, rewards, saved.backend.inference, head)
+    ends, _ = settle_run_ends(spec, saved.model, saved.tokenizer, rows.dataset)
+    setup = Setup(
+        spec, saved.tokenizer, saved.max_length, rewards, saved.backend.inference, head, ends
+    )
     kind = family(spec.row)
     encoded = kind.encode(rows.dataset, setup, train=False)
     for note in (*rows.notes, *encoded.notes):
@@ -101,14 +105,14 @@ def _complete_rows(saved: Saved, rows: Any, spec: RunSpec) -> list[dict[str, Any
 
 
 def _rows(saved: Saved, spec: RunSpec, run: RunDir, task: Evaluate) -> Rows:
-    chat = saved.tokenizer.chat_template is not None
+    tokenizer = saved.tokenizer
     limit = task.max_samples
     if spec.dataset.eval_name or spec.dataset.eval_split:
-        return held_out_rows(spec, run, chat, limit)
-    rows = load_rows(spec, run, chat)[1]  # the part that training left out
+        return held_out_rows(spec, run, tokenizer, limit)
+    rows = load_rows(spec, run, tokenizer)[1]  # the part that training left out
     if rows is None:
         raise DataError("there are no evaluation rows", "Set --dataset")
     if limit is None:
         return rows
     first = rows.dataset.select(range(min(limit, len(rows.dataset))))
-    return Rows(first, rows.format, rows.source)
+    return Rows(first, rows.format, rows.source, rows.notes)

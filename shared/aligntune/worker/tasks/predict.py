@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from aligntune.data.messages import Ignored, UnusableError, read_messages
 from aligntune.errors import DataError, ModelError
 from aligntune.spec.run_spec import RunSpec
 from aligntune.tasks import Predict, Prompt
 from aligntune.worker.families.reward_model import scores
-from aligntune.worker.inputs.tokenize import encode_answered, encode_prompt
 from aligntune.worker.modeling.generate import complete
 from aligntune.worker.tasks.saved import Saved
+from aligntune.worker.text.checking import RenderedRows
+from aligntune.worker.text.encoding import Encoder
+from aligntune.worker.text.rendering import Conversation, Renderer
+from aligntune.worker.text.stops import settle_ends
 
 
 def predict(
@@ -23,8 +27,12 @@ def predict(
     system = spec.dataset.system_prompt
     if spec.row.head == "classifier":
         return _score(saved, spec, task)
-    prompts = [_as_trained(prompt, chat, system) for prompt in task.prompts]
-    encoded = [encode_prompt(tokenizer, prompt) for prompt in _renderable(prompts, tokenizer)]
+    encoder = Encoder.of(tokenizer, spec)
+    asked_with = [_as_trained(prompt, chat, system) for prompt in task.prompts]
+    prompts = _readable(asked_with, encoder.renderer)
+    encoded = [encoder.prompt({"prompt": prompt}) for prompt in prompts]
+    chats = any(not isinstance(prompt, str) for prompt in prompts)
+    ends, _ = settle_ends(saved.model, encoder.renderer, chats)
     most = _fitting(encoded, saved.model, task.max_new_tokens, note)
     sampling: dict[str, Any] = {"do_sample": False}
     if task.temperature:
@@ -47,7 +55,7 @@ def predict(
                 "chat": not isinstance(prompt, str),
                 "text": text,
                 "tokens": len(tokens),
-                "ended": tokens[-1:] == [tokenizer.eos_token_id],
+                "ended": tokens[-1] in ends,
             }
             for asked, prompt, text, tokens in zip(task.prompts, prompts, texts, found, strict=True)
         ]
@@ -57,11 +65,12 @@ def predict(
 def _score(saved: Saved, spec: RunSpec, task: Predict) -> dict[str, Any]:
     """A reward model's score of each text or conversation."""
     tokenizer = saved.tokenizer
+    encoder = Encoder.of(tokenizer, spec)
     sequences = [
-        encode_answered(tokenizer, "", prompt)
+        encoder.text(prompt, ends=True)
         if isinstance(prompt, str)
-        else encode_answered(tokenizer, prompt, [])
-        for prompt in _renderable(task.prompts, tokenizer)
+        else encoder.chat(Conversation(prompt))
+        for prompt in _readable(task.prompts, encoder.renderer)
     ]
     found = scores(saved.model, sequences, task.batch_size, tokenizer.pad_token_id)
     return {
@@ -82,21 +91,29 @@ def _as_trained(prompt: Prompt, chat: bool, system: str | None) -> Prompt:
     return prompt if begun or not system else [{"role": "system", "content": system}, *prompt]
 
 
-def _renderable(prompts: Sequence[Prompt], tokenizer: Any) -> Sequence[Prompt]:
-    for prompt in prompts:
+def _readable(prompts: Sequence[Prompt], renderer: Renderer) -> list[Prompt]:
+    """Prompts whose conversations are canonical, as rows of data are, and rendered whole."""
+    check = RenderedRows(lambda _: renderer)
+    readable: list[Prompt] = []
+    for number, prompt in enumerate(prompts, 1):
         if isinstance(prompt, str):
+            readable.append(prompt)
             continue
-        if tokenizer.chat_template is None:
+        if renderer.tokenizer.chat_template is None:
             raise ModelError(
                 "the prompt is a conversation, but the model has no chat template",
                 "Pass the prompt as text",
             )
-        if not prompt or any({"role", "content"} - message.keys() for message in prompt):
+        try:
+            messages = read_messages(prompt, "prompt", Ignored())
+        except UnusableError as problem:
             raise DataError(
-                "a message has no role or no content",
+                f"prompt {number}: {problem}",
                 "Write a conversation as a list of messages, each with role and content",
-            )
-    return prompts
+            ) from None
+        check(f"prompt {number}", {"prompt": messages})
+        readable.append(messages)
+    return readable
 
 
 def _fitting(encoded: list[list[int]], model: Any, wanted: int, note: Callable[[str], None]) -> int:

@@ -8,11 +8,15 @@ templates with the marks for many that do not
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 from aligntune.errors import ModelError
 from aligntune.spec.run_spec import RunSpec
+from aligntune.worker.text.encoding import Encoder
+from aligntune.worker.text.rendering import Renderer, conversation, make_renderer
+
+Row = Mapping[str, Any]
 
 MARK = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
@@ -20,17 +24,29 @@ COMPARED_ROWS = 100
 """Rows that are rendered by both templates if TRL's marks the turns."""
 
 
-def find_marking(dataset: Any, tokenizer: Any, spec: RunSpec) -> str | None:
-    """The chat template that marks assistant turns of these rows; None to learn every token.
+def training_renderer(row: Row, tokenizer: Any, spec: RunSpec) -> Renderer:
+    """The renderer of the conversations that are trained on.
+
+    Args:
+        row: one of the canonical rows, which all have the same columns.
+        tokenizer: of the model.
+        spec: the request.
+
+    Raises:
+        ModelError: the request needs marked turns, and no template has them.
+        SpecError: as :func:`~aligntune.worker.text.rendering.make_renderer`.
+    """
+    return make_renderer(tokenizer, spec, _find_marking(row, tokenizer, spec))
+
+
+def _find_marking(row: Row, tokenizer: Any, spec: RunSpec) -> str | None:
+    """The chat template that marks assistant turns; None to learn every token.
 
     Without a request, only conversations (``messages``) are looked at: of a prompt with a
     completion, the completion is learned.
-
-    Raises:
-        ModelError: the request needs the marks, and no template has them.
     """
-    asked, chats = spec.training.assistant_only_loss, "messages" in dataset.column_names
-    chats = chats or (bool(asked) and isinstance(dataset[0].get("prompt"), list))
+    asked, chats = spec.training.assistant_only_loss, "messages" in row
+    chats = chats or (bool(asked) and isinstance(row.get("prompt"), list))
     if tokenizer.chat_template is None or asked is False or not chats:
         return None
     template = marked_template(tokenizer)
@@ -62,34 +78,27 @@ def marked_template(tokenizer: Any) -> str | None:
     return template
 
 
-def marking_notes(
-    dataset: Any,
-    tokenizer: Any,
-    spec: RunSpec,
-    marking: str | None,
-    render: Callable[..., Any],
-) -> tuple[str, ...]:
+def marking_notes(dataset: Any, spec: RunSpec, own: Encoder, trained: Encoder) -> tuple[str, ...]:
     """What the user should know about how assistant turns are found.
 
     Args:
-        marking: what :func:`find_marking` found.
-        render: a conversation as ``input_ids``, with the tokenizer's template or another one.
+        dataset: canonical rows.
+        spec: the request.
+        own: encodes with the tokenizer's chat template.
+        trained: encodes with the template of :func:`training_renderer`.
     """
     if "messages" not in dataset.column_names or spec.training.assistant_only_loss is False:
         return ()
-    if marking is None:
+    if not trained.marks:
         return (
             "every token of a chat is learned, because the chat template does not mark assistant "
             "turns ({% generation %}); set model.chat_template to one that does",
         )
-    if marking == tokenizer.chat_template:
+    if trained.renderer.template == own.tokenizer.chat_template:
         return ()
-    first = dataset.select(range(min(COMPARED_ROWS, len(dataset))))["messages"]
-    different = sum(
-        render(tokenizer, messages)["input_ids"]
-        != render(tokenizer, messages, chat_template=marking)["input_ids"]
-        for messages in first
-    )
+    first = dataset.select(range(min(COMPARED_ROWS, len(dataset))))
+    chats = [conversation(row, "messages") for row in first]
+    different = sum(own.chat(chat) != trained.chat(chat) for chat in chats)
     if not different:
         return ()
     return (

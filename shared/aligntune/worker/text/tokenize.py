@@ -8,14 +8,15 @@ completion differ.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 from aligntune.errors import DataError, ModelError
 from aligntune.spec.run_spec import RunSpec
-from aligntune.worker.inputs.assistant_turns import find_marking, marking_notes
+from aligntune.worker.text.assistant_turns import marking_notes, training_renderer
+from aligntune.worker.text.encoding import Encoder, Starts
+from aligntune.worker.text.rendering import conversation
 
 IGNORED = -100
 """Label of a token that is not learned, as in torch's cross entropy."""
@@ -42,7 +43,20 @@ def notes(*counted: tuple[int, str]) -> tuple[str, ...]:
     return tuple(f"{count} {what}" for count, what in counted if count)
 
 
-def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> Tokenized:
+ENDLESS = (
+    "rows have no learned token that ends generation, so the model may not learn to stop; end the "
+    "assistant's turn with {{ eos_token }} in the chat template (inside {% generation %}, if that "
+    "is there), or set model.eos_token to the token that ends the turn"
+)
+
+
+ASKED = 4
+"""Conversations that are compared with how the model is asked for their last message."""
+
+
+def tokenize(
+    dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None, ends: Collection[int]
+) -> Tokenized:
     """Encode canonical rows.
 
     Args:
@@ -50,13 +64,16 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> 
         tokenizer: of the model.
         spec: the request, for what is learned.
         limit: rows are cut to this many tokens; None keeps them whole.
+        ends: tokens that end generation.
 
     Raises:
         ModelError: chat data without a chat template, or one that cannot render a row.
         DataError: no row has a token to learn, or the requested loss does not fit the data.
     """
-    marking = find_marking(dataset, tokenizer, spec)
-    encode = _encoder(dataset.column_names, is_chat(dataset), tokenizer, spec, marking)
+    starts = Starts(tokenizer)
+    own = Encoder.of(tokenizer, spec)
+    trained = Encoder(training_renderer(dataset[0], tokenizer, spec))
+    encode = _encoder(dataset.column_names, is_chat(dataset), spec, own, trained, starts)
 
     def encode_row(row: Row) -> Row:
         tokens, learned = encode(row)
@@ -67,8 +84,11 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> 
             "labels": labels[:limit],
             "length": min(full, limit or full),
             "cut": limit is not None and full > limit,
+            "endless": not any(label in ends for label in labels),
         }
 
+    if "messages" in dataset.column_names:
+        _ask_first_rows(dataset, own, encode, starts)
     encoded = dataset.map(encode_row, remove_columns=dataset.column_names, keep_in_memory=True)
     # The first token is never predicted, so only later labels count.
     useful = encoded.filter(
@@ -78,31 +98,38 @@ def tokenize(dataset: Any, tokenizer: Any, spec: RunSpec, limit: int | None) -> 
         raise DataError(
             "no row has a token to learn" + (f" within {limit} tokens" if limit else ""),
             "Raise training.max_length up to the model's limit, or change what is learned"
-            + (": training.assistant_only_loss=false learns every token" if marking else ""),
+            + (": training.assistant_only_loss=false learns every token" if trained.marks else ""),
         )
     return Tokenized(
         dataset=useful.select_columns(["input_ids", "labels", "length"]),
-        notes=notes(
+        notes=starts.notes()
+        + notes(
+            (sum(useful["endless"]), ENDLESS),
             (sum(encoded["cut"]), f"rows are longer than {limit} tokens and were cut"),
             (
                 len(encoded) - len(useful),
                 "rows have no token left to learn and were skipped",
             ),
         )
-        + marking_notes(dataset, tokenizer, spec, marking, _apply),
-        learns=_learns(dataset.column_names, spec, marking),
+        + marking_notes(dataset, spec, own, trained),
+        learns=_learns(dataset.column_names, spec, trained.marks),
     )
 
 
-def _learns(columns: list[str], spec: RunSpec, marking: str | None) -> str:
+def _learns(columns: list[str], spec: RunSpec, marks: bool) -> str:
     if "prompt" in columns:
         whole = spec.training.completion_only_loss is False
         return "prompts and completions" if whole else "completions only"
-    return "assistant turns only" if marking else "every token"
+    return "assistant turns only" if marks else "every token"
 
 
 def _encoder(
-    columns: list[str], conversational: bool, tokenizer: Any, spec: RunSpec, marking: str | None
+    columns: list[str],
+    conversational: bool,
+    spec: RunSpec,
+    own: Encoder,
+    trained: Encoder,
+    starts: Starts,
 ) -> Callable[[Row], tuple[list[int], list[bool]]]:
     """A function that encodes a row: token ids, and whether each is learned."""
     training = spec.training
@@ -111,94 +138,48 @@ def _encoder(
         raise DataError("training.assistant_only_loss needs chat data", "Remove it")
     if training.completion_only_loss and "prompt" not in columns:
         raise DataError("training.completion_only_loss needs prompt-completion data", "Remove it")
-    require_usable(tokenizer, spec, chat)
-    if "prompt" in columns:
-        whole = training.completion_only_loss is False
-        return _prompt_encoder(tokenizer, chat, whole, marking)
-    if chat:
-        return _chat_encoder(tokenizer, marking)
-
-    def encode_text(row: Row) -> tuple[list[int], list[bool]]:
-        tokens = tokenizer(_ended(row["text"], tokenizer))["input_ids"]
-        return tokens, [True] * len(tokens)
-
-    return encode_text
-
-
-def _prompt_encoder(
-    tokenizer: Any, chat: bool, whole: bool, marking: str | None
-) -> Callable[[Row], tuple[list[int], list[bool]]]:
-    render = _chat_encoder(tokenizer, marking) if chat else None
+    require_usable(own.tokenizer, spec, chat)
+    encode_chat = trained.masked if trained.marks else trained.whole
+    texts = ["prompt", "completion"] if "prompt" in columns else ["messages"]
 
     def encode(row: Row) -> tuple[list[int], list[bool]]:
-        if render is not None:
-            tokens, learned = render({"messages": row["prompt"] + row["completion"]})
+        if chat:
+            tokens, learned = encode_chat(conversation(row, *texts))
         else:
-            tokens = tokenizer(row["prompt"] + _ended(row["completion"], tokenizer))["input_ids"]
+            tokens = (
+                own.answered(row, "completion")
+                if "prompt" in row
+                else own.text(row["text"], ends=True)
+            )
             learned = [True] * len(tokens)
-        if not whole:
-            start = shared(encode_prompt(tokenizer, row["prompt"]), tokens)
+        if "prompt" in row and training.completion_only_loss is not False:
+            start = starts.find(own.prompt(row), tokens)
             learned = [keep and place >= start for place, keep in enumerate(learned)]
         return tokens, learned
 
     return encode
 
 
-def encode_prompt(tokenizer: Any, prompt: str | list[dict[str, str]]) -> list[int]:
-    """The tokens to generate a completion from: the text, or the chat up to the answer."""
-    if isinstance(prompt, str):
-        tokens = tokenizer(prompt)["input_ids"]
-    else:
-        tokens = _apply(tokenizer, prompt, add_generation_prompt=True)["input_ids"]
-    return list(tokens)
-
-
-def encode_answered(tokenizer: Any, prompt: Any, completion: Any) -> list[int]:
-    """The tokens of a prompt with its completion and the end-of-sequence token."""
-    if isinstance(prompt, str):
-        tokens = tokenizer(prompt + _ended(completion, tokenizer))["input_ids"]
-    else:
-        tokens = _apply(tokenizer, prompt + completion)["input_ids"]
-    return list(tokens)
-
-
-def shared(first: list[int], second: list[int]) -> int:
-    """The number of tokens that two sequences share at the start."""
-    pairs = zip(first, second, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+def _ask_first_rows(
+    dataset: Any,
+    own: Encoder,
+    encode: Callable[[Row], tuple[list[int], list[bool]]],
+    starts: Starts,
+) -> None:
+    """Compare a few conversations with how the model is asked for their last message."""
+    for row in dataset.select(range(min(ASKED, len(dataset)))):
+        *before, last = row["messages"]
+        if before and last["role"] == "assistant":
+            try:
+                prompt = own.prompt({**row, "prompt": before})
+            except ModelError:
+                continue  # a template that cannot ask here can still be trained with
+            starts.find(prompt, encode(row)[0])
 
 
 def is_chat(dataset: Any) -> bool:
     """Whether rows contain messages and not text."""
     return isinstance(dataset[0].get("prompt"), list)
-
-
-def _chat_encoder(
-    tokenizer: Any, marking: str | None
-) -> Callable[[Row], tuple[list[int], list[bool]]]:
-    def encode(row: Row) -> tuple[list[int], list[bool]]:
-        if marking is None:
-            tokens = _apply(tokenizer, row["messages"])["input_ids"]
-            return tokens, [True] * len(tokens)
-        rendered = _apply(
-            tokenizer, row["messages"], return_assistant_tokens_mask=True, chat_template=marking
-        )
-        return rendered["input_ids"], [bool(bit) for bit in rendered["assistant_masks"]]
-
-    return encode
-
-
-def _apply(tokenizer: Any, messages: list[dict[str, str]], **how: Any) -> Any:
-    import jinja2
-
-    try:
-        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **how)
-    except (jinja2.TemplateError, ValueError) as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise ModelError(
-            f"the chat template cannot render a conversation with the roles {roles}: {error}",
-            "Fix the roles in the data, or set model.chat_template to a template that takes them",
-        ) from error
 
 
 def require_usable(tokenizer: Any, spec: RunSpec, chat: bool) -> None:
@@ -220,8 +201,3 @@ def require_usable(tokenizer: Any, spec: RunSpec, chat: bool) -> None:
             "the tokenizer has no end-of-sequence token, so the model could not learn to stop",
             "Set eos_token in its tokenizer_config.json",
         )
-
-
-def _ended(text: str, tokenizer: Any) -> str:
-    end: str = tokenizer.eos_token
-    return text if text.endswith(end) else text + end
