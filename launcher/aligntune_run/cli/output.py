@@ -196,6 +196,14 @@ def summary(record: RunRecord, stream: TextIO) -> None:
         file=stream,
     )
     print(f"model: {model}", file=stream)
+    text_class = result.get("text_class")
+    if text_class and record.spec["adapter"]["type"] != "none":
+        print(
+            f"the adapter fits {text_class}, the text part of its base model, not the whole "
+            f"checkpoint; `aligntune-run predict {record.run_dir}` loads both",
+            file=stream,
+        )
+        return
     print(f"load it with:\n{_loading(record, model)}", file=stream)
 
 

@@ -40,7 +40,7 @@ from aligntune.worker.inputs.rows import load_rows
 from aligntune.worker.metrics import Measurement
 from aligntune.worker.model_card import model_card
 from aligntune.worker.modeling.model import plain
-from aligntune.worker.modeling.text_part import text_part_notes, trained_config
+from aligntune.worker.modeling.text_part import text_class, text_part_notes, trained_config
 from aligntune.worker.process_memory import most_resident, resident
 from aligntune.worker.recipe import recorder, sequences
 from aligntune.worker.result import Clock, machine, record_code, stack_versions
@@ -93,6 +93,7 @@ class Inputs:
         given: the model's settings, as loaded.
         encoded: rows as the trainer takes them, by part: ``train`` and maybe ``evaluation``.
         learns: which tokens are learned, in words.
+        text_class: the model's class, if it is the text part of a checkpoint with other parts.
     """
 
     model: Any
@@ -100,6 +101,7 @@ class Inputs:
     setup: Setup
     encoded: dict[str, Any]
     learns: str
+    text_class: str | None
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,8 @@ def load(session: Session, stack: Stack) -> Inputs:
         run.update(inputs=inputs)
         made = {part: _encode(session, kind, setup, part, rows) for part, rows in parts.items()}
         encoded = {part: rows.dataset for part, rows in made.items()}
-    return Inputs(model, given, setup, encoded, made["train"].learns or spec.row.learns)
+    learns = made["train"].learns or spec.row.learns
+    return Inputs(model, given, setup, encoded, learns, text_class(config, model))
 
 
 def _encode(session: Session, kind: Family, setup: Setup, part: str, rows: Rows) -> Tokenized:
@@ -382,6 +385,7 @@ def _finish(
         "backend": stack.backend.NAME,
         "versions": versions,
         "attention": trained.model.config._attn_implementation,
+        "text_class": inputs.text_class,
     }
     run.update(status="finished", result=result, machine=machine(device))
     session.events("end", status="finished", result=result)

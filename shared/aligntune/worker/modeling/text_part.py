@@ -25,13 +25,19 @@ def trained_config(config: Any) -> Any:
     return config.get_text_config() if has_vision(config) else config
 
 
+def text_class(config: Any, model: Any) -> str | None:
+    """The class of the model, if it is the text part of a checkpoint with a vision part."""
+    return type(plain(model)).__name__ if has_vision(config) else None
+
+
 def text_part_notes(config: Any, model: Any) -> tuple[str, ...]:
     """What is said if only the text part of a checkpoint is trained."""
-    if not has_vision(config):
+    name = text_class(config, model)
+    if name is None:
         return ()
     return (
         f"{config.model_type} also has a vision part, which is left out: its text part is trained "
-        f"and saved as {type(plain(model)).__name__}",
+        f"and saved as {name}",
     )
 
 
