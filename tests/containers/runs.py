@@ -61,7 +61,7 @@ class Ended:
 
     @property
     def result(self) -> dict[str, Any]:
-        assert self.code == 0, self.told
+        assert self.code == 0, self.report
         return dict(self.record["result"])
 
     def events(self, kind: str) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ class Ended:
         return [step["loss"] for step in self.events("step") if "loss" in step]
 
     @property
-    def told(self) -> str:
+    def report(self) -> str:
         """Everything the user was told, and the trainer's log."""
         log = self.run / "train.log"
         tail = log.read_text(encoding="utf-8", errors="replace")[-4000:] if log.exists() else ""

@@ -68,7 +68,7 @@ def trained(bench: Bench) -> Trained:
         if name not in done:
             part = "--set=dataset.validation_fraction=0.25"
             done[name] = bench.train("llama", rows[name], part, *words[name], training=shape)
-        assert done[name].code == 0, done[name].told
+        assert done[name].code == 0, done[name].report
         return done[name]
 
     return get
@@ -84,7 +84,7 @@ def test_an_evaluation_of_a_run_s_own_rows_gives_the_run_s_own_figures(
 ) -> None:
     first = trained(algorithm)
     ended = bench.run("evaluate", first.run, "--json")
-    assert ended.code == 0, ended.told
+    assert ended.code == 0, ended.report
     record = json.loads(ended.out)
     assert record["status"] == "finished"
     assert record["task"] == {
@@ -114,7 +114,7 @@ def test_an_evaluation_takes_other_rows_and_overwrites_nothing(
     other = bench.write("after-other.jsonl", PREFERENCES[:6])
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     ended = bench.run("evaluate", run, "--dataset", other, "--max-samples", "5")
-    assert ended.code == 0, ended.told
+    assert ended.code == 0, ended.report
     assert f"evaluated 5 rows of {other}, split train" in ended.out
     assert "accuracy" in ended.out
     assert "margin" in ended.out
@@ -128,7 +128,7 @@ def test_answers_are_all_that_stdout_has_and_the_same_every_time(
     run = trained("sft").run
     words = ("predict", run, "what is four", "--max-new-tokens", "6")
     first, second = bench.run(*words), bench.run(*words, "--json")
-    assert first.code == second.code == 0, first.told + second.told
+    assert first.code == second.code == 0, first.report + second.report
     (made,) = json.loads(second.out)["result"]["predictions"]
     assert first.out == made["text"] + "\n"
     assert made["chat"] is True, "as the training data was"
@@ -150,7 +150,7 @@ def test_several_prompts_from_a_file_are_answered_in_their_order(
         *("predict", run, "a dog", "--prompts", file, "--max-new-tokens", "4", "--json"),
         *("--temperature", "0.8", "--seed", "3"),
     )
-    assert ended.code == 0, ended.told
+    assert ended.code == 0, ended.report
     made = json.loads(ended.out)["result"]["predictions"]
     assert [one["prompt"] for one in made] == ["a dog", "what is", chat, "four"]
     assert [one["chat"] for one in made] == [False, False, True, False]
@@ -162,7 +162,7 @@ def test_a_reward_model_scores_texts(bench: Bench, trained: Trained) -> None:
     run = trained("reward").run
     texts = [f"{PAIRS[0]['prompt']} four", f"{PAIRS[0]['prompt']} a dog ran in"]
     ended = bench.run("predict", run, *texts, "--json")
-    assert ended.code == 0, ended.told
+    assert ended.code == 0, ended.report
     good, bad = (one["score"] for one in json.loads(ended.out)["result"]["predictions"])
     assert good > bad
 
@@ -180,10 +180,10 @@ def test_a_model_is_pushed_with_the_token_and_the_run_keeps_none_of_it(
         }
         words = ("push", run, "me/model", "--private", "--message", "first")
         first = bench.run(*words, environment=variables)
-        assert first.code == 0, first.told
+        assert first.code == 0, first.report
         assert f"pushed: {hub.endpoint}/me/model at " in first.out
         again = bench.run("push", run, "me/model", environment=variables)
-        assert again.code == 0, again.told
+        assert again.code == 0, again.report
         assert hub.private == {"me/model"}
         assert hub.summaries == ["first", "Upload a model trained with aligntune-run"]
         files = hub.repositories["models", "me/model"].files
@@ -194,7 +194,7 @@ def test_a_model_is_pushed_with_the_token_and_the_run_keeps_none_of_it(
             refused = bench.run(
                 "push", run, "me/other", environment={**variables, "HF_TOKEN": token}
             )
-            assert refused.code == 11, refused.told
+            assert refused.code == 11, refused.report
             assert says in refused.err
             assert len(refused.err.strip().splitlines()) == 1
     written = b"".join(path.read_bytes() for path in run.rglob("*") if path.is_file())
@@ -214,7 +214,7 @@ def test_what_cannot_be_done_is_said_in_one_line(
 ) -> None:
     names = {"run": str(trained("dpo").run), "other": str(bench.write("texts.txt.jsonl", PAIRS))}
     ended = bench.run(*(word.format(**names) for word in words))
-    assert ended.code == code, ended.told
+    assert ended.code == code, ended.report
     last = ended.err.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert says in last
@@ -226,12 +226,12 @@ def test_a_run_without_held_out_rows_asks_for_some_and_one_that_moved_is_the_sam
 ) -> None:
     rows = bench.write("after-pairs.jsonl", PAIRS)
     plain = bench.train("llama", rows, training={"max_steps": 1, "precision": "fp32"})
-    assert plain.code == 0, plain.told
+    assert plain.code == 0, plain.report
     ended = bench.run("evaluate", plain.run)
     assert ended.code == 4
     assert "was trained without evaluation rows. Set --dataset" in ended.err
     moved = bench.folder / "moved"
     shutil.move(plain.run, moved)
     ended = bench.run("evaluate", moved, "--dataset", rows, "--json")
-    assert ended.code == 0, ended.told
+    assert ended.code == 0, ended.report
     assert Path(json.loads(ended.out)["run_dir"]).parent == moved / "evaluations"

@@ -34,9 +34,9 @@ def refused(
 
     The log may tell where in ``theirs``, the user's own code, it failed.
     """
-    assert ended.code == code, ended.told
+    assert ended.code == code, ended.report
     lines = [line for line in ended.err.splitlines() if line.strip()]
-    assert len(lines) == 1, ended.told
+    assert len(lines) == 1, ended.report
     assert lines[0].startswith("error: ")
     assert re.search(says, lines[0]), lines[0]
     assert TRACEBACK not in ended.out + ended.err
@@ -132,7 +132,7 @@ def test_a_worker_without_a_launcher_refuses_what_needs_a_missing_package(
     model = {"name": str(bench.models / "llama")}
     spec = {"algorithm": "sft", "model": model, "dataset": {"name": str(good)}, **given}
     ended = bare(image("trl", "cpu"), bench, spec)
-    assert ended.code == 2, ended.told
+    assert ended.code == 2, ended.report
     assert says in ended.record["error"]["what"]
     phases = [event["name"] for event in ended.events("phase")]
     assert phases == ["import"], "before the model is loaded"
@@ -150,7 +150,7 @@ def test_a_typing_error_in_a_yaml_file_is_named(bench: Bench, good: Path) -> Non
 def test_gspo_is_trls_whatever_was_asked_for(bench: Bench) -> None:
     rows = bench.write("prompts.jsonl", PROMPTS)
     ended = bench.train("llama", rows, *GROUPS, "--backend", "unsloth", "--dry-run", algo="gspo")
-    assert ended.code == 0, ended.told
+    assert ended.code == 0, ended.report
     assert "gspo with TRL " in ended.out + ended.err
     assert "WARNING: Unsloth is unavailable: Group Sequence" in ended.err
 
@@ -373,7 +373,7 @@ def test_a_loss_that_is_no_number(bench: Bench, good: Path) -> None:
 def test_a_run_killed_for_memory(bench: Bench, good: Path) -> None:
     refused(bench.train("llama", good, "--set=memory=150m"), 10, r"it needs at least", before=True)
     ended = bench.train("llama", good, "--set=memory=150m", "--set=fit=warn")
-    assert ended.code == 10, ended.told
+    assert ended.code == 10, ended.report
     assert "out of memory: the run was killed at its limit of 0.1 GiB" in ended.err
     assert ended.record["exit"]["oom"] is True
     assert ended.record["status"] == "failed"
@@ -397,7 +397,7 @@ def small_disk(bench: Bench) -> Iterator[Path]:
 def test_a_full_disk(bench: Bench, good: Path, small_disk: Path) -> None:
     run = small_disk / "run"
     ended = bench.train("llama", good, "--output", run)
-    assert ended.code == 5, ended.told
+    assert ended.code == 5, ended.report
     assert "no space left" in ended.err.lower()
     assert "WARNING: 0.0 GiB are free on" in ended.err
     assert ended.err.strip().splitlines()[-1].startswith("error: ")
@@ -407,6 +407,6 @@ def test_a_full_disk(bench: Bench, good: Path, small_disk: Path) -> None:
     with (small_disk / "filler").open("wb") as file, pytest.raises(OSError, match="No space"):
         file.write(os.urandom(2**20))
     ended = bench.train("llama", good, "--output", small_disk / "another")
-    assert ended.code == 5, ended.told
+    assert ended.code == 5, ended.report
     assert "no space left" in ended.err.lower()
     assert TRACEBACK not in ended.out + ended.err

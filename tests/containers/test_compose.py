@@ -177,7 +177,7 @@ def test_the_trl_service_trains_from_a_spec_file_and_leaves_all_to_the_caller(
     variables = request_of(run, spec, bench.folder, flavour)
     done = compose("run", "--rm", "-T", "-e", "OMP_NUM_THREADS=1", "trl", variables=variables)
     ended = Ended(done.returncode, done.stdout, done.stderr, run)
-    assert ended.code == 0, ended.told
+    assert ended.code == 0, ended.report
     assert ended.result["steps"] == TRAINING["max_steps"]
     assert ended.losses[-1] < ended.losses[0] - 1
     assert (run / "model" / "model.safetensors").stat().st_size > 0

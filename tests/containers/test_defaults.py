@@ -43,7 +43,7 @@ def chats(bench: Bench) -> Path:
 
 def recipe_of(ended: Ended) -> dict[str, Any]:
     """The recipe in the record, which the event also has."""
-    assert ended.code == 0, ended.told
+    assert ended.code == 0, ended.report
     found = dict(ended.record["recipe"])
     assert ended.events("start")[-1]["recipe"] == found
     return found
@@ -216,7 +216,7 @@ def test_an_adapter_names_modules_that_exist(
     words: Sequence[str], says: str, bench: Bench, chats: Path
 ) -> None:
     ended = bench.train("llama", chats, *words, training={})
-    assert ended.code == 2, ended.told
+    assert ended.code == 2, ended.report
     assert says in ended.err.replace("\n", " ")
     assert not ended.events("start")
 
@@ -231,5 +231,5 @@ def test_modules_to_save_are_trained_and_saved_whole(bench: Bench, chats: Path) 
     config = json.loads((bench.models / "llama" / "config.json").read_text())
     assert whole == [[config["vocab_size"], config["hidden_size"]]]
     again = bench.run("evaluate", ended.run)
-    assert again.code == 0, again.told
+    assert again.code == 0, again.report
     assert f"{result['eval_loss']:.6g}" in again.out

@@ -62,8 +62,8 @@ def left_behind(engine: DockerClient, run: RunDir) -> Iterator[str]:
     engine.images.remove(EMPTY)
 
 
-def told(done: Ended) -> dict[str, Any]:
-    assert TRACEBACK not in done.err, done.told
+def parse_output(done: Ended) -> dict[str, Any]:
+    assert TRACEBACK not in done.err, done.report
     return dict(json.loads(done.out))
 
 
@@ -71,7 +71,7 @@ def test_the_engine_its_images_and_what_was_left_behind_are_told(
     stranger: Bench, engine: DockerClient, left_behind: str
 ) -> None:
     done = stranger.run("doctor", "--json", "--offline")
-    said = told(done)
+    said = parse_output(done)
     assert said["exit_code"] == done.code
     by_check = {one["check"]: one for one in said["checks"] if one["check"] != "containers"}
     assert set(by_check) <= {*MACHINE.checks, *rules.MACHINE.checks, *rules.BACKEND.checks}
@@ -88,7 +88,7 @@ def test_a_killed_run_is_told_and_packed_without_the_token(
 ) -> None:
     archive = stranger.folder / "data" / "report.tar.gz"
     words = ("doctor", run.path, "--json", "--offline", "--bundle", archive)
-    said = {one["check"]: one for one in told(stranger.run(*words))["run"]}
+    said = {one["check"]: one for one in parse_output(stranger.run(*words))["run"]}
     assert "nothing is running in it" in said["run"]["evidence"]
     assert left_behind in said["run-container"]["evidence"]
     assert said["run-log"]["evidence"].startswith("no-compiler")

@@ -42,7 +42,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(algorithm: str, learning: Lea
     if "rewards" in spec:
         spec["rewards"] = [f"{bench.write('slow.py', SLOW_REWARD)}:good"]
     whole = learning.train(spec)
-    assert whole.code == 0, whole.told
+    assert whole.code == 0, whole.report
 
     run = bench.output()
     with bench.start(*learning.words(spec, run)) as command:
@@ -65,11 +65,11 @@ def test_a_stopped_run_goes_on_to_the_same_weights(algorithm: str, learning: Lea
 def test_dpo_goes_on_from_what_sft_left(kind: str, learning: Learning) -> None:
     adapter = kind == "LoRA"
     taught = learning.train(learning.spec("sft", adapter=adapter))
-    assert TOYS["supervised"].learned(taught.result), taught.told
+    assert TOYS["supervised"].learned(taught.result), taught.report
     spec = learning.spec("dpo", adapter=adapter)
     del spec["model"]
     spec.pop("adapter", None)  # the adapter that is gone on with keeps its own shape
     run = learning.bench.output()
     ended = learning.bench.run("--model", taught.run, *learning.words(spec, run), run=run)
-    assert TOYS["preference"].learned(ended.result), ended.told
+    assert TOYS["preference"].learned(ended.result), ended.report
     assert (ended.run / "model" / "adapter_config.json").is_file() == adapter

@@ -38,7 +38,7 @@ def cells() -> list[Any]:
     ]
 
 
-def told(ended: Ended, figure: str) -> str:
+def describe(ended: Ended, figure: str) -> str:
     """The figure and the times of a run, for the table at the end of the tests."""
     result = ended.result
     seconds = result["seconds"]
@@ -55,10 +55,10 @@ def test_it_learns_its_toy(
 ) -> None:
     toy = learning.toy(algorithm)
     ended = learning.train(learning.spec(algorithm, adapter=kind == "LoRA"), backend)
-    record_property("figure", told(ended, toy.figure))
+    record_property("figure", describe(ended, toy.figure))
     assert ended.result["backend"] == backend
     assert (ended.result["trainable"] < ended.result["parameters"]) == (kind == "LoRA")
-    assert toy.learned(ended.result), ended.told
+    assert toy.learned(ended.result), ended.report
 
 
 @pytest.mark.parametrize("family", sorted({row.family for row in ALGORITHMS.values()}))
@@ -67,5 +67,5 @@ def test_a_trainer_that_does_not_learn_misses_the_toy(
 ) -> None:
     algorithm = next(row.name for row in ALGORITHMS.values() if row.family == family)
     ended = learning.train(learning.spec(algorithm, learning_rate=0.0))
-    record_property("figure", told(ended, TOYS[family].figure))
-    assert not TOYS[family].learned(ended.result), ended.told
+    record_property("figure", describe(ended, TOYS[family].figure))
+    assert not TOYS[family].learned(ended.result), ended.report

@@ -43,7 +43,7 @@ def ours(learning: Learning) -> dict[str, Figures]:
         if name in GRPO_FAMILY:
             spec["rl"] = OFF_POLICY
         ended = learning.train(spec)
-        assert ended.code == 0, ended.told
+        assert ended.code == 0, ended.report
         steps = [step for step in ended.events("step") if "loss" in step]
         found[name] = {
             "losses": [step["loss"] for step in steps],

@@ -24,7 +24,7 @@ def named() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def told(
+def results(
     engine: DockerClient, image: Callable[[str, str], str], bench: Bench
 ) -> dict[str, dict[str, Any]]:
     """What the checks found, by name; they run once, in one container."""
@@ -41,5 +41,5 @@ def told(
 
 
 @pytest.mark.parametrize("name", named())
-def test_ppo(name: str, told: dict[str, dict[str, Any]]) -> None:
-    assert told[name]["error"] is None, told[name]["error"]
+def test_ppo(name: str, results: dict[str, dict[str, Any]]) -> None:
+    assert results[name]["error"] is None, results[name]["error"]

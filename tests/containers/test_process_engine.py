@@ -101,7 +101,7 @@ def machine(bench: Bench) -> Iterator[Machine]:
 def first(machine: Machine) -> Ended:
     """A run on a machine without an engine, where nobody has named one; it makes the venv."""
     ended = machine.train(environment=NOWHERE)
-    assert ended.code == 0, ended.told
+    assert ended.code == 0, ended.report
     return ended
 
 
@@ -109,7 +109,7 @@ def first(machine: Machine) -> Ended:
 def second(machine: Machine, first: Ended) -> Ended:
     """The same again, where the engine is asked for by name."""
     ended = machine.train("--engine", "process", environment={})
-    assert ended.code == 0, ended.told
+    assert ended.code == 0, ended.report
     return ended
 
 
@@ -213,7 +213,7 @@ def test_an_engine_that_is_asked_for_and_not_there_is_an_error_with_a_remedy(
     machine: Machine,
 ) -> None:
     ended = machine.train("--engine", "docker", environment=NOWHERE)
-    assert ended.code == 6, ended.told
+    assert ended.code == 6, ended.report
     assert ended.err == (
         "error: no container engine: there is no /nowhere.sock: no engine is installed, or none "
         "runs. Start one (see 'Container engine' in the README), or use --engine process\n"

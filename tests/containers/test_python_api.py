@@ -99,7 +99,7 @@ def test_every_example_of_the_page_runs_as_it_stands(
     (folder / "page.py").write_text("\n".join(program), encoding="utf-8")
     bench.give_away()
     ended = bench.script(folder / "page.py", variables, LONGEST)
-    assert ended.code == 0, ended.told
+    assert ended.code == 0, ended.report
     assert "unknown keyword 'num_epoch'; did you mean 'num_epochs'?" in ended.out
     assert (folder / "my-model" / "model.safetensors").is_file()
     runs = [json.loads(path.read_text()) for path in (folder / "runs").glob("*/run.json")]
@@ -119,7 +119,7 @@ def test_the_notebook_runs_as_it_stands(bench: Bench, variables: dict[str, str])
     script.write_bytes(EXAMPLE.read_bytes())
     bench.give_away()
     ended = bench.script(script, variables, LONGEST)
-    assert ended.code == 0, ended.told
+    assert ended.code == 0, ended.report
     runs = [json.loads(path.read_text()) for path in (folder / "runs").glob("*/run.json")]
     assert {run["spec"]["algorithm"] for run in runs} == {"sft", "dpo"}
     (dpo,) = (run for run in runs if run["spec"]["algorithm"] == "dpo")

@@ -317,7 +317,7 @@ def test_a_derived_image_trains_after_its_labels_were_checked(
     made = build(derived, {"my.own": "label"}, "# the user's own\n", ours, place)
     data = bench.write("derived.jsonl", PAIRS)
     ended = bench.train("llama", data, "--image", derived)
-    assert ended.code == 0, ended.told
+    assert ended.code == 0, ended.report
     chosen = ended.record["plan"]["choice"]
     assert (chosen["backend"], chosen["flavour"]) == ("trl", "cpu")
     assert (chosen["image"]["ref"], chosen["image"]["id"]) == (derived, made)
@@ -341,7 +341,7 @@ def test_a_derived_image_that_does_not_keep_the_contract_is_refused(
     build(derived, labels)
     data = bench.write("derived.jsonl", PAIRS)
     ended = bench.train("llama", data, "--image", derived)
-    assert ended.code == ImageError.exit_code, ended.told
+    assert ended.code == ImageError.exit_code, ended.report
     assert ended.err.startswith(f"error: {derived} {said}")
     assert len(ended.err.splitlines()) == 1
     assert TRACEBACK not in ended.err + ended.out
@@ -351,6 +351,6 @@ def test_a_derived_image_that_does_not_keep_the_contract_is_refused(
 def test_an_image_that_is_not_here_is_named_with_how_to_get_it(bench: Bench) -> None:
     data = bench.write("derived.jsonl", PAIRS)
     ended = bench.train("llama", data, "--image", f"{REPOSITORY}:nowhere")
-    assert ended.code == ImageError.exit_code, ended.told
+    assert ended.code == ImageError.exit_code, ended.report
     assert ended.err.startswith(f"error: there is no image {REPOSITORY}:nowhere here")
     assert f"docker pull {REPOSITORY}:nowhere" in ended.err

@@ -62,9 +62,9 @@ def test_a_run_is_resumed_with_the_rows_that_it_began_with_or_not_at_all(bench: 
 
     bench.write(data.name, CHATS[:7])
     refused = bench.run("--resume", run, run=run)
-    assert refused.code == 4, refused.told
+    assert refused.code == 4, refused.report
     assert f"the training data ({data}, split train) has changed since" in refused.err
-    assert TRACEBACK not in refused.told
+    assert TRACEBACK not in refused.report
     assert (run / "checkpoints").is_dir(), "nothing of the run is lost"
 
     bench.write(data.name, CHATS)
@@ -82,7 +82,7 @@ def test_dpo_keeps_the_template_and_the_names_of_the_sft_that_it_starts_from(ben
     chats, pairs = bench.write("chats.jsonl", CHATS), bench.write("pairs.jsonl", PAIRS)
     own = f"--set=model.chat_template={template}"
     taught = bench.train("llama", chats, own, "--lora-rank", "4", training=SHORT)
-    assert taught.code == 0, taught.told
+    assert taught.code == 0, taught.report
     evaluated = f"--set=dataset.eval_name={pairs}"
     ended = bench.train(taught.run, pairs, evaluated, algo="dpo", training=SHORT)
     prompt = ended.result["samples"][0]["prompt"]
@@ -107,7 +107,7 @@ def test_a_worker_that_a_library_ends_with_code_0_has_failed(bench: Bench) -> No
     words = ["--reward", f"{reward}:leave", "--num-generations", "4"]
     words += ["--batch-size", "4", "--max-completion-length", "8"]
     ended = bench.train("llama", prompts, *words, algo="grpo", training={"max_steps": 4})
-    assert ended.code == 12, ended.told
+    assert ended.code == 12, ended.report
     assert "the worker ended with code 0 in the middle of train" in ended.err
     assert ended.record["status"] == "failed"
     assert ended.record["exit"] == {"code": 0, "oom": False}

@@ -108,7 +108,7 @@ def trained(bench: Bench, data: dict[str, Path], snapshot: Path) -> Trained:
         if name not in done:
             model, rows, words = runs[name]
             done[name] = bench.train(model, data[rows], *words)
-        assert done[name].code == 0, done[name].told
+        assert done[name].code == 0, done[name].report
         return done[name]
 
     return get
@@ -411,7 +411,7 @@ def test_what_the_hub_refuses_is_said_in_one_line(
             variables["HF_TOKEN"] = token
         split = ["--set=dataset.split=dev"] if code == 4 else []
         ended = bench.train(model, rows, *split, environment=variables)
-    assert ended.code == code, ended.told
+    assert ended.code == code, ended.report
     assert says in ended.err
     assert len(ended.err.strip().splitlines()) == 1
     assert TRACEBACK not in ended.out + ended.err

@@ -182,13 +182,13 @@ def test_its_images_are_those_of_the_clone_so_nothing_is_built_again(
 ) -> None:
     here = image("trl", "cpu")
     ended = installed.run(*request(installed, bench), "--dry-run", "--json")
-    assert ended.code == 0, ended.told
+    assert ended.code == 0, ended.report
     planned = json.loads(ended.out)["plan"]["choice"]["image"]
     assert planned["ref"] == recipe("trl", "cpu").ref
     assert (planned["id"], planned["how"]) == (here, "present")
 
     listed = installed.run("images", "list", "--json")
-    assert listed.code == 0, listed.told
+    assert listed.code == 0, listed.report
     row = next(row for row in json.loads(listed.out) if row["ref"] == recipe("trl", "cpu").ref)
     assert (row["id"], row["state"]) == (here, "up to date")
 
@@ -203,7 +203,7 @@ def train(installed: Installation, bench: Bench, name: str) -> Trained:
     words = [*request(installed, bench), *fixed, "--set=training.save_steps=1"]
     asked = time.time()
     ended = installed.run(*words, output=output)
-    assert ended.code == 0, ended.told
+    assert ended.code == 0, ended.report
     first = json.loads((output / "events.jsonl").read_text().splitlines()[0])
     return ended, first["time"] - asked
 
@@ -239,9 +239,9 @@ def test_changed_code_starts_at_once_in_the_same_image_and_a_resumed_run_says_so
     shutil.rmtree(output / "model")
     installed.reinstall()
     ended = installed.run("--resume", output, output=output)
-    assert ended.code == 0, ended.told
+    assert ended.code == 0, ended.report
     assert ended.record["code"] == [code, recipe("trl", "cpu").code_hash]
-    assert f"this run began with version {code[:12]} of the code" in ended.told
+    assert f"this run began with version {code[:12]} of the code" in ended.report
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_another_distribution_that_owns_the_import_name_is_named(
 ) -> None:
     with installed.beside(stranger(tmp_path, distribution), first=first):
         ended = installed.run("--version")
-    assert ended.code == REFUSED, ended.told
+    assert ended.code == REFUSED, ended.report
     assert ended.err.startswith(f"error: the distribution {distribution} 9.9 owns the import name")
     assert f"pip uninstall {distribution}" in ended.err
     assert len(ended.err.splitlines()) == 1
@@ -270,7 +270,7 @@ def test_what_is_left_when_such_a_distribution_is_removed_is_told(
     with installed.beside(other):
         installed.pip("uninstall", "--yes", "aligntune")
         ended = installed.run("--version")
-    assert ended.code == REFUSED, ended.told
+    assert ended.code == REFUSED, ended.report
     assert ended.err.startswith("error: aligntune-run's package 'aligntune' is incomplete")
     assert "--force-reinstall" in ended.err
     assert len(ended.err.splitlines()) == 1

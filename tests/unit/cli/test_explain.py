@@ -15,7 +15,7 @@ from aligntune_run.engines import gpu_leases
 from aligntune_run.host.types import Gpu
 
 
-def told(done: subprocess.CompletedProcess[str]) -> Any:
+def parse_output(done: subprocess.CompletedProcess[str]) -> Any:
     assert TRACEBACK not in done.stdout + done.stderr
     return json.loads(done.stdout)
 
@@ -33,7 +33,7 @@ def test_explain_shows_every_rule_and_which_decided(
 def test_explain_s_json_is_the_same_for_programs(
     needed: list[str], environment: dict[str, str]
 ) -> None:
-    found = told(run("explain", *needed, "--json", environment=environment))
+    found = parse_output(run("explain", *needed, "--json", environment=environment))
     assert found["choice"]["backend"] == "trl"
     assert (found["rule"], found["refusal"]) == ("gpu", None)
     assert {one["level"] for one in found["verdicts"]} <= {"pass", "warn", "fail"}
@@ -44,7 +44,7 @@ def test_explain_exits_like_the_run_and_still_shows_every_rule(
 ) -> None:
     words = [*needed, "--gpus", "1", "--json"]
     done = run("explain", *words, environment=environment)
-    found = told(done)
+    found = parse_output(done)
     assert done.returncode == found["refusal"]["exit_code"] == 8
     assert found["choice"] is None
     assert found["rule"] == "gpus"
@@ -62,7 +62,7 @@ def test_explain_leaves_nothing_behind(
 
 
 def test_status_shows_both_backends_and_the_machine(environment: dict[str, str]) -> None:
-    found = told(run("status", "--json", environment=environment))
+    found = parse_output(run("status", "--json", environment=environment))
     assert not found["backends"]["unsloth"]["available"]
     assert "NVIDIA GPU" in found["backends"]["unsloth"]["reason"]
     assert found["host"]["memory"] > 0
@@ -90,13 +90,13 @@ def test_a_gpu_is_shown_and_unsloth_is_chosen_for_it(
     needed: list[str], one_gpu: dict[str, str]
 ) -> None:
     words = ["--engine", "process", "--json"]
-    found = told(run("explain", *needed, *words, environment=one_gpu))
+    found = parse_output(run("explain", *needed, *words, environment=one_gpu))
     assert [len(found["gpus"]), len(found["choice"]["gpus"])] == [1, 1]
     assert found["choice"]["backend"] == "unsloth"
 
 
 def test_a_leased_gpu_is_listed_but_not_free(needed: list[str], one_gpu: dict[str, str]) -> None:
-    (told_of,) = told(run("status", "--json", environment=one_gpu))["host"]["gpus"]
+    (told_of,) = parse_output(run("status", "--json", environment=one_gpu))["host"]["gpus"]
     gpu = Gpu(**{**told_of, "capability": (9, 0)})
     with gpu_leases.choosing():
         lease = gpu_leases.Lease.take([gpu])

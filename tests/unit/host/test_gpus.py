@@ -29,8 +29,8 @@ from aligntune_run.host import nvidia_smi, nvml
 from aligntune_run.host.gpus import probe_gpus
 nvml.LIBRARIES = sys.argv[1].split(",")
 nvidia_smi.WSL = "/nowhere"
-told = dataclasses.asdict(probe_gpus())
-print(json.dumps({"told": told, "imported": "pynvml" in sys.modules}))
+probed = dataclasses.asdict(probe_gpus())
+print(json.dumps({"probed": probed, "imported": "pynvml" in sys.modules}))
 """
 MISSING = "libno-such-library.so.1"
 
@@ -52,34 +52,34 @@ def run_probe(environment: dict[str, str], library: str = nvml.LIBRARY) -> dict[
     return dict(json.loads(done.stdout))
 
 
-def gpus_of(told: dict[str, Any]) -> Gpus:
+def gpus_of(probed: dict[str, Any]) -> Gpus:
     found = [
         Gpu(**{**gpu, "capability": tuple(gpu["capability"]), "users": tuple(gpu["users"])})
-        for gpu in told.pop("found")
+        for gpu in probed.pop("found")
     ]
-    return Gpus(tuple(found), **told)
+    return Gpus(tuple(found), **probed)
 
 
 @pytest.fixture
 def probe(tmp_path: Path) -> Probe:
     """Probe a machine with these GPUs; arguments as of :func:`tests.nvml.stand_in`."""
 
-    def told(*arguments: Any, variables: dict[str, str] | None = None, **words: Any) -> Gpus:
+    def probed(*arguments: Any, variables: dict[str, str] | None = None, **words: Any) -> Gpus:
         environment = nvml.stand_in(tmp_path, *arguments, **words)
-        return gpus_of(run_probe({**environment, **(variables or {})})["told"])
+        return gpus_of(run_probe({**environment, **(variables or {})})["probed"])
 
-    return told
+    return probed
 
 
 def test_a_gpu_is_told_with_everything_that_choosing_looks_at(probe: Probe) -> None:
     user = subprocess.Popen(["sleep", "60"])
     try:
         gpu = Device("NVIDIA A100-SXM4-40GB", (8, 0), 40 * GIB, 3 * GIB, pids=(user.pid, 2**31))
-        told = probe([gpu], driver="575.51.03", cuda=12090)
+        probed = probe([gpu], driver="575.51.03", cuda=12090)
     finally:
         user.kill()
         user.wait()
-    assert told == Gpus(
+    assert probed == Gpus(
         (
             Gpu(
                 index=0,
@@ -99,52 +99,52 @@ def test_a_gpu_is_told_with_everything_that_choosing_looks_at(probe: Probe) -> N
 
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_every_gpu_is_found_in_the_driver_s_order(count: int, probe: Probe) -> None:
-    told = probe(count)
-    assert [gpu.index for gpu in told.found] == list(range(count))
-    assert [gpu.uuid for gpu in told.found] == list(map(nvml.uuid, range(count)))
-    assert told.note == ""
+    probed = probe(count)
+    assert [gpu.index for gpu in probed.found] == list(range(count))
+    assert [gpu.uuid for gpu in probed.found] == list(map(nvml.uuid, range(count)))
+    assert probed.note == ""
 
 
 def test_a_driver_without_a_gpu_is_said_so(probe: Probe) -> None:
-    told = probe(0)
-    assert told.found == ()
-    assert told.note == "NVML finds no GPU"
-    assert told.driver == "580.65.06"
+    probed = probe(0)
+    assert probed.found == ()
+    assert probed.note == "NVML finds no GPU"
+    assert probed.driver == "580.65.06"
 
 
 def test_a_gpu_with_mig_on_is_its_slices(probe: Probe) -> None:
     part = Device("NVIDIA A100 MIG 3g.20gb", (0, 0), 20 * GIB, 19 * GIB)
     whole = Device("NVIDIA A100", (8, 0), 40 * GIB, 38 * GIB)
-    told = probe([replace(whole, slices=(part, part)), whole])
+    probed = probe([replace(whole, slices=(part, part)), whole])
     parent = nvml.uuid(0)
-    assert [(gpu.uuid[:4], gpu.parent, gpu.memory // GIB, gpu.index) for gpu in told.found] == [
+    assert [(gpu.uuid[:4], gpu.parent, gpu.memory // GIB, gpu.index) for gpu in probed.found] == [
         ("MIG-", parent, 20, 0),
         ("MIG-", parent, 20, 0),
         ("GPU-", None, 40, 1),
     ]
-    assert {gpu.capability for gpu in told.found} == {(8, 0)}
-    assert len({gpu.uuid for gpu in told.found}) == 3
+    assert {gpu.capability for gpu in probed.found} == {(8, 0)}
+    assert len({gpu.uuid for gpu in probed.found}) == 3
 
 
 def test_mig_without_a_slice_is_no_gpu_and_said_so(probe: Probe) -> None:
-    told = probe([Device(slices=())])
-    assert told.found == ()
-    assert told.note == "GPU 0 has MIG on and no slice"
-    assert told.failed
+    probed = probe([Device(slices=())])
+    assert probed.found == ()
+    assert probed.note == "GPU 0 has MIG on and no slice"
+    assert probed.failed
 
 
 def test_a_slice_that_fails_leaves_its_neighbour(probe: Probe) -> None:
     gpu = Device(slices=(Device("one"), Device("two")))
-    told = probe([gpu], fail={"nvmlDeviceGetUUID:1": nvml.GPU_IS_LOST})
-    assert [gpu.name for gpu in told.found] == ["two"]
-    assert told.note == "slice 0 of GPU 0 is left out: GPU is lost"
+    probed = probe([gpu], fail={"nvmlDeviceGetUUID:1": nvml.GPU_IS_LOST})
+    assert [gpu.name for gpu in probed.found] == ["two"]
+    assert probed.note == "slice 0 of GPU 0 is left out: GPU is lost"
 
 
 def test_a_driver_from_before_r510_is_still_told(probe: Probe) -> None:
-    told = probe([Device("Tesla V100", (7, 0), 16 * GIB, 15 * GIB)], driver="470.57.02", old=True)
-    (gpu,) = told.found
+    probed = probe([Device("Tesla V100", (7, 0), 16 * GIB, 15 * GIB)], driver="470.57.02", old=True)
+    (gpu,) = probed.found
     assert (gpu.name, gpu.memory, gpu.free, gpu.users) == ("Tesla V100", 16 * GIB, 15 * GIB, ())
-    assert told.driver == "470.57.02"
+    assert probed.driver == "470.57.02"
 
 
 @pytest.mark.parametrize(
@@ -157,17 +157,17 @@ def test_a_driver_from_before_r510_is_still_told(probe: Probe) -> None:
     ],
 )
 def test_a_gpu_that_fails_leaves_the_others(function: str, probe: Probe) -> None:
-    told = probe(3, fail={f"{function}:1": nvml.GPU_IS_LOST})
-    assert [gpu.index for gpu in told.found] == [0, 2]
-    assert told.note == "GPU 1 is left out: GPU is lost"
-    assert not told.failed, "others are left"
+    probed = probe(3, fail={f"{function}:1": nvml.GPU_IS_LOST})
+    assert [gpu.index for gpu in probed.found] == [0, 2]
+    assert probed.note == "GPU 1 is left out: GPU is lost"
+    assert not probed.failed, "others are left"
 
 
 def test_a_gpu_whose_memory_cannot_be_read_is_left_out(probe: Probe) -> None:
     lost = {f"nvmlDeviceGetMemoryInfo{form}:0": nvml.GPU_IS_LOST for form in ("", "_v2")}
-    told = probe(2, fail=lost)
-    assert [gpu.index for gpu in told.found] == [1]
-    assert told.note == "GPU 0 is left out: GPU is lost"
+    probed = probe(2, fail=lost)
+    assert [gpu.index for gpu in probed.found] == [1]
+    assert probed.note == "GPU 0 is left out: GPU is lost"
 
 
 def test_a_gpu_without_memory_of_its_own_has_the_machine_s(probe: Probe) -> None:
@@ -179,22 +179,22 @@ def test_a_gpu_without_memory_of_its_own_has_the_machine_s(probe: Probe) -> None
 
 def test_who_uses_a_gpu_may_be_a_secret(probe: Probe) -> None:
     secret = {"nvmlDeviceGetComputeRunningProcesses_v3": nvml.NO_PERMISSION}
-    told = probe([Device(pids=(1,))], fail=secret)
-    assert told.found[0].users == ()
-    assert told.note == ""
+    probed = probe([Device(pids=(1,))], fail=secret)
+    assert probed.found[0].users == ()
+    assert probed.note == ""
 
 
 def test_versions_that_the_driver_keeps_to_itself_are_unknown(probe: Probe) -> None:
     kept = ("nvmlSystemGetDriverVersion", "nvmlSystemGetCudaDriverVersion", "nvmlDeviceGetMigMode")
-    told = probe(1, fail=dict.fromkeys(kept, nvml.NOT_SUPPORTED))
-    assert len(told.found) == 1
-    assert told.driver is told.cuda is None
+    probed = probe(1, fail=dict.fromkeys(kept, nvml.NOT_SUPPORTED))
+    assert len(probed.found) == 1
+    assert probed.driver is probed.cuda is None
 
 
 def test_a_name_that_is_no_text_leaves_the_gpu_out(probe: Probe) -> None:
-    told = probe([Device(name="\udcff\udcfe"), Device()])
-    assert [gpu.index for gpu in told.found] == [1]
-    assert told.note.startswith("GPU 0 is left out: ")
+    probed = probe([Device(name="\udcff\udcfe"), Device()])
+    assert [gpu.index for gpu in probed.found] == [1]
+    assert probed.note.startswith("GPU 0 is left out: ")
 
 
 def test_a_process_cannot_write_to_the_terminal_by_its_name(tmp_path: Path, probe: Probe) -> None:
@@ -220,11 +220,11 @@ def test_a_process_cannot_write_to_the_terminal_by_its_name(tmp_path: Path, prob
 def test_nvml_that_does_not_work_is_said_so(
     function: str, code: int, note: str, probe: Probe
 ) -> None:
-    told = probe(1, fail={function: code})
-    assert told.failed is (code != nvml.DRIVER_NOT_LOADED), "there may well be no GPU then"
-    assert told.found == ()
-    assert told.note.startswith(note)
-    assert told.source == ""
+    probed = probe(1, fail={function: code})
+    assert probed.failed is (code != nvml.DRIVER_NOT_LOADED), "there may well be no GPU then"
+    assert probed.found == ()
+    assert probed.note.startswith(note)
+    assert probed.source == ""
 
 
 def test_an_end_that_fails_costs_nothing(probe: Probe) -> None:
@@ -233,8 +233,8 @@ def test_an_end_that_fails_costs_nothing(probe: Probe) -> None:
 
 def test_without_the_library_pynvml_is_not_imported() -> None:
     said = run_probe({}, MISSING)
-    assert said["told"]["found"] == []
-    assert said["told"]["note"] == "no NVIDIA driver, as there is no libnvidia-ml.so.1"
+    assert said["probed"]["found"] == []
+    assert said["probed"]["note"] == "no NVIDIA driver, as there is no libnvidia-ml.so.1"
     assert not said["imported"]
 
 
@@ -242,21 +242,21 @@ def test_a_library_that_is_no_library_is_said_so(tmp_path: Path) -> None:
     # As NVIDIA's container tools leave it in an image that was made with a GPU.
     (tmp_path / nvml.LIBRARY).touch()
     said = run_probe({"LD_LIBRARY_PATH": str(tmp_path)})
-    assert said["told"]["note"].startswith("NVML does not load: ")
-    assert "too short" in said["told"]["note"]
+    assert said["probed"]["note"].startswith("NVML does not load: ")
+    assert "too short" in said["probed"]["note"]
     assert not said["imported"]
 
 
 def test_the_library_is_found_where_wsl_has_it(tmp_path: Path) -> None:
     environment = nvml.stand_in(tmp_path, 1)
     folder = environment.pop("LD_LIBRARY_PATH").split(":")[0]
-    told = run_probe(environment, f"{MISSING},{folder}/{nvml.LIBRARY}")["told"]
-    assert len(told["found"]) == 1
+    probed = run_probe(environment, f"{MISSING},{folder}/{nvml.LIBRARY}")["probed"]
+    assert len(probed["found"]) == 1
 
 
 def test_cuda_visible_devices_chooses_and_orders(probe: Probe) -> None:
-    told = probe(3, variables={"CUDA_VISIBLE_DEVICES": "2,0"})
-    assert [gpu.index for gpu in told.found] == [2, 0]
+    probed = probe(3, variables={"CUDA_VISIBLE_DEVICES": "2,0"})
+    assert [gpu.index for gpu in probed.found] == [2, 0]
     hidden = probe(3, variables={"CUDA_VISIBLE_DEVICES": ""})
     assert (hidden.found, hidden.driver) == ((), "580.65.06")
     assert hidden.note == "CUDA_VISIBLE_DEVICES hides every GPU"
@@ -302,8 +302,8 @@ GOOD = "0, GPU-aaaa1111, NVIDIA RTX A6000, 8.6, 49140, 48000, 580.65.06, [N/A]"
 
 
 def test_nvidia_smi_is_asked_where_the_library_is_missing(tmp_path: Path) -> None:
-    told = gpus_of(run_probe({"PATH": smi(tmp_path, printing(GOOD))}, MISSING)["told"])
-    assert told == Gpus(
+    probed = gpus_of(run_probe({"PATH": smi(tmp_path, printing(GOOD))}, MISSING)["probed"])
+    assert probed == Gpus(
         (Gpu(0, "GPU-aaaa1111", "NVIDIA RTX A6000", (8, 6), 49140 << 20, 48000 << 20),),
         "no NVIDIA driver, as there is no libnvidia-ml.so.1",
         driver="580.65.06",
@@ -313,9 +313,9 @@ def test_nvidia_smi_is_asked_where_the_library_is_missing(tmp_path: Path) -> Non
 
 def test_nvidia_smi_is_asked_where_nvml_does_not_start(tmp_path: Path, probe: Probe) -> None:
     path = smi(tmp_path, printing(GOOD, GOOD.replace("0, GPU-a", "1, GPU-b")))
-    told = probe(1, fail={"nvmlInitWithFlags": 999}, variables={"PATH": path})
-    assert [gpu.index for gpu in told.found] == [0, 1]
-    assert told.note == "NVML does not start: Unknown Error"
+    probed = probe(1, fail={"nvmlInitWithFlags": 999}, variables={"PATH": path})
+    assert [gpu.index for gpu in probed.found] == [0, 1]
+    assert probed.note == "NVML does not start: Unknown Error"
 
 
 def test_nvidia_smi_is_left_alone_where_nvml_answers(tmp_path: Path, probe: Probe) -> None:
@@ -326,9 +326,9 @@ def test_nvidia_smi_is_left_alone_where_nvml_answers(tmp_path: Path, probe: Prob
 
 def test_cuda_visible_devices_holds_for_nvidia_smi_too(tmp_path: Path) -> None:
     path = smi(tmp_path, printing(GOOD))
-    told = run_probe({"PATH": path, "CUDA_VISIBLE_DEVICES": "-1"}, MISSING)["told"]
-    assert told["found"] == []
-    assert told["note"].endswith("CUDA_VISIBLE_DEVICES hides every GPU")
+    probed = run_probe({"PATH": path, "CUDA_VISIBLE_DEVICES": "-1"}, MISSING)["probed"]
+    assert probed["found"] == []
+    assert probed["note"].endswith("CUDA_VISIBLE_DEVICES hides every GPU")
 
 
 def test_a_gpu_without_memory_of_its_own_has_the_machine_s_by_nvidia_smi_too(
@@ -340,9 +340,9 @@ def test_a_gpu_without_memory_of_its_own_has_the_machine_s_by_nvidia_smi_too(
 
 
 def test_slices_that_nvidia_smi_does_not_tell_are_said_so(tmp_path: Path) -> None:
-    told = ask_nvidia_smi(smi(tmp_path, printing(GOOD.replace("[N/A]", "Enabled"))))
-    assert (told.found, told.driver) == ((), "580.65.06")
-    assert told.note == "GPU 0 has MIG on: nvidia-smi does not tell its slices"
+    probed = ask_nvidia_smi(smi(tmp_path, printing(GOOD.replace("[N/A]", "Enabled"))))
+    assert (probed.found, probed.driver) == ((), "580.65.06")
+    assert probed.note == "GPU 0 has MIG on: nvidia-smi does not tell its slices"
 
 
 def test_where_there_is_no_nvidia_smi_there_is_nothing_to_say(tmp_path: Path) -> None:
@@ -370,19 +370,19 @@ def test_where_there_is_no_nvidia_smi_there_is_nothing_to_say(tmp_path: Path) ->
     ],
 )
 def test_what_is_wrong_with_nvidia_smi_is_said(script: str, note: str, tmp_path: Path) -> None:
-    told = ask_nvidia_smi(smi(tmp_path, script))
-    assert told.found == ()
-    assert note in told.note
-    assert told.note.isprintable()
-    assert len(told.note) < 1000
-    assert told.source == ""
+    probed = ask_nvidia_smi(smi(tmp_path, script))
+    assert probed.found == ()
+    assert note in probed.note
+    assert probed.note.isprintable()
+    assert len(probed.note) < 1000
+    assert probed.source == ""
 
 
 def test_nonsense_beside_a_gpu_leaves_the_gpu(tmp_path: Path) -> None:
     lost = "Unable to determine the device handle for GPU0000:01:00.0: Unknown Error"
-    told = ask_nvidia_smi(smi(tmp_path, printing(lost, GOOD) + "exit 15"))
-    assert len(told.found) == 1
-    assert told.note == f"nvidia-smi says {lost!r}"
+    probed = ask_nvidia_smi(smi(tmp_path, printing(lost, GOOD) + "exit 15"))
+    assert len(probed.found) == 1
+    assert probed.note == f"nvidia-smi says {lost!r}"
 
 
 def test_an_nvidia_smi_that_does_not_start_is_said_so(tmp_path: Path) -> None:
@@ -398,5 +398,5 @@ def test_an_nvidia_smi_that_hangs_is_ended_whatever_holds_its_output(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nvidia_smi, "TIMEOUT", 0.3)
-    told = ask_nvidia_smi(smi(tmp_path, script))
-    assert told.note == "nvidia-smi fails: no end after 0.3 s"
+    probed = ask_nvidia_smi(smi(tmp_path, script))
+    assert probed.note == "nvidia-smi fails: no end after 0.3 s"

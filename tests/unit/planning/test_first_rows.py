@@ -225,8 +225,8 @@ def test_no_more_than_the_beginning_of_a_huge_file_is_read(
 
 def io_read() -> int:
     """Bytes that this process has read."""
-    told = Path("/proc/self/io").read_text()
-    return int(told.split("rchar: ")[1].split()[0])
+    refusal = Path("/proc/self/io").read_text()
+    return int(refusal.split("rchar: ")[1].split()[0])
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_look_says_what_the_worker_says_of_the_same_rows(
         path = folder / f"a.{suffix}"
         path.write_text(text, encoding="utf-8", errors="surrogatepass")
         source = Source(str(path), path=path)
-        assert told(glance, source) == told(whole, source)
+        assert refusal_of(glance, source) == refusal_of(whole, source)
     shutil.rmtree(folder)
 
 
@@ -269,7 +269,7 @@ def whole(source: Source) -> None:
         raise no_rows(source, "train")
 
 
-def told(read: Callable[[Source], None], source: Source) -> str:
+def refusal_of(read: Callable[[Source], None], source: Source) -> str:
     try:
         read(source)
     except DataError as error:

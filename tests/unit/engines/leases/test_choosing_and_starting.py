@@ -160,7 +160,7 @@ class TestStarting:
         lease = Lease.take([FIRST, SECOND])
         lease.sign("theirs (pid 4711)")
         looks: list[int] = []
-        told: list[Event] = []
+        events: list[Event] = []
 
         def look() -> Host:
             looks.append(1)
@@ -168,17 +168,17 @@ class TestStarting:
                 lease.end()
             return mark_leased(host(tmp_path), None)
 
-        assert execute(on_gpus(tmp_path, wait=True, look=look), told.append).status == "finished"
-        notes = [event["message"] for event in told if event["event"] == "note"]
+        assert execute(on_gpus(tmp_path, wait=True, look=look), events.append).status == "finished"
+        notes = [event["message"] for event in events if event["event"] == "note"]
         assert len(notes) == 1
         assert "theirs (pid 4711)" in notes[0]
 
     def test_waiting_ends_with_a_signal_and_can_be_gone_on_with(self, tmp_path: Path) -> None:
-        def told(event: Event) -> None:
+        def on_event(event: Event) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
         with Lease.take([FIRST, SECOND]), pytest.raises(StoppedError) as stopped:
-            execute(on_gpus(tmp_path, wait=True), told)
+            execute(on_gpus(tmp_path, wait=True), on_event)
         assert stopped.value.exit_code == 75
         assert f"--resume {tmp_path / 'run'}" in stopped.value.remedy
         assert RunDir(tmp_path / "run").record().status == "stopped"
