@@ -73,12 +73,17 @@ def try_losses(trainer: Any, rows: Any, spec: RunSpec) -> tuple[str, ...]:
 def require_right_head(trainer: Any, head: LossHead, spec: RunSpec) -> None:
     """Refuse a trainer that reads log-probabilities through a head that is not the model's.
 
+    Unsloth on a GPU is not tried: its models return no logits to compare with, and it has no models
+    with other heads.
+
     Raises:
         ModelError: TRL's fused head gives other log-probabilities than the model's logits.
     """
     whole = plain(trainer.model)
     forward = getattr(whole.forward, "__func__", whole.forward)
-    if forward.__code__.co_name == FUSED and not head.fuses(trainer.model):
+    if head.own or forward.__code__.co_name != FUSED:
+        return
+    if not head.fuses(trainer.model):
         raise ModelError(
             f"the trainer cannot compute the log-probabilities of {_name(trainer)} "
             f"({spec.model.name}): its head is more than an output matrix",
