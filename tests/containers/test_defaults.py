@@ -204,7 +204,7 @@ def weights(ended: Ended) -> bytes:
     [
         (
             ["--lora-target", "q_proj,k_porj"],
-            "no module 'k_porj'; did you mean 'k_proj'? Its modules are down_proj, gate_proj",
+            "no module 'k_porj'; did you mean 'k_proj'? Its linear layers are down_proj, gate_proj",
         ),
         (
             ["--lora-rank", "4", "--set=adapter.modules_to_save=[lm_haed]"],
@@ -218,7 +218,7 @@ def test_an_adapter_names_modules_that_exist(
     ended = bench.train("llama", chats, *words, training={})
     assert ended.code == 2, ended.report
     assert says in ended.err.replace("\n", " ")
-    assert not ended.events("start")
+    assert not ended.run.exists() or not ended.events("start"), "refused before the first step"
 
 
 def test_modules_to_save_are_trained_and_saved_whole(bench: Bench, chats: Path) -> None:

@@ -491,7 +491,7 @@ def test_a_second_container_of_the_same_phase_is_refused(bench: Bench) -> None:
 def test_a_container_that_is_removed_from_outside_is_an_error(bench: Bench) -> None:
     worker = bench.start("sleep 60")
     bench.client.api.remove_container(worker.name, force=True)
-    with pytest.raises(EngineError, match="removed from outside"):
+    with pytest.raises(EngineError, match="removed while the run was active"):
         worker.wait(TIMEOUT)
 
 

@@ -22,6 +22,7 @@ from tests.helpers.checkpoints import write_model
 
 from aligntune import contract
 from aligntune.errors import HardwareError
+from aligntune.record.run_dir import RunDir
 from aligntune_run.engines.gpu_leases import Lease, choosing
 from aligntune_run.host.types import Gpu
 
@@ -103,7 +104,8 @@ class Run:
         return (self.folder / "events.jsonl").exists()
 
     def end(self) -> dict[str, Any]:
-        """Let its worker end; the record that the command printed."""
+        """Let its worker end as one that has finished; the record that the command printed."""
+        RunDir(self.folder).update(status="finished")
         (self.folder / "enough").touch()
         out, err = self.command.communicate(timeout=TIMEOUT)
         assert self.command.returncode == 0, err

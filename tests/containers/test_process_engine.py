@@ -124,7 +124,9 @@ def test_without_an_engine_it_says_in_one_line_that_it_runs_as_a_process_and_why
     )
     assert [told for told in first.out.splitlines() if "nowhere.sock" in told] == [line]
     (size,) = first.err.splitlines()
-    assert re.fullmatch(r"The environment trl-cpu-\w+ is made here: [0-9.]+ GiB to download\.", size)
+    assert re.fullmatch(
+        r"The environment trl-cpu-\w+ is made here: [0-9.]+ GiB to download\.", size
+    )
 
 
 def test_it_trains_to_a_model(first: Ended) -> None:

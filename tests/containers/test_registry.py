@@ -234,7 +234,7 @@ def test_never_pulls_nothing_and_says_how_to_get_it(
 @pytest.mark.parametrize(
     ("labels", "why"),
     [
-        ({contract.LABEL_RECIPE: "0" * 64}, "holds another environment than this recipe's"),
+        ({contract.LABEL_RECIPE: "0" * 64}, "has another environment than this version of aligntune-run uses"),
         ({contract.LABEL_CONTRACT: "999"}, "keeps version 999 of the contract"),
     ],
     ids=["another recipe", "another contract"],
@@ -283,8 +283,8 @@ def test_a_registry_that_is_down_is_told_in_one_line_and_the_image_is_built(
     site.pin(f"127.0.0.1:{port}/aligntune@sha256:{'0' * 64}")
     told: list[str] = []
     image = get(engine, site, told)
-    (line,) = [line for line in told if "cannot be pulled" in line]
-    assert line.startswith(f"{site.recipe.pin} cannot be pulled: ")
+    (line,) = [line for line in told if "cannot pull" in line]
+    assert line.startswith(f"cannot pull {site.recipe.pin}: ")
     assert "connection refused" in line
     assert line.endswith("; building it instead")
     assert "\n" not in line
@@ -297,7 +297,7 @@ def test_a_digest_that_the_registry_does_not_have_is_told(
     site.pin(f"{registry}/aligntune@sha256:{'0' * 64}")
     told: list[str] = []
     get(engine, site, told)
-    (line,) = [line for line in told if "cannot be pulled" in line]
+    (line,) = [line for line in told if line.startswith("cannot pull")]
     assert "manifest unknown" in line
     assert "\n" not in line
 
