@@ -234,7 +234,10 @@ def test_never_pulls_nothing_and_says_how_to_get_it(
 @pytest.mark.parametrize(
     ("labels", "why"),
     [
-        ({contract.LABEL_RECIPE: "0" * 64}, "has another environment than this version of aligntune-run uses"),
+        (
+            {contract.LABEL_RECIPE: "0" * 64},
+            "has another environment than this version of aligntune-run uses",
+        ),
         ({contract.LABEL_CONTRACT: "999"}, "keeps version 999 of the contract"),
     ],
     ids=["another recipe", "another contract"],
