@@ -46,7 +46,7 @@ unit: $(READY) ## tests that need no engine
 containers: images ## tests in both images, for real
 	$(PYTEST) tests/containers -m "not ($(LEFT_OUT))"
 
-test-matrix: images ## every algorithm on both backends, full and LoRA, learns a toy
+test-matrix: images ## every algorithm on both backends, full and LoRA, learns a toy; and wider cases
 	$(PYTEST) tests/containers -m matrix
 
 images: $(READY) ## build every image that is not up to date; starts an engine as root on Debian

@@ -78,7 +78,13 @@ def done(run: Path, folder: str) -> list[Path]:
     return sorted((run / folder).iterdir()) if (run / folder).exists() else []
 
 
-@pytest.mark.parametrize("algorithm", list(HEADLINES))
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        pytest.param(name, marks=[pytest.mark.matrix] * name.endswith("in bf16"))
+        for name in HEADLINES
+    ],
+)
 def test_an_evaluation_of_a_run_s_own_rows_gives_the_run_s_own_figures(
     algorithm: str, bench: Bench, trained: Trained
 ) -> None:

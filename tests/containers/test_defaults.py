@@ -142,6 +142,7 @@ def evaluations(ended: Ended) -> list[tuple[int, float]]:
     return [(event["step"], event["loss"]) for event in ended.events("evaluate")]
 
 
+@pytest.mark.matrix
 def test_the_best_checkpoint_is_the_result_after_a_stop_too(learning: Learning) -> None:
     bench = learning.bench
     last = learning.train(overfitting(learning))
@@ -221,6 +222,7 @@ def test_an_adapter_names_modules_that_exist(
     assert not ended.run.exists() or not ended.events("start"), "refused before the first step"
 
 
+@pytest.mark.matrix
 def test_modules_to_save_are_trained_and_saved_whole(bench: Bench, chats: Path) -> None:
     words = ["--lora-rank", "4", "--set=adapter.modules_to_save=[lm_head]", "--val-fraction", "0.2"]
     ended = bench.train("llama", chats, *words)

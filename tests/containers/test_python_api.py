@@ -112,6 +112,7 @@ def test_every_example_of_the_page_runs_as_it_stands(
     assert not any(TOKEN.encode() in content for content in written)
 
 
+@pytest.mark.matrix
 def test_the_notebook_runs_as_it_stands(bench: Bench, variables: dict[str, str]) -> None:
     folder = bench.folder / "notebook"
     folder.mkdir()
