@@ -42,15 +42,15 @@ class Logs(TrainerCallback):  # type: ignore[misc]
     """What was logged; and a stop after a step, as the worker's own callback does it."""
 
     def __init__(self, stop: int = 0) -> None:
-        self.logs: list[dict[str, float]] = []
+        self.entries: list[dict[str, float]] = []
         self._stop = stop
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        self.logs.append(dict(logs))
+        self.entries.append(dict(logs))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == self._stop:
             control.should_save = control.should_training_stop = True
 
     def of(self, name: str) -> list[float]:
-        return [entry[name] for entry in self.logs if name in entry]
+        return [entry[name] for entry in self.entries if name in entry]

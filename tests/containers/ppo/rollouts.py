@@ -63,7 +63,7 @@ def check_rewards_are_given_what_trl_gives_them() -> None:
         assert message["role"] == "assistant"
         spoken_words = [f"w{token:02}" for token in tokens if token not in (PAD, END)]
         assert message["content"].split() == spoken_words
-    told = logs.logs[0]
+    told = logs.entries[0]
     assert (told["rewards/spoken/mean"], told["rewards/spoken/std"]) == (1.0, 0.0)
     assert (told["rewards/hard/mean"], told["rewards/hard/std"]) == (2.0, 0.0)
     near(told["reward"], 1.25)

@@ -132,8 +132,8 @@ def main(kind: str, critic: str, output: str) -> None:
         json.dumps(
             {
                 "backend": "unsloth" if UNSLOTH else "transformers",
-                "first_ratio": logs.report[0]["ratio"],
-                "first_approx_kl": logs.report[0]["approx_kl"],
+                "first_ratio": logs.entries[0]["ratio"],
+                "first_approx_kl": logs.entries[0]["approx_kl"],
                 "padding_error": max(apart),
                 "rewards": [rewards[0], rewards[-1]],
             }
