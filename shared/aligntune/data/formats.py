@@ -330,8 +330,8 @@ def _prompt(values: Values, chat: bool, ignored: Ignored) -> dict[str, Any]:
     taken = [name for name in RESERVED if name in values]
     if taken:
         raise UnusableError(
-            f"the column name {taken[0]!r} has a meaning for the trainer; rename the column, "
-            f"e.g. --set dataset.columns.answer={taken[0]}"
+            f"the column name {taken[0]!r} has a meaning for the trainer",
+            f"Rename the column, e.g. --set dataset.columns.answer={taken[0]}",
         )
     chatty = isinstance(values["prompt"], list)
     prompt = (

@@ -48,7 +48,16 @@ MEDIA = ("image", "images", "image_url", "input_image", "audio", "input_audio", 
 
 
 class UnusableError(Exception):
-    """A row cannot be used; the message says why."""
+    """A row cannot be used; the message says why.
+
+    Args:
+        what: why.
+        remedy: what to do, if it is not in the row.
+    """
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(what)
+        self.remedy = remedy
 
 
 def read_messages(value: Any, key: str, ignored: Ignored) -> list[Message]:

@@ -158,7 +158,8 @@ def canonicalise(
                 row_values = format_.read(values, chat, ignored)
             except UnusableError as problem:
                 alike = f"Every row must be {name} data like the first row" if count else ""
-                raise DataError(f"{where}: {problem}", alike or "Fix that row") from None
+                remedy = problem.remedy or alike or "Fix that row"
+                raise DataError(f"{where}: {problem}", remedy) from None
             # Columns for rewards may contain anything, but the first row must have them.
             free = format_.keeps_all
             if free:

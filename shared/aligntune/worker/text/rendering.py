@@ -161,7 +161,7 @@ class Renderer:
         for form in range(len(FORMS)):
             try:
                 text = self._render(marked, form, False).text
-            except Exception:
+            except Exception:  # if no form renders, the row itself raises the template's error
                 continue
             lost = tuple(loss for mark, loss in marks.items() if mark not in text)
             found.append((form, lost))
